@@ -1,0 +1,7 @@
+"""The wire protocol: the only thing that craft-server and craft-tuner have in common.
+
+Owns messages, tensor bodies, error codes and protocol limits. Must not know HTTP clients,
+web frameworks, torch, models or optimisers.
+"""
+
+PROTOCOL_VERSION = "v1"

@@ -1,0 +1,20 @@
+"""Limits that belong to the protocol itself: no server may raise them, any server may lower them.
+
+What one server allows (prompts, classes, images, bytes) is its own business and stands on its
+model card (`craft_shared.messages.CardLimits`).
+"""
+
+MAX_TENSOR_HEADER_BYTES = 4 * 1024 * 1024
+"""JSON header of a tensor body. 10,000 class names of 100 characters fit four times."""
+
+MAX_IDEMPOTENCY_KEY_CHARS = 128
+"""Printable ASCII; derived from what is bought, so that a retry is never a new purchase."""
+
+MAX_TAG_CHARS = 64
+"""A tag says what a call was for (fitness, head, test, ...) and is copied to the ledger."""
+
+MAX_CLASS_NAME_CHARS = 256
+MAX_TEMPLATE_CHARS = 1024
+
+MAX_IDS_PER_CALL = 100_000
+"""Image ids in one manifest or one image set."""

@@ -1,0 +1,271 @@
+"""Every message of the protocol, as pydantic models.
+
+Requests refuse unknown fields (a misspelt option must not be silently ignored); replies ignore
+them (a newer server may say more). Sizes that a server chooses are not checked here: they stand on
+the model card. The two tensor bodies of POST /v1/logits are in `craft_shared.wire`.
+"""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from craft_shared.limits import (
+    MAX_CLASS_NAME_CHARS,
+    MAX_IDS_PER_CALL,
+    MAX_TAG_CHARS,
+    MAX_TEMPLATE_CHARS,
+)
+
+ImageId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+"""SHA-256 of an image file's bytes, in hex."""
+
+ImageSetId = Annotated[str, StringConstraints(pattern=r"^set_[0-9a-f]{32}$")]
+
+ClassName = Annotated[str, StringConstraints(min_length=1, max_length=MAX_CLASS_NAME_CHARS)]
+Template = Annotated[str, StringConstraints(min_length=2, max_length=MAX_TEMPLATE_CHARS)]
+Tag = Annotated[str, StringConstraints(max_length=MAX_TAG_CHARS, pattern=r"^[A-Za-z0-9_.:/-]*$")]
+Count = Annotated[int, Field(ge=0)]
+PromptKind = Literal["soft", "text"]
+
+
+class Request(BaseModel):
+    """Base of what clients send: frozen, unknown fields refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Reply(BaseModel):
+    """Base of what servers send: frozen, unknown fields ignored."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+# --- what a query costs -------------------------------------------------------------------------
+
+
+class Counters(Reply):
+    """The four counters of one call or of a period. All are exact integers.
+
+    One query is one prompt (one context for all K class names) scored on one image set.
+    """
+
+    queries: Count = Field(description="prompts: the paper's unit, the one that budgets limit")
+    calls: Count = Field(description="HTTP requests that were settled")
+    logit_vectors: Count = Field(description="prompts x images: rows of K logits")
+    texts: Count = Field(description="prompts x classes: texts encoded")
+
+
+class Budget(Reply):
+    """One limit of a key and where it stands: `remaining == limit - used - held`."""
+
+    limit: Count
+    used: Count
+    held: Count
+    remaining: Count
+
+
+class Budgets(Reply):
+    """The limits of a key; `logit_vectors` is None where the key has no such limit."""
+
+    queries: Budget
+    logit_vectors: Budget | None = None
+
+
+# --- the model ----------------------------------------------------------------------------------
+
+
+class CardLimits(Reply):
+    """The largest single request that this server takes."""
+
+    prompts: int = Field(description="prompts in one request")
+    classes: int = Field(description="class names in one request")
+    images: int = Field(description="images in one image set")
+    image_bytes: int = Field(description="bytes of one image file")
+    image_pixels: int = Field(description="width x height of one image")
+    body_bytes: int = Field(description="bytes of one request body")
+    logits: int = Field(description="prompts x images x classes in one request")
+
+
+class ModelCard(Reply):
+    """What a server says of a model; no number in it depends on weights but the logit scale."""
+
+    id: str = Field(description='architecture and checkpoint, as in "RN50::openai"')
+    digest: str = Field(description="sha256 of the checkpoint: the model an adapter belongs to")
+    context_width: int = Field(description="width of a token embedding: last axis of offsets")
+    context_length: int = Field(description="tokens in a prompt, start and end included")
+    image_size: int = Field(description="side in pixels that images are resized and cropped to")
+    logit_scale: float = Field(description="exp(logit_scale), the factor of the cosine")
+    prompt_kinds: list[PromptKind]
+    output: Literal["logits"] = "logits"
+    dtype: str = Field(description="arithmetic of the text and image towers")
+    text_path: str = Field(description="how texts are encoded: exact paths only")
+    limits: CardLimits
+
+
+class ModelList(Reply):
+    """GET /v1/models."""
+
+    models: list[ModelCard]
+
+
+# --- images -------------------------------------------------------------------------------------
+
+
+class Manifest(Request):
+    """POST /v1/images/missing: which of these are not here yet?"""
+
+    ids: list[ImageId] = Field(min_length=1, max_length=MAX_IDS_PER_CALL)
+
+
+class ManifestReply(Reply):
+    """The ids of the manifest that this owner has not uploaded, in the order asked."""
+
+    missing: list[ImageId]
+
+
+class StoredImage(Reply):
+    """One uploaded image."""
+
+    id: ImageId
+    bytes: int
+    width: int
+    height: int
+    new: bool = Field(description="false if this owner had uploaded the same bytes before")
+
+
+class UploadReply(Reply):
+    """POST /v1/images: one entry per file, in the order sent."""
+
+    images: list[StoredImage]
+
+
+class ImageSetRequest(Request):
+    """POST /v1/image-sets: an ordered list of uploaded images. The same list gives the same id."""
+
+    images: list[ImageId] = Field(min_length=1, max_length=MAX_IDS_PER_CALL)
+    name: Tag = ""
+
+
+class ImageSet(Reply):
+    """An image set as its owner sees it; row n of every logits reply is its n-th image."""
+
+    id: ImageSetId
+    name: str
+    images: int = Field(description="how many images the set has")
+
+
+# --- logits -------------------------------------------------------------------------------------
+
+
+class SoftPrompts(Request):
+    """P prompts that differ from a text by an offset to its context's token embeddings.
+
+    The text of class k is `"{context} {class_name}{suffix}"`. The context must tokenise to n_ctx
+    tokens; prompt p adds `offsets[p]`, float32 of shape (n_ctx, context_width), to their
+    embeddings. In a tensor body the offsets are the tensor `offsets` and this field is absent.
+    """
+
+    kind: Literal["soft"] = "soft"
+    context: Annotated[str, StringConstraints(min_length=1, max_length=MAX_TEMPLATE_CHARS)]
+    suffix: Annotated[str, StringConstraints(max_length=MAX_TEMPLATE_CHARS)] = "."
+    offsets: list[list[list[float]]] | None = None
+
+
+class TextPrompts(Request):
+    """P prompts as templates; each contains `{}` exactly once, for the class name."""
+
+    kind: Literal["text"] = "text"
+    templates: list[Template] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _one_gap(self) -> "TextPrompts":
+        for index, template in enumerate(self.templates):
+            if template.count("{}") != 1:
+                raise ValueError(f"templates[{index}] {template!r} must contain {{}} exactly once")
+        return self
+
+
+class LogitsRequest(Request):
+    """POST /v1/logits: score P prompts of K classes on the N images of a set. Costs P queries."""
+
+    model: str
+    image_set: ImageSetId
+    class_names: list[ClassName] = Field(min_length=1)
+    prompts: Annotated[SoftPrompts | TextPrompts, Field(discriminator="kind")]
+    dtype: Literal["float32", "float16"] = "float32"
+    tag: Tag = Field(default="", description="what the call is for; copied to the ledger")
+
+
+class LogitsReply(Reply):
+    """What a logits call answers. `logits` has shape (prompts, images, classes).
+
+    In a tensor body the logits are the tensor `logits` and the field is absent.
+    """
+
+    model: str
+    digest: str
+    image_set: ImageSetId
+    cost: Counters
+    budgets: Budgets
+    replayed: bool = Field(description="true if this was bought before and is sent again, free")
+    logits: list[list[list[float]]] | None = None
+
+
+# --- keys and usage -----------------------------------------------------------------------------
+
+
+class KeyInfo(Reply):
+    """GET /v1/key: what this key may do and what it has left."""
+
+    id: str
+    owner: str
+    scopes: list[str]
+    budgets: Budgets
+    created_at: datetime
+    expires_at: datetime | None = None
+
+
+class UsageBucket(Reply):
+    """Settled usage within one bucket of time (UTC); `start` is None for the total."""
+
+    start: datetime | None
+    counters: Counters
+
+
+class UsageReply(Reply):
+    """GET /v1/usage."""
+
+    bucket: Literal["total", "hour", "day"]
+    buckets: list[UsageBucket]
+
+
+class UsageEvent(Reply):
+    """One line of the ledger: one settled call."""
+
+    id: int
+    at: datetime
+    request_id: str
+    model: str
+    image_set: str
+    prompts: int
+    images: int
+    classes: int
+    queries: int
+    logit_vectors: int
+    texts: int
+    tag: str
+    seconds: float
+
+
+class UsageEvents(Reply):
+    """GET /v1/usage/events: a page of the ledger; ask again with `after=next` for more."""
+
+    events: list[UsageEvent]
+    next: int | None
+
+
+class Health(Reply):
+    """GET /livez and /readyz."""
+
+    status: Literal["ok"]

@@ -1,0 +1,134 @@
+"""The tensor bodies of POST /v1/logits: messages in the header, numbers behind it.
+
+    request   __metadata__ {"request": LogitsRequest as JSON}, tensor "offsets" (P, n_ctx, width)
+    reply     __metadata__ {"reply": LogitsReply as JSON},     tensor "logits"  (P, N, K)
+
+Text prompts need no tensor; their request has metadata alone.
+"""
+
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ValidationError
+
+from craft_shared import tensors
+from craft_shared.errors import Code, Refusal
+from craft_shared.messages import LogitsReply, LogitsRequest, SoftPrompts
+from craft_shared.tensors import MalformedTensors
+
+FloatArray = NDArray[np.float32]
+M = TypeVar("M", bound=BaseModel)
+
+
+def encode_request(request: LogitsRequest, offsets: FloatArray | None = None) -> bytes:
+    """Body of a request; `offsets` float32 (P, n_ctx, width) exactly where the prompts are soft."""
+    body = {} if offsets is None else {"offsets": np.asarray(offsets, np.float32)}
+    return tensors.encode(body, {"request": request.model_dump_json(exclude_none=True)})
+
+
+def decode_request(body: bytes) -> tuple[LogitsRequest, FloatArray | None]:
+    """Read a tensor body; the offsets' shape is checked for three axes, their values are finite.
+
+    Raises:
+        Refusal: `invalid_request` or `non_finite_offsets`.
+    """
+    try:
+        arrays, metadata = tensors.decode(body)
+    except MalformedTensors as error:
+        raise Refusal(Code.INVALID_REQUEST, f"tensor body: {error}", param="body") from error
+    request = parse(LogitsRequest, metadata.get("request", ""))
+    if isinstance(request.prompts, SoftPrompts) and request.prompts.offsets is not None:
+        raise _offsets("a tensor body carries the offsets as a tensor, not in prompts.offsets")
+    wanted = {"offsets"} if isinstance(request.prompts, SoftPrompts) else set()
+    if set(arrays) != wanted:
+        raise _offsets(
+            f"{request.prompts.kind} prompts need tensors {sorted(wanted)}, got {sorted(arrays)}"
+        )
+    return request, check_offsets(arrays["offsets"]) if wanted else None
+
+
+def offsets_from_json(request: LogitsRequest) -> FloatArray | None:
+    """The offsets of a JSON request as float32 (P, n_ctx, width); None for text prompts.
+
+    Raises:
+        Refusal: they are missing, ragged, empty or not finite.
+    """
+    if not isinstance(request.prompts, SoftPrompts):
+        return None
+    if request.prompts.offsets is None:
+        raise _offsets("soft prompts need prompts.offsets, numbers of shape (P, n_ctx, width)")
+    try:
+        with np.errstate(over="ignore"):
+            array = np.array(request.prompts.offsets, np.float32)
+    except ValueError as error:
+        raise _offsets("the lists have different lengths; need shape (P, n_ctx, width)") from error
+    return check_offsets(array)
+
+
+def check_offsets(array: NDArray[np.generic]) -> FloatArray:
+    """Refuse offsets that are not finite float32 of three non-empty axes."""
+    if array.dtype != np.float32:
+        raise _offsets(f"dtype {array.dtype}, allowed: float32")
+    if array.ndim != 3 or 0 in array.shape:
+        raise _offsets(f"shape {list(array.shape)}, needed: (P, n_ctx, width), none of them 0")
+    finite = np.isfinite(array)
+    if not finite.all():
+        where = [int(axis) for axis in np.argwhere(~finite)[0]]
+        detail = f"offsets{where} is {array[tuple(where)]}; every offset must be a finite number"
+        raise Refusal(Code.NON_FINITE_OFFSETS, detail, param="prompts.offsets")
+    return array.astype(np.float32, copy=False)
+
+
+def encode_reply(reply: LogitsReply, logits: NDArray[np.floating]) -> bytes:
+    """Body of a reply; `logits` float32 or float16 of shape (P, N, K)."""
+    return tensors.encode({"logits": logits}, {"reply": reply.model_dump_json(exclude_none=True)})
+
+
+def decode_reply(body: bytes) -> tuple[LogitsReply, NDArray[np.floating]]:
+    """Read a reply.
+
+    Raises:
+        MalformedTensors: the body is not a reply of this protocol, or is shorter than it says.
+    """
+    arrays, metadata = tensors.decode(body)
+    if set(arrays) != {"logits"} or arrays["logits"].ndim != 3:
+        raise MalformedTensors(f"a reply has one tensor, logits (P, N, K); got {sorted(arrays)}")
+    try:
+        reply = LogitsReply.model_validate_json(metadata.get("reply", ""))
+    except ValidationError as error:
+        raise MalformedTensors(f"reply metadata: {error}") from error
+    return reply, arrays["logits"]
+
+
+def parse(model: type[M], text: str | bytes) -> M:
+    """Parse JSON into a message of the protocol.
+
+    Raises:
+        Refusal: `invalid_request` that names the first field at fault, its value and the rule.
+    """
+    try:
+        return model.model_validate_json(text)
+    except ValidationError as error:
+        raise refuse_invalid(error) from error
+
+
+def refuse_invalid(error: ValidationError) -> Refusal:
+    """The refusal for a message that broke its model: first fault, and how many there are."""
+    faults = error.errors(include_url=False)
+    first = faults[0]
+    path = _path(first["loc"])
+    value = repr(first["input"])
+    shown = value if len(value) <= 80 else value[:77] + "..."
+    more = f" ({len(faults) - 1} more)" if len(faults) > 1 else ""
+    detail = f"{path or 'body'}: {first['msg']}; got {shown}{more}"
+    return Refusal(Code.INVALID_REQUEST, detail, param=path or "body")
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    parts = [f"[{part}]" if isinstance(part, int) else f".{part}" for part in location]
+    return "".join(parts).removeprefix(".")
+
+
+def _offsets(detail: str) -> Refusal:
+    return Refusal(Code.INVALID_REQUEST, detail, param="prompts.offsets")

@@ -1,0 +1,173 @@
+"""The two bodies of POST /v1/logits, and what a server must refuse of them."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from craft_shared import tensors, wire
+from craft_shared.errors import CODES, Code, Problem, Refusal
+from craft_shared.messages import (
+    Budget,
+    Budgets,
+    Counters,
+    LogitsReply,
+    LogitsRequest,
+    Manifest,
+    SoftPrompts,
+    TextPrompts,
+)
+from craft_shared.tensors import MalformedTensors
+from craft_shared.testing import attacks, valid_request
+
+SET = "set_" + "0" * 32
+
+
+def soft_request(**fields):
+    return LogitsRequest.model_validate(valid_request(**fields))
+
+
+def reply(**fields):
+    budget = Budget(limit=10, used=2, held=0, remaining=8)
+    values = {
+        "model": "stub::0",
+        "digest": "d",
+        "image_set": SET,
+        "cost": Counters(queries=2, calls=1, logit_vectors=6, texts=4),
+        "budgets": Budgets(queries=budget),
+        "replayed": False,
+    }
+    return LogitsReply(**(values | fields))
+
+
+@pytest.mark.parametrize("attack", list(attacks()), ids=lambda attack: attack.name)
+def test_each_attack_is_refused_with_its_code_and_a_reason(attack):
+    with pytest.raises(Refusal) as caught:
+        wire.decode_request(attack.body)
+    assert caught.value.code is attack.code
+    assert attack.says in caught.value.detail
+
+
+@given(
+    hnp.arrays(
+        np.float32,
+        hnp.array_shapes(min_dims=3, max_dims=3, max_side=5),
+        elements=st.floats(width=32, allow_nan=False, allow_infinity=False),
+    ),
+    st.lists(st.text(min_size=1, max_size=20), min_size=1, max_size=5),
+)
+def test_a_soft_request_survives_the_wire(offsets, names):
+    request = soft_request(class_names=names)
+    found, found_offsets = wire.decode_request(wire.encode_request(request, offsets))
+    assert found == request
+    assert found_offsets.tobytes() == offsets.tobytes()
+
+
+def test_a_text_request_survives_the_wire():
+    request = soft_request(prompts={"kind": "text", "templates": ["a {}", "{}."]})
+    assert wire.decode_request(wire.encode_request(request)) == (request, None)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_a_reply_survives_the_wire(dtype):
+    logits = np.arange(12, dtype=dtype).reshape(2, 3, 2)
+    found, found_logits = wire.decode_reply(wire.encode_reply(reply(), logits))
+    assert found == reply()
+    assert found_logits.dtype == dtype
+    assert (found_logits == logits).all()
+
+
+def test_a_truncated_reply_is_malformed():
+    body = wire.encode_reply(reply(), np.zeros((1, 1, 1), np.float32))
+    with pytest.raises(MalformedTensors, match="ends at byte"):
+        wire.decode_reply(body[:-1])
+
+
+@pytest.mark.parametrize(
+    ("arrays", "metadata", "says"),
+    [
+        ({}, {}, "one tensor"),
+        ({"logits": np.zeros((1, 1), np.float32)}, {}, "one tensor"),
+        ({"logits": np.zeros((1, 1, 1), np.float32)}, {"reply": "{}"}, "reply metadata"),
+    ],
+)
+def test_what_is_not_a_reply_is_malformed(arrays, metadata, says):
+    with pytest.raises(MalformedTensors, match=says):
+        wire.decode_reply(tensors.encode(arrays, metadata))
+
+
+def test_json_offsets_become_float32():
+    request = soft_request(prompts=SoftPrompts(context="a", offsets=[[[1, 2.5]]]).model_dump())
+    offsets = wire.offsets_from_json(request)
+    assert offsets.dtype == np.float32
+    assert offsets.tolist() == [[[1.0, 2.5]]]
+
+
+def test_text_prompts_have_no_offsets():
+    request = soft_request(prompts=TextPrompts(templates=["{}"]).model_dump())
+    assert wire.offsets_from_json(request) is None
+
+
+@pytest.mark.parametrize(
+    ("offsets", "code", "says"),
+    [
+        (None, Code.INVALID_REQUEST, "need prompts.offsets"),
+        ([[[1.0], [1.0, 2.0]]], Code.INVALID_REQUEST, "different lengths"),
+        ([], Code.INVALID_REQUEST, "shape"),
+        ([[[1e39]]], Code.NON_FINITE_OFFSETS, "offsets[0, 0, 0] is inf"),
+    ],
+)
+def test_bad_json_offsets_are_refused(offsets, code, says):
+    request = soft_request(prompts={"kind": "soft", "context": "a", "offsets": offsets})
+    with pytest.raises(Refusal) as caught:
+        wire.offsets_from_json(request)
+    assert caught.value.code is code
+    assert says in caught.value.detail
+
+
+def test_a_refusal_names_field_value_rule_and_how_many_more():
+    with pytest.raises(Refusal) as caught:
+        wire.parse(Manifest, json.dumps({"ids": ["x" * 100, 3]}))
+    assert caught.value.param == "ids[0]"
+    assert "pattern" in caught.value.detail
+    assert "x..." in caught.value.detail
+    assert caught.value.detail.endswith("(1 more)")
+
+
+def test_a_body_that_is_not_an_object_is_refused_as_a_whole():
+    with pytest.raises(Refusal) as caught:
+        wire.parse(Manifest, b"[]")
+    assert caught.value.param == "body"
+
+
+def test_every_code_has_a_rule_and_retryable_ones_are_those_of_the_protocol_page():
+    assert CODES.keys() == set(Code)
+    assert {code for code, rule in CODES.items() if rule.retryable} == {
+        Code.REQUEST_IN_PROGRESS,
+        Code.RATE_LIMITED,
+        Code.BUDGET_HELD,
+        Code.OVERLOADED,
+        Code.DRAINING,
+        Code.NOT_READY,
+        Code.DEADLINE_EXCEEDED,
+    }
+
+
+def test_a_refusal_becomes_a_problem_document():
+    refusal = Refusal(Code.TOO_LARGE, "9 bytes, at most 8", param="body", retry_after_s=3)
+    assert refusal.status == 413
+    problem = refusal.problem("req_1")
+    assert problem == Problem.model_validate_json(problem.model_dump_json())
+    assert problem.model_dump() == {
+        "type": "urn:craft:error:too_large",
+        "title": "The request is larger than this server allows",
+        "status": 413,
+        "detail": "9 bytes, at most 8",
+        "code": "too_large",
+        "retryable": False,
+        "param": "body",
+        "request_id": "req_1",
+    }
