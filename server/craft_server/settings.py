@@ -1,0 +1,96 @@
+"""Every setting of the server: one frozen value, built at the edge and handed down.
+
+Sources, strongest first: command line flags, environment variables `CRAFT_SERVER_<NAME>`.
+Unknown variables are ignored by the environment, unknown keyword arguments are errors.
+"""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from craft_shared.messages import PromptKind
+
+EMBEDDED = "embedded"
+"""Model name of the CLIP that ships with this package."""
+
+
+class ModelError(Exception):
+    """The settings name a model or device that cannot be used; the message says what to do."""
+
+
+class Settings(BaseSettings):
+    """How one server process runs; `Settings(port=9000)` overrides the environment."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="CRAFT_SERVER_", frozen=True, extra="forbid", env_ignore_empty=True
+    )
+
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on")
+    data_dir: Path = Field(Path("var"), description="folder of the ledger and the image store")
+    database_url: str | None = Field(
+        None, description="SQLAlchemy URL of the ledger; default: craft.db in data_dir"
+    )
+
+    model: str = Field(
+        EMBEDDED,
+        description="`embedded`, an open_clip model name, or the path of an open_clip JSON config",
+    )
+    pretrained: str | None = Field(
+        None, description="an open_clip tag such as `openai`, or the path of a checkpoint file"
+    )
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
+    precision: Literal["float32", "float16", "bfloat16"] = Field(
+        "float32", description="arithmetic of the towers"
+    )
+    threads: int = Field(0, ge=0, description="CPU threads of the model; 0 leaves it to torch")
+    prompt_kinds: tuple[PromptKind, ...] = Field(
+        ("soft", "text"), min_length=1, description="prompts that clients may send"
+    )
+
+    max_body_bytes: int = Field(64 * 2**20, ge=2**10, description="largest request body")
+    max_prompts: int = Field(1024, ge=1, description="most prompts in one request")
+    max_classes: int = Field(2048, ge=1, description="most class names in one request")
+    max_images: int = Field(50_000, ge=1, description="most images in one image set")
+    max_logits: int = Field(
+        64 * 2**20, ge=1, description="most prompts x images x classes in one request"
+    )
+    max_image_bytes: int = Field(8 * 2**20, ge=1, description="largest image file")
+    max_image_pixels: int = Field(32_000_000, ge=1, description="largest width x height")
+    max_files: int = Field(1024, ge=1, description="most image files in one upload")
+    owner_image_bytes: int = Field(16 * 2**30, ge=1, description="bytes of images per owner")
+    owner_images: int = Field(1_000_000, ge=1, description="images per owner")
+
+    queue: int = Field(64, ge=1, description="requests waiting for the device before 503")
+    deadline_s: float = Field(600, gt=0, description="longest wait plus work of one request")
+    replica: str = Field(
+        "",
+        max_length=64,
+        description="name of this process among those that share a ledger; its holds are given "
+        "back when it restarts, those of others when they expire",
+    )
+    hold_s: float = Field(
+        900, gt=0, description="a budget hold that nobody settled or released is given back"
+    )
+    drain_s: float = Field(30, gt=0, description="time for running work at shutdown")
+    sweep_s: float = Field(30, gt=0, description="time between sweeps of expired holds")
+    feature_cache: int = Field(200_000, ge=1, description="images whose encoding is kept")
+    reply_bytes: int = Field(
+        2**20, ge=0, description="replies up to this size are stored for replay, else recomputed"
+    )
+    stub_seconds_per_query: float = Field(
+        0, ge=0, description="time per prompt of `--model stub`, which has no model at all"
+    )
+    encode_batch: int = Field(64, ge=1, description="images per pass of the image tower")
+
+    @property
+    def resolved_database_url(self) -> str:
+        """The ledger's URL, with the default filled in."""
+        return self.database_url or f"sqlite:///{self.data_dir / 'craft.db'}"
+
+    @property
+    def image_dir(self) -> Path:
+        """Where image bytes lie, by their digest."""
+        return self.data_dir / "images"

@@ -1,0 +1,156 @@
+"""The one transactional store: all that must survive a crash is in here, and nothing else is true.
+
+Owns the engine, the two kinds of transaction and how a time is stored. Must not know what is in
+the store: tables.py and image_store.py add their tables to `metadata`, and opening creates them.
+
+SQLite by default: WAL, synchronous=FULL, and BEGIN IMMEDIATE for writes, so that one writer at a
+time reads and changes what nobody else can change. Any other URL that SQLAlchemy knows works by
+the same statements where they are valid; Postgres at its default READ COMMITTED is the one meant.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    MetaData,
+    create_engine,
+    event,
+    make_url,
+)
+from sqlalchemy.exc import (
+    ArgumentError,
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    NotSupportedError,
+    ProgrammingError,
+)
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from craft_shared.errors import Code, Refusal
+
+RETRY_AFTER_S = 1
+"""What a client is told to wait while the store does not answer."""
+
+metadata = MetaData()
+"""Every table of the server; a module that defines one must be imported before `Store(...)`."""
+
+# --- time ---------------------------------------------------------------------------------------
+
+Clock = Callable[[], int]
+"""Microseconds since 1970 UTC: how every time is stored. Injected, so that tests can jump it."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def wall_clock() -> int:
+    """The machine's clock, in microseconds since 1970 UTC."""
+    return time.time_ns() // 1000
+
+
+def to_us(moment: datetime) -> int:
+    """A moment as it is stored, exact; one without a time zone is taken as UTC."""
+    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return (aware - _EPOCH) // _MICROSECOND
+
+
+def from_us(stored: int) -> datetime:
+    """A stored time as a moment in UTC."""
+    return _EPOCH + stored * _MICROSECOND
+
+
+# --- transactions -------------------------------------------------------------------------------
+
+_OUR_BUGS = (DataError, IntegrityError, NotSupportedError, ProgrammingError)
+"""A broken constraint or statement is no outage: it must be seen, not retried."""
+
+
+class Store:
+    """The database behind a SQLAlchemy URL, with every table of `metadata` in it.
+
+    Thread-safe, and safe with other processes on the same database.
+    """
+
+    def __init__(self, url: str, *, busy_timeout_s: float = 5.0) -> None:
+        """Open the database and create what is missing.
+
+        Args:
+            url: `sqlite:///PATH` (the folder is made) or another SQLAlchemy URL.
+            busy_timeout_s: longest wait for another writer or for a free connection, seconds.
+
+        Raises:
+            ValueError: the URL cannot be used.
+            Refusal: `not_ready`, the database does not answer.
+        """
+        self._engine = _engine(url, busy_timeout_s)
+        self._reader = self._engine.execution_options(craft_begin="BEGIN")
+        self._writer = self._engine.execution_options(craft_begin="BEGIN IMMEDIATE")
+        with self.write() as connection:
+            metadata.create_all(connection)
+
+    def read(self) -> AbstractContextManager[Connection]:
+        """A transaction that only looks. On SQLite all its statements see one moment."""
+        return _transaction(self._reader)
+
+    def write(self) -> AbstractContextManager[Connection]:
+        """A transaction that commits at the end of the block, or is undone if the block raises."""
+        return _transaction(self._writer)
+
+    def close(self) -> None:
+        """Give back every connection; the store cannot be used in a `with` block meanwhile."""
+        self._engine.dispose()
+
+
+@contextmanager
+def _transaction(engine: Engine) -> Iterator[Connection]:
+    """The one place where an outage becomes a refusal, so that the server fails closed."""
+    try:
+        with engine.begin() as connection:
+            yield connection
+    except _OUR_BUGS:
+        raise
+    except (DBAPIError, PoolTimeout) as error:
+        raise Refusal(
+            Code.NOT_READY,
+            "the store does not answer; the same Idempotency-Key is never charged twice",
+            retry_after_s=RETRY_AFTER_S,
+        ) from error
+
+
+def _engine(url: str, busy_timeout_s: float) -> Engine:
+    try:
+        parsed = make_url(url)
+        if parsed.get_backend_name() == "sqlite":
+            return _sqlite(parsed, busy_timeout_s)
+        return create_engine(parsed, pool_timeout=busy_timeout_s, pool_pre_ping=True)
+    except (ArgumentError, ModuleNotFoundError) as error:
+        raise ValueError(f"database_url cannot be used: {error}") from error
+
+
+def _sqlite(url: URL, busy_timeout_s: float) -> Engine:
+    if url.database in {None, "", ":memory:"}:
+        raise ValueError("database_url needs a file, as in sqlite:///var/craft.db, got none")
+    Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(
+        url, pool_timeout=busy_timeout_s, connect_args={"timeout": busy_timeout_s}
+    )
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # the driver begins nothing by itself: `begin` does
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        connection.exec_driver_sql(connection.get_execution_options()["craft_begin"])
+
+    return engine

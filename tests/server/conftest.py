@@ -1,0 +1,46 @@
+"""A stub server inside the test's process, and keys for it."""
+
+import pytest
+from starlette.testclient import TestClient
+
+from craft_server.app import create_app
+from serving import settings_in, stub_box
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return settings_in(tmp_path)
+
+
+@pytest.fixture
+def box(settings):
+    return stub_box(settings)
+
+
+@pytest.fixture
+def app(settings, box):
+    return create_app(settings, box)
+
+
+@pytest.fixture
+def anonymous(app):
+    """A client without a key."""
+    with TestClient(app, raise_server_exceptions=False) as client:
+        yield client
+
+
+@pytest.fixture
+def client(app, anonymous):
+    """A client with a key for 100 queries, of the owner `ann`."""
+    anonymous.headers["Authorization"] = f"Bearer {mint(app, 100).token}"
+    return anonymous
+
+
+def mint(app, queries, *, owner="ann", **fields):
+    return app.state.parts.keys.create(owner, queries, **fields)
+
+
+@pytest.fixture
+def mint_key(app):
+    """Make a key: `mint_key(queries, owner=..., scopes=...)`."""
+    return lambda queries, **fields: mint(app, queries, **fields)
