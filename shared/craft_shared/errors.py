@@ -81,7 +81,7 @@ CODES: dict[Code, Rule] = {
     Code.BUDGET_HELD: Rule(
         429, "The rest of the budget is held by requests in flight", retryable=True
     ),
-    Code.INTERNAL: Rule(500, "The server failed; nothing was charged"),
+    Code.INTERNAL: Rule(500, "The server failed; a request is never charged twice"),
     Code.OVERLOADED: Rule(503, "The queue is full", retryable=True),
     Code.DRAINING: Rule(503, "The server is shutting down", retryable=True),
     Code.NOT_READY: Rule(503, "The server is not ready", retryable=True),

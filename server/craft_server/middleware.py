@@ -1,0 +1,78 @@
+"""The outermost layer: request ids, and a cap on bodies before anybody reads them.
+
+Pure ASGI: it passes `http.disconnect` on untouched, which decorator-style middleware hides.
+"""
+
+import secrets
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from craft_shared.errors import Code, Refusal
+
+_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+
+
+class RequestId:
+    """Gives each request an id: in `scope["state"]`, in the reply's X-Request-Id, in errors."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = f"req_{secrets.token_hex(12)}"
+        scope.setdefault("state", {})["request_id"] = request_id
+
+        async def marked(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-Id"] = request_id
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        await self._app(scope, receive, marked)
+
+
+class BodyCap:
+    """Refuses encoded bodies and those over the cap, by the header or while they arrive."""
+
+    def __init__(self, app: ASGIApp, *, max_bytes: int) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection; a refusal is raised to whoever reads the body."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        received = 0
+
+        async def capped() -> Message:
+            nonlocal received
+            self._check(headers)
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self._max_bytes:
+                raise self._too_large(f"more than {received}")
+            return message
+
+        await self._app(scope, capped, send)
+
+    def _check(self, headers: Headers) -> None:
+        encoding = headers.get("content-encoding", "identity")
+        if encoding != "identity":
+            detail = f"Content-Encoding {encoding!r} is not accepted; send the body as it is"
+            raise Refusal(Code.MEDIA_TYPE, detail, param="Content-Encoding")
+        length = headers.get("content-length", "0")
+        if length.isdecimal() and int(length) > self._max_bytes:
+            raise self._too_large(length)
+
+    def _too_large(self, size: str) -> Refusal:
+        detail = f"a body of {size} bytes; at most {self._max_bytes} are allowed"
+        return Refusal(Code.TOO_LARGE, detail, param="body")

@@ -1,0 +1,13 @@
+"""HTTP in, messages out: parse, call, return. The rules are in service, meter and stores."""
+
+from fastapi import APIRouter
+
+from craft_server.routes import health, images, logits, models, usage
+
+ROUTERS: tuple[APIRouter, ...] = (
+    logits.router,
+    images.router,
+    models.router,
+    usage.router,
+    health.router,
+)

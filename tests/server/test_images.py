@@ -1,0 +1,163 @@
+"""The image door and the image store: what gets in, who sees it, what is refused and how."""
+
+import struct
+import zlib
+
+import pytest
+from PIL import Image
+
+from craft_server.image_store import ImageStore
+from craft_server.images import FeatureCache, ImageLimits, open_image
+from craft_server.store import Store
+from craft_shared.errors import Code, Refusal
+from serving import as_bytes, png
+
+LIMITS = ImageLimits(
+    bytes=20_000, pixels=10_000, owner_bytes=100_000, owner_images=10, images_per_set=5
+)
+
+
+@pytest.fixture
+def images(tmp_path):
+    store = Store(f"sqlite:///{tmp_path / 'craft.db'}")
+    yield ImageStore(store, tmp_path / "images", limits=LIMITS)
+    store.close()
+
+
+def png_header(width, height):
+    """A PNG that claims a size and has next to no pixels."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0"))
+
+
+def chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def refusal_of(data):
+    with pytest.raises(Refusal) as caught:
+        open_image(data, LIMITS)
+    return caught.value
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_allowed_formats_open_as_rgb(kind):
+    image = open_image(as_bytes(Image.new("L", (9, 7), 200), kind), LIMITS)
+    assert (image.mode, image.size) == ("RGB", (9, 7))
+
+
+@pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF", "PPM"])
+def test_other_formats_never_reach_a_decoder(kind):
+    refusal = refusal_of(as_bytes(Image.new("RGB", (4, 4)), kind))
+    assert refusal.code is Code.UNDECODABLE_IMAGE
+    assert "JPEG, PNG, WEBP" in refusal.detail
+
+
+@pytest.mark.parametrize("side", [200, 10_000, 50_000])
+def test_a_huge_claimed_size_is_refused_from_the_header(side):
+    refusal = refusal_of(png_header(side, side))
+    assert refusal.code is Code.TOO_LARGE
+    assert "at most 10000" in refusal.detail
+
+
+def test_a_bomb_of_many_pixels_in_few_bytes_is_refused():
+    bomb = as_bytes(Image.new("L", (1000, 1000)), "PNG")
+    assert len(bomb) < LIMITS.bytes
+    assert refusal_of(bomb).code is Code.TOO_LARGE
+
+
+@pytest.mark.parametrize("data", [b"", b"hello", png(1)[:80], png_header(4, 4)])
+def test_broken_files_are_undecodable(data):
+    assert refusal_of(data).code is Code.UNDECODABLE_IMAGE
+
+
+def test_a_truncated_jpeg_is_undecodable():
+    jpeg = as_bytes(Image.effect_noise((90, 90), 80).convert("RGB"), "JPEG")
+    assert refusal_of(jpeg[: len(jpeg) // 2]).code is Code.UNDECODABLE_IMAGE
+
+
+def test_too_many_bytes_are_refused_unread():
+    refusal = refusal_of(bytes(20_001))
+    assert refusal.code is Code.TOO_LARGE
+    assert "20001 bytes, at most 20000" in refusal.detail
+
+
+def test_an_upload_is_known_by_its_digest_and_new_once(images):
+    first = images.add("ann", [png(1), png(2), png(1)])
+    assert [image.new for image in first] == [True, True, False]
+    assert first[0].id == first[2].id
+    assert [image.new for image in images.add("ann", [png(1)])] == [False]
+    assert images.open(first[1].id).size == (16, 12)
+
+
+def test_one_bad_file_keeps_all_out_and_is_named(images):
+    with pytest.raises(Refusal) as caught:
+        images.add("ann", [png(1), b"junk"])
+    assert caught.value.param == "files[1]"
+    assert images.add("ann", [png(1)])[0].new
+
+
+def test_another_owners_image_looks_absent_and_uploads_as_new(images):
+    [image] = images.add("ann", [png(1)])
+    assert images.missing("bob", [image.id]) == [image.id]
+    with pytest.raises(Refusal) as caught:
+        images.create_set("bob", [image.id], name="")
+    assert caught.value.code is Code.UNKNOWN_IMAGE
+    assert image.id in caught.value.detail
+    assert images.add("bob", [png(1)])[0].new
+
+
+def test_the_quota_counts_what_is_new_and_leaves_nothing_behind(images):
+    images.add("ann", [png(seed) for seed in range(10)])
+    images.add("ann", [png(3)])
+    with pytest.raises(Refusal) as caught:
+        images.add("ann", [png(11)])
+    assert caught.value.code is Code.TOO_LARGE
+    assert "11 images" in caught.value.detail
+    images.add("bob", [png(11)])
+
+
+def test_a_set_keeps_order_and_repeats_and_has_one_id(images):
+    a, b = (image.id for image in images.add("ann", [png(1), png(2)]))
+    made = images.create_set("ann", [b, a, b], name="train")
+    assert (made.name, made.images) == ("train", 3)
+    assert images.find_set("ann", made.id).digests == (b, a, b)
+    assert images.create_set("ann", [b, a, b], name="other") == made
+    assert images.create_set("ann", [a, b], name="").id != made.id
+
+
+def test_a_set_is_its_owners_alone(images):
+    made = images.create_set("ann", [images.add("ann", [png(1)])[0].id], name="")
+    for look in (images.find_set, images.describe_set):
+        with pytest.raises(Refusal) as caught:
+            look("bob", made.id)
+        assert caught.value.code is Code.UNKNOWN_IMAGE_SET
+
+
+def test_a_set_has_a_largest_size(images):
+    [image] = images.add("ann", [png(1)])
+    with pytest.raises(Refusal) as caught:
+        images.create_set("ann", [image.id] * 6, name="")
+    assert caught.value.code is Code.TOO_LARGE
+
+
+def test_thousands_of_ids_are_looked_up(images):
+    [image] = images.add("ann", [png(1)])
+    asked = [image.id, *(f"{number:064x}" for number in range(40_000))]
+    assert len(images.missing("ann", asked)) == 40_000
+
+
+def test_the_cache_drops_what_was_not_used_for_longest():
+    cache = FeatureCache(2)
+    cache.put({"a": 1, "b": 2})
+    cache.get(["a"])
+    cache.put({"c": 3})
+    assert cache.get(["a", "b", "c"]) == {"a": 1, "c": 3}
+
+
+def test_a_decoder_that_fails_in_its_own_way_is_an_undecodable_image(monkeypatch):
+    def explode(*_, **__):
+        raise MemoryError("decoder bug")
+
+    monkeypatch.setattr(Image.Image, "convert", explode)
+    assert refusal_of(png(1)).code is Code.UNDECODABLE_IMAGE

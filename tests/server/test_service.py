@@ -1,0 +1,263 @@
+"""One purchase under bad luck: callers that leave, deadlines, drains, stores that go away."""
+
+import asyncio
+import threading
+
+import numpy as np
+import pytest
+
+from craft_server.app import create_app
+from craft_shared.errors import Code, Refusal
+from craft_shared.messages import LogitsRequest
+from serving import png, settings_in, stub_box, text_request
+
+
+class SlowBox:
+    """The stub, but scoring waits until it is let go."""
+
+    def __init__(self, box):
+        self._box = box
+        self.card = box.card
+        self.prepare = box.prepare
+        self.encode_images = box.encode_images
+        self.started = threading.Event()
+        self.go = threading.Event()
+        self.scored = 0
+
+    def score(self, prompts, features):
+        self.started.set()
+        assert self.go.wait(10)
+        self.scored += 1
+        return self._box.score(prompts, features)
+
+
+class Shop:
+    """A service around a slow box, a key with 10 queries, and an order for 2 of them."""
+
+    def __init__(self, folder, **settings):
+        self.settings = settings_in(folder, **settings)
+        self.box = SlowBox(stub_box(self.settings))
+        state = create_app(self.settings, self.box).state
+        self.parts, self.meter = state.parts, state.meter
+        self.service = self.parts.service
+        self.key = self.parts.keys.verify(self.parts.keys.create("ann", 10).token)
+        images = self.parts.images.add("ann", [png(1), png(2)])
+        made = self.parts.images.create_set("ann", [image.id for image in images], name="")
+        self.request = LogitsRequest.model_validate(text_request(made.id))
+
+    async def order(self, name="one"):
+        return await self.service.order(self.key, self.request, offsets=None, idempotency_key=name)
+
+    async def buy(self, name="one"):
+        return await self.service.buy(await self.order(name))
+
+    def start(self, name="one"):
+        return asyncio.create_task(self.buy(name))
+
+    async def scoring(self):
+        await asyncio.to_thread(self.box.started.wait, 10)
+
+    def stands(self):
+        budget = self.parts.ledger.budgets(self.key.id).queries
+        return budget.used, budget.held
+
+
+@pytest.fixture
+def shop(tmp_path):
+    return Shop(tmp_path, deadline_s=5)
+
+
+def test_an_order_touches_no_budget_until_it_is_bought(shop):
+    async def main():
+        await shop.order()
+        assert shop.stands() == (0, 0)
+
+    asyncio.run(main())
+
+
+def test_the_budget_is_held_while_the_device_works_and_used_after(shop):
+    async def main():
+        buying = shop.start()
+        await shop.scoring()
+        assert shop.stands() == (0, 2)
+        shop.box.go.set()
+        delivery = await buying
+        assert shop.stands() == (2, 0)
+        assert delivery.logits.shape == (2, 2, 2)
+
+    asyncio.run(main())
+
+
+def test_a_caller_that_leaves_the_queue_is_dropped_and_released(shop):
+    async def main():
+        first = shop.start("one")
+        await shop.scoring()
+        second = shop.start("two")
+        while shop.stands() != (0, 4):
+            await asyncio.sleep(0.01)
+        second.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        assert shop.stands() == (0, 2)
+        shop.box.go.set()
+        await first
+        assert (shop.stands(), shop.box.scored) == ((2, 0), 1)
+
+    asyncio.run(main())
+
+
+def test_a_caller_that_leaves_a_running_job_pays_once_and_can_fetch_it(shop):
+    async def main():
+        buying = shop.start()
+        await shop.scoring()
+        buying.cancel()
+        shop.box.go.set()
+        await asyncio.wait([buying])
+        assert shop.stands() == (2, 0)
+        again = await shop.buy()
+        assert again.reply.replayed
+        assert (shop.stands(), shop.box.scored) == ((2, 0), 1)
+
+    asyncio.run(main())
+
+
+def test_the_same_key_at_the_same_time_is_409_and_scored_once(shop):
+    async def main():
+        buying = shop.start()
+        await shop.scoring()
+        with pytest.raises(Refusal) as caught:
+            await shop.buy()
+        assert caught.value.code is Code.REQUEST_IN_PROGRESS
+        shop.box.go.set()
+        await buying
+        assert shop.stands() == (2, 0)
+
+    asyncio.run(main())
+
+
+def test_a_caller_that_leaves_while_the_store_reserves_leaves_no_hold(shop, monkeypatch):
+    reserve, reserving, go = shop.meter.reserve, threading.Event(), threading.Event()
+
+    def slow(*arguments, **options):
+        reserving.set()
+        assert go.wait(10)
+        return reserve(*arguments, **options)
+
+    async def main():
+        monkeypatch.setattr(shop.meter, "reserve", slow)
+        buying = shop.start()
+        await asyncio.to_thread(reserving.wait, 10)
+        buying.cancel()
+        go.set()
+        with pytest.raises(asyncio.CancelledError):
+            await buying
+        assert (shop.stands(), shop.box.scored) == ((0, 0), 0)
+
+    asyncio.run(main())
+
+
+def test_a_deadline_releases(tmp_path):
+    shop = Shop(tmp_path, deadline_s=0.1)
+
+    async def main():
+        with pytest.raises(Refusal) as caught:
+            await shop.buy()
+        assert caught.value.code is Code.DEADLINE_EXCEEDED
+        assert shop.stands() == (0, 0)
+        shop.box.go.set()
+        await shop.buy()
+        assert shop.stands() == (2, 0)
+
+    asyncio.run(main())
+
+
+def test_overload_takes_no_hold(tmp_path):
+    shop = Shop(tmp_path, queue=1)
+
+    async def main():
+        buying = shop.start()
+        await shop.scoring()
+        with pytest.raises(Refusal) as caught:
+            await shop.buy("two")
+        assert caught.value.code is Code.OVERLOADED
+        assert shop.stands() == (0, 2)
+        shop.box.go.set()
+        await buying
+
+    asyncio.run(main())
+
+
+def test_a_drain_waits_for_what_is_running_and_settles_it(shop):
+    async def main():
+        buying = shop.start()
+        await shop.scoring()
+        draining = asyncio.create_task(shop.service.drain(10))
+        await asyncio.sleep(0.01)
+        with pytest.raises(Refusal) as caught:
+            await shop.service.check_ready()
+        assert caught.value.code is Code.DRAINING
+        shop.box.go.set()
+        await draining
+        assert (await buying).logits.shape == (2, 2, 2)
+        assert shop.stands() == (2, 0)
+
+    asyncio.run(main())
+
+
+def test_a_drain_that_takes_too_long_releases_what_never_ran(shop):
+    async def main():
+        first = shop.start("one")
+        await shop.scoring()
+        second = shop.start("two")
+        while shop.stands() != (0, 4):
+            await asyncio.sleep(0.01)
+        draining = asyncio.create_task(shop.service.drain(0.05))
+        with pytest.raises(asyncio.CancelledError):
+            await second
+        shop.box.go.set()
+        await draining
+        await first
+        assert shop.stands() == (2, 0)
+
+    asyncio.run(main())
+
+
+def test_a_store_that_fails_at_settle_delivers_nothing(shop, monkeypatch):
+    def fail(*_, **__):
+        raise Refusal(Code.NOT_READY, "the store does not answer")
+
+    async def main():
+        shop.box.go.set()
+        with monkeypatch.context() as patch:
+            patch.setattr(shop.meter, "settle", fail)
+            with pytest.raises(Refusal) as caught:
+                await shop.buy()
+        assert caught.value.code is Code.NOT_READY
+        assert shop.stands() == (0, 2)
+
+    asyncio.run(main())
+
+
+def test_readiness_is_red_while_the_model_fails_and_green_again(shop):
+    async def main():
+        shop.box.go.set()
+        good = shop.box.encode_images
+        shop.box.encode_images = lambda _: 1 / 0
+        with pytest.raises(Refusal) as caught:
+            await shop.service.check_ready()
+        assert caught.value.code is Code.NOT_READY
+        shop.box.encode_images = good
+        await shop.service.check_ready()
+
+    asyncio.run(main())
+
+
+def test_readiness_is_red_for_a_model_that_answers_nonsense(shop, monkeypatch):
+    async def main():
+        shop.box.go.set()
+        nonsense = np.full((1, 1, 1), np.nan, np.float32)
+        monkeypatch.setattr(shop.box, "score", lambda *_: nonsense)
+        with pytest.raises(Refusal):
+            await shop.service.check_ready()
+
+    asyncio.run(main())
