@@ -1,0 +1,61 @@
+# Every target installs what it needs. `make` alone lists them.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-16s %s\n", $$1, $$2}'
+
+.PHONY: install
+install: $(INSTALLED)  ## make a virtual environment with everything in it
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[server,tuner,dev]'
+	touch $(INSTALLED)
+
+.PHONY: demo
+demo: install  ## the main job: start a model server, run CraFT against it over HTTP, show what it gained and cost
+	$(BIN)/craft-tuner demo
+
+.PHONY: test
+test: install  ## all tests, with coverage
+	$(BIN)/pytest -n 2 --cov --cov-report= tests
+	$(BIN)/coverage report --include='shared/*' --fail-under=100
+	$(BIN)/coverage report --include='server/*,tuner/*' --fail-under=90
+
+.PHONY: lint
+lint: install  ## ruff (rules and format) and the dependency rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+.PHONY: type
+type: install  ## mypy --strict
+	$(BIN)/mypy
+	$(BIN)/mypy scripts
+
+.PHONY: docs
+docs: install  ## write docs/reference/ (settings, commands, OpenAPI) anew from the code
+	$(BIN)/python scripts/write_reference.py docs/reference
+
+.PHONY: bench
+bench: install  ## what a request costs beside the model, on this machine
+	$(BIN)/python benchmarks/overhead.py
+
+.PHONY: bench-accuracy
+bench-accuracy: install  ## the demo with seeds 1, 2 and 3, and their mean
+	$(BIN)/python benchmarks/accuracy.py
+
+.PHONY: check
+check: test lint type demo bench-accuracy  ## what CI runs
+
+.PHONY: clean
+clean:  ## remove the virtual environment, caches and runs
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage* runs var
