@@ -39,7 +39,7 @@ lint: install  ## ruff (rules and format) and the dependency rules
 .PHONY: type
 type: install  ## mypy --strict
 	$(BIN)/mypy
-	$(BIN)/mypy scripts
+	MYPYPATH=scripts $(BIN)/mypy scripts benchmarks
 
 .PHONY: docs
 docs: install  ## write docs/reference/ (settings, commands, OpenAPI) anew from the code

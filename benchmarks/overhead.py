@@ -64,7 +64,7 @@ def image_set(client: httpx.Client) -> str:
 
 def ask(url: str, key: str, body: dict[str, Any], seconds: float) -> list[float]:
     """Buy one query after the other; returns seconds per request."""
-    times = []
+    times: list[float] = []
     headers = {"Authorization": f"Bearer {key}"}
     with httpx.Client(base_url=url, headers=headers, timeout=30) as client:
         end = time.perf_counter() + seconds
@@ -79,7 +79,7 @@ def ask(url: str, key: str, body: dict[str, Any], seconds: float) -> list[float]
 
 def bare(url: str, seconds: float) -> list[float]:
     """The same client against a route without key, meter or queue."""
-    times = []
+    times: list[float] = []
     with httpx.Client(base_url=url, timeout=30) as client:
         end = time.perf_counter() + seconds
         while (began := time.perf_counter()) < end:

@@ -1,0 +1,49 @@
+"""What the tuner must not load: a fresh interpreter tells."""
+
+import subprocess
+import sys
+
+import pytest
+
+LIGHT = [
+    "craft_tuner.adapter",
+    "craft_tuner.prompts",
+    "craft_tuner.config",
+    "craft_tuner.budget",
+    "craft_tuner.runs",
+    "craft_tuner.generations",
+    "craft_tuner.diagnostics",
+    "craft_tuner.methods",
+    "craft_tuner.methods.bbt",
+    "craft_tuner.methods.zero_shot",
+]
+
+
+def loaded_by(statement: str) -> set[str]:
+    """Top-level modules that a fresh interpreter has loaded after `statement`."""
+    code = f"{statement}\nimport sys\nprint(*{{m.partition('.')[0] for m in sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_applying_and_searching_load_no_torch() -> None:
+    found = loaded_by("\n".join(f"import {module}" for module in LIGHT))
+    assert "craft_tuner" in found
+    assert not found & {"torch", "open_clip", "torchvision", "fastapi", "craft_server"}
+
+
+@pytest.mark.parametrize("forbidden", ["open_clip", "torchvision", "fastapi", "craft_server"])
+def test_craft_loads_torch_and_nothing_of_the_server(forbidden: str) -> None:
+    found = everything()
+    assert "torch" in found
+    assert forbidden not in found
+
+
+def everything() -> set[str]:
+    if not _EVERYTHING:
+        names = "for name in methods.names(): methods.get(name)"
+        _EVERYTHING.update(loaded_by(f"from craft_tuner import methods\n{names}"))
+    return _EVERYTHING
+
+
+_EVERYTHING: set[str] = set()

@@ -1,0 +1,143 @@
+"""Named fakes behind the tuner's ports.
+
+`SmoothBox` is a black box with no model in it: class texts are unit vectors that turn smoothly with
+the offsets, images are unit vectors, logits are 100 times their cosine. It counts and charges as a
+server does: each step once, replayed free for the same content, refused when it would overspend.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from craft_shared.messages import Budget, Budgets, CardLimits, ModelCard
+from craft_tuner.blackbox import FloatArray, Images, IntArray, Purpose, Task, Texts
+from craft_tuner.errors import BudgetExhausted
+
+LOGIT_SCALE = 100.0
+
+
+def a_card(*, width: int = 6, digest: str = "d" * 64) -> ModelCard:
+    return ModelCard(
+        id="smooth::fake",
+        digest=digest,
+        context_width=width,
+        context_length=77,
+        image_size=32,
+        logit_scale=LOGIT_SCALE,
+        prompt_kinds=["soft", "text"],
+        dtype="float32",
+        text_path="none",
+        limits=CardLimits(
+            prompts=100,
+            classes=100,
+            images=1000,
+            image_bytes=1,
+            image_pixels=1,
+            body_bytes=1,
+            logits=10**9,
+        ),
+    )
+
+
+def some_budgets(left: int, *, vectors: int | None = None) -> Budgets:
+    def budget(remaining: int) -> Budget:
+        return Budget(limit=remaining, used=0, held=0, remaining=remaining)
+
+    return Budgets(queries=budget(left), logit_vectors=None if vectors is None else budget(vectors))
+
+
+@dataclass
+class Question:
+    """One purchase as the box saw it."""
+
+    purpose: str
+    step: str
+    prompts: int
+    content: bytes
+    logits: FloatArray
+
+
+@dataclass
+class SmoothBox:
+    """K classes, images in named sets of unit features; see the module's docstring."""
+
+    classes: int = 3
+    width: int = 6
+    n_ctx: int = 4
+    features: int = 8
+    limit: int = 10**9
+    seed: int = 5
+    sets: dict[str, FloatArray] = field(default_factory=dict)
+    paid: dict[str, Question] = field(default_factory=dict)
+    asked: list[str] = field(default_factory=list)
+    used: int = 0
+
+    def __post_init__(self) -> None:
+        draw = np.random.RandomState(self.seed)
+        self.base = draw.randn(self.classes, self.features)
+        self.turn = draw.randn(self.classes, self.features, self.n_ctx * self.width) / 4
+
+    @property
+    def card(self) -> ModelCard:
+        return a_card(width=self.width)
+
+    def budgets(self) -> Budgets:
+        return some_budgets(self.limit - self.used)
+
+    def text_features(self, offsets: FloatArray) -> FloatArray:
+        """Unit vectors (K, F) of the K class texts under offsets (n_ctx, width)."""
+        raw = self.base + np.tanh(self.turn @ offsets.reshape(-1).astype(np.float64))
+        return (raw / np.linalg.norm(raw, axis=1, keepdims=True)).astype(np.float32)
+
+    def score(
+        self, texts: Texts, offsets: FloatArray, images: Images, *, purpose: Purpose, step: str
+    ) -> FloatArray:
+        assert offsets.dtype == np.float32
+        assert offsets.shape[1:] == (self.n_ctx, self.width)
+        assert len(texts.class_names) == self.classes
+        if step in self.paid:
+            assert self.paid[step].content == offsets.tobytes(), f"{step} asked with other bytes"
+            self.asked.append(step)
+            return self.paid[step].logits
+        self._pay(len(offsets) * len(images.sets))
+        features = np.concatenate([self.sets[name] for name in images.sets])
+        logits = np.stack([LOGIT_SCALE * features @ self.text_features(o).T for o in offsets])
+        self.paid[step] = Question(purpose, step, len(offsets), offsets.tobytes(), logits)
+        self.asked.append(step)
+        return logits
+
+    def score_templates(
+        self, texts: Texts, templates: Sequence[str], images: Images, *, purpose: Purpose, step: str
+    ) -> FloatArray:
+        offsets = np.zeros((len(templates), self.n_ctx, self.width), np.float32)
+        return self.score(texts, offsets, images, purpose=purpose, step=step)
+
+    def _pay(self, queries: int) -> None:
+        if self.used + queries > self.limit:
+            raise BudgetExhausted(f"{queries} queries asked, {self.limit - self.used} left.")
+        self.used += queries
+
+
+def a_task(
+    box: SmoothBox, *, shots: int = 4, views: int = 2, noise: float = 0.6, seed: int = 11
+) -> Task:
+    """Shots scattered around K directions of their own; views are the shots, jittered."""
+    draw = np.random.RandomState(seed)
+    centres = draw.randn(box.classes, box.features)
+    labels: IntArray = np.repeat(np.arange(box.classes), shots)
+    clean = centres[labels] + noise * draw.randn(len(labels), box.features)
+    box.sets["shots"] = unit(clean)
+    for view in range(views):
+        box.sets[f"view-{view}"] = unit(clean + 0.2 * draw.randn(*clean.shape))
+    names = [f"view-{view}" for view in range(views)]
+    return Task(
+        texts=Texts(tuple(f"class {index}" for index in range(box.classes))),
+        shots=Images(("shots",), len(labels)),
+        views=tuple(Images((name,), len(labels)) for name in names),
+        labels=labels,
+    )
+
+
+def unit(rows: np.ndarray) -> FloatArray:
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)

@@ -1,0 +1,89 @@
+"""The black box as methods see it: a port. client.py implements it over HTTP, tests have fakes.
+
+Methods must not know HTTP, keys, retries, image files or budgets' wire format: they ask for logits
+and get arrays. Whoever implements the port pays each question once, also when it is asked again
+after a crash: the same `step` with the same content is the same purchase.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from craft_shared.messages import Budgets, ModelCard
+
+FloatArray = NDArray[np.float32]
+IntArray = NDArray[np.int64]
+
+Purpose = Literal["fitness", "head", "validation", "zero-shot", "test", "inference"]
+"""What a query is for; the server's ledger shows it as the call's tag."""
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The words around a class name: prompt k reads `"{context} {class_names[k]}{suffix}"`."""
+
+    class_names: tuple[str, ...]
+    context: str = "a photo of a"
+    suffix: str = "."
+
+    @property
+    def template(self) -> str:
+        """The same words as a text template, as in "a photo of a {}."."""
+        return f"{self.context} {{}}{self.suffix}"
+
+
+@dataclass(frozen=True)
+class Images:
+    """Uploaded images in order: one or more image sets, each at most the server's limit.
+
+    Scoring P prompts on them costs P queries per image set.
+    """
+
+    sets: tuple[str, ...]
+    count: int
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a method may learn from: N shots with labels, and V augmented views of the same shots.
+
+    Test images are not part of it.
+    """
+
+    texts: Texts
+    shots: Images
+    views: tuple[Images, ...]
+    labels: IntArray
+    """(N,) in 0..K-1, in the order of `shots` and of every view."""
+
+
+class BlackBox(Protocol):
+    """Prompts in, logits out, every prompt paid for."""
+
+    @property
+    def card(self) -> ModelCard:
+        """What the server says of its model."""
+        ...
+
+    def budgets(self) -> Budgets:
+        """What the key has left, as the server counts it."""
+        ...
+
+    def score(
+        self, texts: Texts, offsets: FloatArray, images: Images, *, purpose: Purpose, step: str
+    ) -> FloatArray:
+        """Logits float32 (P, N, K) of P soft prompts, `offsets` float32 (P, n_ctx, width).
+
+        `step` names the question within the run, as in "fitness/12"; it makes the purchase
+        idempotent. Costs P queries per image set.
+        """
+        ...
+
+    def score_templates(
+        self, texts: Texts, templates: Sequence[str], images: Images, *, purpose: Purpose, step: str
+    ) -> FloatArray:
+        """The same for P text templates, each with one `{}` for the class name."""
+        ...

@@ -1,0 +1,92 @@
+"""Image files as values that are read when needed, so that a large dataset is small in memory.
+
+Owns reading, decoding and PNG encoding. Must not know labels, splits or where pictures go.
+"""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from PIL import Image
+
+from craft_tuner.errors import DataError
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
+"""File endings of the formats that a server decodes."""
+
+OTHER_IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".heic", ".jp2", ".tif", ".tiff", ".avif"})
+"""Image formats that no server takes: pointed out instead of passed over."""
+
+
+class Picture(Protocol):
+    """An image file that can be read again and again."""
+
+    @property
+    def name(self) -> str:
+        """What people call it: a path below the dataset's root, or a title. Orders pictures."""
+        ...
+
+    def read(self) -> bytes:
+        """The bytes of the file.
+
+        Raises:
+            DataError: they cannot be read; the message names the picture.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class FilePicture:
+    """A picture on disk; `name` is its path below the dataset's root."""
+
+    path: Path
+    name: str
+
+    def read(self) -> bytes:
+        """The file's bytes."""
+        try:
+            data = self.path.read_bytes()
+        except OSError as error:
+            raise DataError(
+                f"cannot read the image {self.path}: {error.strerror}; restore the file or take "
+                "it out of the dataset"
+            ) from error
+        if not data:
+            raise DataError(f"the image {self.path} is empty (0 bytes); replace or remove it")
+        return data
+
+
+@dataclass(frozen=True)
+class BytesPicture:
+    """A picture in memory."""
+
+    data: bytes
+    name: str
+
+    def read(self) -> bytes:
+        """The bytes themselves."""
+        return self.data
+
+
+def decode(picture: Picture) -> Image.Image:
+    """The picture as an RGB image.
+
+    Raises:
+        DataError: its bytes are no image; the message names it.
+    """
+    try:
+        with Image.open(io.BytesIO(picture.read())) as image:
+            return image.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(
+            f"cannot decode the image {picture.name}: it is damaged or not an image; replace it "
+            "or take it out of the dataset (JPEG, PNG and WebP are understood)"
+        ) from error
+
+
+def encode_png(image: Image.Image) -> bytes:
+    """The image as the bytes of a PNG file; the same pixels give the same bytes on one machine."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()

@@ -1,0 +1,74 @@
+"""What can go wrong for a user of the tuner, and the exit code of each kind.
+
+    CraftTunerError        1   root; never raised itself
+    ├── UsageError         2   a flag, a config file or an adapter file is not usable
+    │   └── DataError      2   the images or their labels are not usable
+    ├── ServerUnreachable  3   no answer, or not from a craft-server
+    ├── AccessDenied       4   the key is missing, wrong, expired or lacks a right
+    ├── BudgetExhausted    5   the plan or the next question costs more than the key has left
+    ├── WrongModel         6   an adapter or a run belongs to another model
+    ├── RunError           7   a run directory is in use, damaged or of another configuration
+    └── FitDiverged        8   the numbers of a fit are no longer finite
+
+Messages are for people: what was wrong, the value, what is allowed, what to do. A command prints
+the message without a traceback and exits with the code.
+"""
+
+from typing import ClassVar
+
+
+class CraftTunerError(Exception):
+    """Root of the exceptions of craft_tuner; `str(error)` is the sentence for the user."""
+
+    exit_code: ClassVar[int] = 1
+
+    @property
+    def message(self) -> str:
+        """The sentence for the user."""
+        return str(self)
+
+
+class UsageError(CraftTunerError):
+    """The user's flags, configuration or data cannot be used as they are."""
+
+    exit_code = 2
+
+
+class DataError(UsageError):
+    """The images or their labels cannot be used as they are."""
+
+
+class ServerUnreachable(CraftTunerError):  # noqa: N818 - says what happened
+    """The server did not answer, or what answered is not a craft-server."""
+
+    exit_code = 3
+
+
+class AccessDenied(CraftTunerError):  # noqa: N818 - says what happened
+    """The key does not open this server, model or call."""
+
+    exit_code = 4
+
+
+class BudgetExhausted(CraftTunerError):  # noqa: N818 - says what happened
+    """What is asked costs more than the key has left; nothing was charged for the refused call."""
+
+    exit_code = 5
+
+
+class WrongModel(CraftTunerError):  # noqa: N818 - says what happened
+    """An adapter or a run was made with another model than the one at hand."""
+
+    exit_code = 6
+
+
+class RunError(CraftTunerError):
+    """A run directory cannot be used: missing, locked, damaged or of another configuration."""
+
+    exit_code = 7
+
+
+class FitDiverged(CraftTunerError):  # noqa: N818 - says what happened
+    """The fitness or the head's loss is not a finite number; the last good adapter is kept."""
+
+    exit_code = 8

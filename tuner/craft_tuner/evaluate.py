@@ -1,0 +1,143 @@
+"""What an adapter is worth on images, and what it says of images without labels.
+
+Owns the final queries of a run and the queries of `evaluate` and `predict`. One query per image
+set gives the raw logits (the prompt alone) and the refined ones (with the head). Must not know how
+adapters are made.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from craft_tuner.adapter import Adapter
+from craft_tuner.blackbox import BlackBox, FloatArray, Images, IntArray
+from craft_tuner.data.dataset import Dataset, Item
+from craft_tuner.data.pictures import Picture
+from craft_tuner.errors import DataError
+
+
+class Score(BaseModel):
+    """How many images are classified rightly, and what the others were taken for."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    accuracy: float
+    correct: int
+    images: int
+    confusion: list[list[int]]
+    """Images by true class (row) and predicted class (column)."""
+
+
+class Evaluation(BaseModel):
+    """The same images three ways; a way that was not asked is None."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    class_names: tuple[str, ...]
+    zero_shot: Score | None = None
+    """The words of the adapter without anything learnt."""
+    prompt_only: Score | None = None
+    """The learnt prompt without its head."""
+    adapted: Score | None = None
+    """The whole adapter."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The class that an image is taken for, and the probability given to it."""
+
+    name: str
+    label: str
+    probability: float
+
+
+def evaluate(
+    box: BlackBox,
+    adapter: Adapter,
+    images: Images,
+    labels: IntArray,
+    *,
+    zero_shot: bool,
+    adapted: bool = True,
+) -> Evaluation:
+    """Score an adapter on images with labels int64 (N,); one or two queries per image set."""
+    before = after = refined = None
+    classes = len(adapter.card.class_names)
+    if zero_shot:
+        plain = untaught(adapter).logits(box, images, purpose="zero-shot", step="zero-shot")[0]
+        before = score(plain, labels, classes=classes)
+    if adapted:
+        raw, final = adapter.logits(box, images, purpose="test", step="test")
+        after = score(raw, labels, classes=classes)
+        refined = score(final, labels, classes=classes)
+    return Evaluation(
+        class_names=adapter.card.class_names,
+        zero_shot=before,
+        prompt_only=after,
+        adapted=refined,
+    )
+
+
+def untaught(adapter: Adapter) -> Adapter:
+    """The same words without what was learnt: offsets 0, no head."""
+    offsets = None if adapter.offsets is None else np.zeros_like(adapter.offsets)
+    return replace(adapter, offsets=offsets, head=())
+
+
+def score(logits: FloatArray, labels: IntArray, *, classes: int) -> Score:
+    """Accuracy and confusion of logits (N, K) against labels (N,)."""
+    predicted = logits.argmax(axis=1)
+    confusion = np.zeros((classes, classes), np.int64)
+    np.add.at(confusion, (labels, predicted), 1)
+    correct = int((predicted == labels).sum())
+    return Score(
+        accuracy=correct / len(labels),
+        correct=correct,
+        images=len(labels),
+        confusion=confusion.tolist(),
+    )
+
+
+def labelled_for(adapter: Adapter, dataset: Dataset) -> tuple[tuple[Item, ...], IntArray]:
+    """The items to evaluate on (the test split, else all) with labels in the adapter's order.
+
+    Raises:
+        DataError: the dataset has a class that the adapter does not know.
+    """
+    known = {name: index for index, name in enumerate(adapter.card.class_names)}
+    strange = [name for name in dataset.class_names if name not in known]
+    if strange:
+        raise DataError(
+            f"the dataset has the class {strange[0]!r}, the adapter knows: "
+            f"{', '.join(adapter.card.class_names[:10])}"
+            f"{', ...' if len(known) > 10 else ''}; use the dataset it was fitted for"
+        )
+    items = dataset.test or dataset.train
+    labels = [known[dataset.class_names[item.label]] for item in items]
+    return items, np.array(labels, np.int64)
+
+
+def predict(
+    box: BlackBox, adapter: Adapter, images: Images, pictures: Sequence[Picture]
+) -> Iterator[Prediction]:
+    """One prediction per picture, in order; one query per image set."""
+    _, logits = adapter.logits(box, images, purpose="inference", step="inference")
+    names = adapter.card.class_names
+    for picture, row in zip(pictures, softmax(logits), strict=True):
+        best = int(row.argmax())
+        yield Prediction(picture.name, names[best], float(row[best]))
+
+
+def softmax(logits: FloatArray) -> FloatArray:
+    """Probabilities float32 (N, K) of logits (N, K)."""
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities: FloatArray = powers / powers.sum(axis=1, keepdims=True)
+    return probabilities
+
+
+def purchase_name(adapter: Adapter) -> str:
+    """A run id for questions about an adapter: asked again, they are the same purchase."""
+    return hashlib.sha256(adapter.to_bytes()).hexdigest()

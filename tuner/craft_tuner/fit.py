@@ -1,0 +1,172 @@
+"""The use case `fit`: data to shots, a plan, uploads, the method, the final test, the result.
+
+    read and sample -> plan -> upload test images, shots and views -> fit -> test -> result.json
+
+Everything that can be refused without a query is refused before the first one. A run that was
+killed goes through the same steps again: what is uploaded is not sent twice, what is bought is not
+paid twice. Test labels are not looked at before the adapter is saved.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from craft_shared.messages import Budgets, ModelCard
+from craft_tuner import methods
+from craft_tuner.account import fetch_key
+from craft_tuner.adapter import TENSORS_FILE, Adapter
+from craft_tuner.budget import Plan
+from craft_tuner.client import Client
+from craft_tuner.config import FitConfig
+from craft_tuner.data.dataset import labels_of
+from craft_tuner.evaluate import Evaluation, evaluate
+from craft_tuner.material import Material, Setup, gather, send
+from craft_tuner.methods import Progress
+from craft_tuner.provenance import machine, versions
+from craft_tuner.purchases import PURCHASES, Purchases
+from craft_tuner.runs import Run
+from craft_tuner.transport import Transport
+from craft_tuner.uploads import Upload
+
+
+class Watcher(Protocol):
+    """Whoever shows a fit to people."""
+
+    def plan(self, plan: Plan, budgets: Budgets) -> None:
+        """The plan is made; nothing is spent yet."""
+        ...
+
+    def uploading(self, total: int) -> Callable[[int], None]:
+        """Pictures are about to be uploaded; the result is told how many more are done."""
+        ...
+
+    def generation(self, progress: Progress) -> None:
+        """A generation is committed."""
+        ...
+
+    def testing(self, images: int) -> None:
+        """The adapter is saved, the final test begins."""
+        ...
+
+
+@dataclass
+class Clock:
+    """Wall time of each stage in seconds."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def time(self, stage: str) -> Iterator[None]:
+        """Time a stage."""
+        started = time.monotonic()
+        yield
+        self.seconds[stage] = time.monotonic() - started
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A fit that can begin: its material, its plan, and what the key has left."""
+
+    material: Material
+    plan: Plan
+    budgets: Budgets
+
+
+def prepare(
+    config: FitConfig, setup: Setup, transport: Transport, *, card: ModelCard, run: Run | None
+) -> Prepared:
+    """Read the data, sample the shots and plan; spends and writes nothing.
+
+    Args:
+        config: settings of the fit.
+        setup: where the data is.
+        transport: asked for what the key has left.
+        card: of the model.
+        run: a run that goes on: its plan stands.
+
+    Raises:
+        DataError: the data cannot be used.
+        BudgetExhausted: the plan cannot be paid.
+    """
+    method = methods.get(config.method)
+    material = gather(config, setup, views=method.views(config), card=card)
+    budgets = fetch_key(transport).budgets
+    plan = run.saved_plan() if run else None
+    if plan is None:
+        plan = method.plan(config, material.workload(card), budgets)
+    return Prepared(material, plan, budgets)
+
+
+def fit(
+    run: Run, prepared: Prepared, transport: Transport, *, card: ModelCard, watcher: Watcher
+) -> dict[str, Any]:
+    """Do a run, or what is left of it, and write its result.
+
+    Returns:
+        The content of result.json.
+
+    Raises:
+        CraftTunerError: whatever stops it; the run can be resumed.
+    """
+    clock = Clock()
+    client = Client(transport, card, run_id=run.id, purchases=Purchases(run.path / PURCHASES))
+    material = prepared.material
+    run.save_plan(prepared.plan)
+    watcher.plan(prepared.plan, prepared.budgets)
+    with clock.time("upload"):
+        advance = watcher.uploading(material.pictures)
+        task, test = send(material, client, run.config, on_uploaded=advance)
+    method = methods.get(run.config.method)
+    adapter = method.fit(client, task, run=run, on_progress=watcher.generation)
+    with clock.time("test"):
+        evaluation = _test(client, adapter, prepared, test=test, watcher=watcher)
+    clock.seconds["fit"] = sum(row["seconds"] for row in run.restore().metrics)
+    result = _result(run, client, evaluation, material) | {"seconds": clock.seconds}
+    run.save_result(result)
+    return result
+
+
+def _test(
+    client: Client,
+    adapter: Adapter,
+    prepared: Prepared,
+    *,
+    test: Upload | None,
+    watcher: Watcher,
+) -> Evaluation | None:
+    if test is None:
+        return None
+    items = prepared.material.test
+    watcher.testing(len(items))
+    purposes = {phase.purpose for phase in prepared.plan.phases}
+    return evaluate(
+        client,
+        adapter,
+        test.images,
+        labels_of(items),
+        zero_shot="zero-shot" in purposes,
+        adapted="test" in purposes,
+    )
+
+
+def _result(
+    run: Run, client: Client, evaluation: Evaluation | None, material: Material
+) -> dict[str, Any]:
+    spent = client.purchases.by_purpose()
+    return {
+        "method": run.config.method,
+        "model": client.card.id,
+        "digest": client.card.digest,
+        "shots": run.config.shots,
+        "seed": run.config.seed,
+        "images": {"shots": len(material.shots), "test": len(material.test)},
+        "evaluation": None if evaluation is None else evaluation.model_dump(mode="json"),
+        "spent": {purpose: cost.model_dump() for purpose, cost in spent.items()},
+        "spent_total": client.purchases.total.model_dump(),
+        "prompts_per_image_at_inference": 1,
+        "adapter_bytes": (run.path / TENSORS_FILE).stat().st_size,
+        "versions": versions(),
+        "machine": machine(),
+    }

@@ -1,0 +1,129 @@
+"""A fit as a sequence of committed generations: go on, commit, tell, keep the best so far.
+
+Owns the order of replay, generation, commit and progress for every method that searches. Must not
+know what a generation does.
+"""
+
+import time
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from craft_shared.tensors import Tensors
+from craft_tuner import journal, prompts
+from craft_tuner.adapter import Adapter
+from craft_tuner.diagnostics import Diagnostics
+from craft_tuner.errors import BudgetExhausted, FitDiverged
+from craft_tuner.journal import Metrics
+from craft_tuner.method import OnProgress, Progress
+from craft_tuner.runs import Run
+
+
+@dataclass(frozen=True)
+class Bought:
+    """What one generation asked and learnt."""
+
+    z: prompts.Vector
+    """Float64 (P, d)."""
+    fitness: tuple[float, ...]
+    """(P,), as told to the search."""
+    metrics: Metrics
+
+
+class Work(Protocol):
+    """A method at work on a task: what `fit_generations` drives."""
+
+    search: prompts.Search
+
+    def generation(self, number: int) -> Bought:
+        """Ask, tell and train once; `number` counts from 1 and names the questions."""
+        ...
+
+    def state(self) -> Tensors:
+        """Float32 tensors that, with the search, are the whole state."""
+        ...
+
+    def load(self, state: Tensors) -> None:
+        """Continue from `state`; the search is replayed already."""
+        ...
+
+    def adapter(self, training: dict[str, Any]) -> Adapter:
+        """What the state is worth now; the identity before the first generation."""
+        ...
+
+
+def fit_generations(work: Work, run: Run, on_progress: OnProgress) -> Adapter:
+    """Run, or resume, until the search stops; the adapter is then saved in the run.
+
+    Raises:
+        BudgetExhausted: the box refused; the adapter of the last generation is saved.
+        FitDiverged: numbers are not finite; the adapter of the last generation is saved.
+    """
+    past = run.restore()
+    work.search.replay(past.journal)
+    if past.journal:
+        work.load(past.tensors)
+    watch = Diagnostics(past.metrics)
+    kept = work.adapter(_training(work.search, run))
+    while work.search.stopped is None:
+        started = time.monotonic()
+        try:
+            bought = work.generation(work.search.generation + 1)
+        except (BudgetExhausted, FitDiverged) as error:
+            run.save_adapter(kept)
+            raise type(error)(f"{error} {_consolation(kept, run)}") from error
+        metrics = _commit(work, run, bought, seconds=time.monotonic() - started)
+        kept = work.adapter(_training(work.search, run))
+        warnings = watch.observe(metrics, last=work.search.stopped is not None)
+        on_progress(_progress(run, metrics, warnings))
+    run.save_adapter(kept)
+    return kept
+
+
+def _commit(work: Work, run: Run, bought: Bought, *, seconds: float) -> Metrics:
+    """Make the generation count; see `craft_tuner.journal` for the order of writes."""
+    generation, queries = work.search.generation, _queries(work.search, run)
+    spent = {"generation": generation, "queries": queries, "seconds": seconds}
+    metrics = {**spent, **bought.metrics}
+    line = journal.Generation(
+        generation=generation,
+        fitness=bought.fitness,
+        asked=prompts.digest(bought.z),
+        queries=queries,
+    )
+    run.commit(line, metrics, work.state())
+    return metrics
+
+
+def _queries(search: prompts.Search, run: Run) -> int:
+    """Queries of the generations done: every generation costs the same."""
+    return search.generation * (run.plan.fit.queries // run.plan.generations)
+
+
+def _training(search: prompts.Search, run: Run) -> dict[str, Any]:
+    """The adapter card's word on how far the fit came; the same for the same fit."""
+    return {
+        "generations": search.generation,
+        "generations_planned": run.plan.generations,
+        "queries": _queries(search, run),
+        "fitness_lowest": search.best if search.generation else None,
+        "stopped": search.stopped or "not finished",
+    }
+
+
+def _consolation(kept: Adapter, run: Run) -> str:
+    done = kept.card.training["generations"]
+    return (
+        f"The adapter of generation {done} of {run.plan.generations} is saved in {run.path}; it "
+        f"can be used, and --resume {run.path} goes on from there once the cause is gone"
+    )
+
+
+def _progress(run: Run, metrics: Metrics, warnings: tuple[str, ...]) -> Progress:
+    return Progress(
+        generation=int(metrics["generation"]),
+        generations=run.plan.generations,
+        queries=int(metrics["queries"]),
+        queries_planned=run.plan.fit.queries,
+        metrics=metrics,
+        warnings=warnings,
+    )

@@ -1,0 +1,124 @@
+"""The pictures of a fit: which they are, what they cost, and how they get to the server.
+
+Owns the step from a dataset to a `Task`. Must not know methods, plans or results.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from craft_shared.messages import ModelCard
+from craft_tuner.blackbox import Task, Texts
+from craft_tuner.budget import Workload
+from craft_tuner.client import Client
+from craft_tuner.config import FitConfig
+from craft_tuner.data.dataset import Item, labels_of, pictures_of
+from craft_tuner.data.pictures import Picture
+from craft_tuner.data.sampling import sample_shots
+from craft_tuner.data.sources import read_dataset
+from craft_tuner.data.views import Augmentation, views_of
+from craft_tuner.errors import DataError
+from craft_tuner.slices import images_per_set
+from craft_tuner.uploads import OnUploaded, Upload
+
+
+class Setup(BaseModel):
+    """What a run needs to go on, beside its settings; never the key."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    server: str
+    model: str
+    data: str
+    class_names: str | None = None
+
+
+@dataclass(frozen=True)
+class Material:
+    """The pictures of a fit: shots with their views, and test images."""
+
+    class_names: tuple[str, ...]
+    shots: tuple[Item, ...]
+    test: tuple[Item, ...]
+    views: int
+    augmentation: Augmentation
+
+    @property
+    def pictures(self) -> int:
+        """How many pictures are uploaded."""
+        return len(self.test) + len(self.shots) * (1 + self.views)
+
+    def workload(self, card: ModelCard) -> Workload:
+        """The sizes that a plan is priced by."""
+        size = images_per_set(len(self.class_names), card.limits)
+        return Workload(
+            classes=len(self.class_names),
+            shots=len(self.shots),
+            shot_sets=-(-len(self.shots) // size),
+            test_images=len(self.test),
+            test_sets=-(-len(self.test) // size),
+        )
+
+
+def gather(config: FitConfig, setup: Setup, *, views: int, card: ModelCard) -> Material:
+    """Read the dataset and sample the shots; no picture is opened.
+
+    Raises:
+        DataError: the data cannot be used.
+    """
+    names = Path(setup.class_names) if setup.class_names else None
+    dataset = read_dataset(setup.data, class_names=names)
+    return Material(
+        class_names=dataset.class_names,
+        shots=sample_shots(dataset, shots=config.shots, seed=config.seed),
+        test=dataset.test,
+        views=views,
+        augmentation=Augmentation(
+            size=card.image_size, seed=config.seed, scale=config.crop_scale, flip=config.flip
+        ),
+    )
+
+
+def send(
+    material: Material, client: Client, config: FitConfig, *, on_uploaded: OnUploaded
+) -> tuple[Task, Upload | None]:
+    """Upload test images, shots and views; the task for a method, and the test images apart.
+
+    Raises:
+        DataError: a picture cannot be used, or one is a shot and a test image.
+    """
+
+    def upload(pictures: Sequence[Picture], name: str) -> Upload:
+        classes = len(material.class_names)
+        return client.upload(pictures, name=name, classes=classes, on_uploaded=on_uploaded)
+
+    test = upload(pictures_of(material.test), "test") if material.test else None
+    originals = pictures_of(material.shots)
+    shots = upload(originals, "shots")
+    _check_apart(shots, test, material)
+    views = tuple(
+        upload(views_of(originals, material.augmentation, view=view), f"view-{view}").images
+        for view in range(material.views)
+    )
+    texts = Texts(material.class_names, config.context, config.suffix)
+    return Task(texts, shots.images, views, labels_of(material.shots)), test
+
+
+def _check_apart(shots: Upload, test: Upload | None, material: Material) -> None:
+    """No shot may be a test image, and no image may have two labels."""
+    seen: dict[str, Item] = {}
+    for identity, item in zip(shots.ids, material.shots, strict=True):
+        other = seen.setdefault(identity, item)
+        if other.label != item.label:
+            raise DataError(
+                f"{other.picture.name} and {item.picture.name} are the same image under two "
+                "classes; keep one"
+            )
+    for identity, item in zip(test.ids if test else (), material.test, strict=True):
+        if identity in seen:
+            raise DataError(
+                f"the test image {item.picture.name} is the training image "
+                f"{seen[identity].picture.name}; remove one of them"
+            )

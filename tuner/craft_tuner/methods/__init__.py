@@ -1,0 +1,51 @@
+"""Methods by name. A method's module is imported when it is asked for: only some need torch."""
+
+from collections.abc import Callable
+from typing import get_args
+
+from craft_tuner.config import MethodName
+from craft_tuner.errors import UsageError
+from craft_tuner.method import Method, OnProgress, Progress
+
+__all__ = ["Method", "OnProgress", "Progress", "get", "names"]
+
+
+def _zero_shot() -> Method:
+    from craft_tuner.methods.zero_shot import ZeroShot  # noqa: PLC0415
+
+    return ZeroShot()
+
+
+def _bbt() -> Method:
+    from craft_tuner.methods.bbt import BlackBoxTuning  # noqa: PLC0415
+
+    return BlackBoxTuning()
+
+
+def _craft() -> Method:
+    from craft_tuner.craft import Craft  # noqa: PLC0415 - needs torch
+
+    return Craft()
+
+
+_REGISTRY: dict[str, Callable[[], Method]] = {
+    "zero_shot": _zero_shot,
+    "bbt": _bbt,
+    "craft": _craft,
+}
+
+
+def names() -> tuple[str, ...]:
+    """Every method, simplest first."""
+    return get_args(MethodName)
+
+
+def get(name: str) -> Method:
+    """The method of this name.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if name not in _REGISTRY:
+        raise UsageError(f"method {name!r} does not exist; there are: {', '.join(_REGISTRY)}")
+    return _REGISTRY[name]()

@@ -1,0 +1,199 @@
+"""The prompt generation module of CraFT: contexts as a random linear image of z, and CMA-ES over z.
+
+Owns the projection A and the search. Must not know the black box, labels, heads or torch.
+
+Source: CraFT (arXiv 2402.04050), prompt generation module: p = p0 + A z with z searched by CMA-ES;
+official code mrflogs/CraFT @1a4c251, main_craft.py, whose lines are cited. The server adds p0: this
+module makes offsets A z.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+import cma
+import numpy as np
+from cma.sigma_adaptation import CMAAdaptSigmaCSA, CMAAdaptSigmaTPA
+from numpy.typing import NDArray
+
+from craft_tuner.blackbox import FloatArray
+from craft_tuner.config import FitConfig
+from craft_tuner.errors import FitDiverged, RunError
+from craft_tuner.journal import Generation
+from craft_tuner.seeds import Stream, stream
+from craft_tuner.threads import one_blas_thread
+
+Vector = NDArray[np.float64]
+
+_STOPPED = {
+    "maxiter": "the plan's generations are done",
+    "tolflatfitness": "fitness is flat: prompts make no difference; raise sigma or std",
+    "tolfun": "fitness no longer changes; if it is high, raise sigma or std",
+    "tolfunhist": "fitness no longer changes; if it is high, raise sigma or std",
+    "tolx": "the step size has vanished",
+    "tolxstagnation": "the mean has stopped moving",
+    "tolstagnation": "fitness has stagnated",
+    "tolfacupx": "the step size has exploded; raise sigma",
+    "tolupsigma": "the step size has exploded; raise sigma",
+    "tolconditioncov": "the covariance is ill-conditioned",
+    "noeffectaxis": "a step no longer changes the mean",
+    "noeffectcoord": "a step no longer changes the mean",
+}
+
+
+def projection(config: FitConfig, width: int) -> FloatArray:
+    """The fixed random matrix A, float32 (n_ctx * width, d).
+
+    Entries are normal(0, std) (main_craft.py:85-86) or uniform within 1/sqrt(d), the default of
+    `nn.Linear` that the ImageNet script keeps (main_craft_imagenet.py:88).
+    """
+    shape = (config.n_ctx * width, config.intrinsic_dim)
+    draw = stream(config.seed, Stream.PROJECTION)
+    if config.projection == "normal":
+        return draw.normal(0, config.std, shape).astype(np.float32)
+    edge = 1 / math.sqrt(config.intrinsic_dim)
+    return draw.uniform(-edge, edge, shape).astype(np.float32)
+
+
+def project(a: FloatArray, z: Vector, *, n_ctx: int) -> FloatArray:
+    """Offsets A z (main_craft.py:132), float32 (..., n_ctx, width), of z (..., d)."""
+    with one_blas_thread():
+        offsets: FloatArray = z.astype(np.float32) @ a.T
+    return offsets.reshape(*z.shape[:-1], n_ctx, -1)
+
+
+def kept_variance(a: FloatArray) -> float:
+    """Share of the context's dimensions that a random step through A spreads its variance over.
+
+    A step with covariance I in z has covariance A A^T in the D = n_ctx * width numbers of the
+    context. Its variance is spread over (tr A A^T)^2 / tr (A A^T)^2 effective dimensions (the
+    participation ratio of the eigenvalues); this is that number divided by D. It is 1 where every
+    direction of the context is explored alike, and about d / (d + D) for a normal A: 0.2 for
+    d = 512 and 4 tokens of width 512. It is a property of A alone: one number per run.
+    """
+    with one_blas_thread():
+        gram = a.T.astype(np.float64) @ a.astype(np.float64)
+    return float(np.trace(gram) ** 2 / (len(a) * np.sum(gram**2)))
+
+
+class Search:
+    """CMA-ES over z: `ask`, then `tell`, until `stopped` says why (main_craft.py:171-206).
+
+    pycma's own state is never saved: the seed and the fitness values rebuild it (`replay`,
+    decision 0006).
+    """
+
+    def __init__(self, config: FitConfig, *, generations: int) -> None:
+        self.generation = 0
+        self.center: Vector = np.zeros(config.intrinsic_dim)
+        """Float64 (d,): z of the prompt for the head and the result; 0 before the first `tell`."""
+        self._head_context = config.head_context
+        self._asked: list[Vector] = []
+        self._stream = np.random.RandomState(config.seed).get_state()
+        with self._alone():
+            self._strategy = cma.CMAEvolutionStrategy(
+                config.intrinsic_dim * [0], config.sigma, inopts=_options(config, generations)
+            )
+
+    def ask(self) -> Vector:
+        """The next population, float64 (P, d), within the bounds (main_craft.py:198)."""
+        with self._alone():
+            self._asked = self._strategy.ask()
+        return np.array(self._asked)
+
+    def tell(self, fitness: Sequence[float]) -> None:
+        """Learn the fitness, lower is better, of the population asked last (main_craft.py:204).
+
+        Raises:
+            FitDiverged: a value is not finite.
+        """
+        if not all(math.isfinite(value) for value in fitness):
+            raise FitDiverged(
+                f"generation {self.generation + 1}: a fitness is not finite, so the server "
+                "answered with logits that are not; look at its model and dtype"
+            )
+        with self._alone():
+            self._strategy.tell(self._asked, [*fitness])
+            self.center = self._center()
+        self.generation += 1
+
+    def replay(self, journal: Sequence[Generation]) -> None:
+        """Bring a new search to the state after these generations, without a query.
+
+        Raises:
+            RunError: this machine's arithmetic asks other z than the journal recorded.
+        """
+        for line in journal:
+            if digest(self.ask()) != line.asked:
+                raise RunError(
+                    f"generation {line.generation} cannot be replayed: this machine's arithmetic "
+                    "draws other prompts; resume where the run was started, with its numpy and cma"
+                )
+            self.tell(line.fitness)
+
+    @property
+    def sigma(self) -> float:
+        """Current step size."""
+        return float(self._strategy.sigma)
+
+    @property
+    def best(self) -> float:
+        """Lowest fitness told so far."""
+        return float(self._strategy.best.f)
+
+    @property
+    def stopped(self) -> str | None:
+        """Why the search is over, for people; None while it is not (`while not es.stop()`)."""
+        reasons = self._strategy.stop()
+        if not reasons:
+            return None
+        return "; ".join(dict.fromkeys(_STOPPED.get(reason, reason) for reason in reasons))
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Let pycma use numpy's global generator, which it does, without anybody noticing.
+
+        Its `randn` option is not enough: the tpa rule draws from the global one all the same.
+        """
+        outside = np.random.get_state()  # noqa: NPY002
+        np.random.set_state(self._stream)  # noqa: NPY002
+        try:
+            with one_blas_thread():
+                yield
+        finally:
+            self._stream = np.random.get_state()  # noqa: NPY002
+            np.random.set_state(outside)  # noqa: NPY002
+
+    def _center(self) -> Vector:
+        """Mean of the distribution; official: the mean of a second population (157-160).
+
+        ImageNet: the best sample ever (main_craft_imagenet.py:165). Decision 0001.
+        """
+        if self._head_context == "best":
+            return np.asarray(self._strategy.best.x, np.float64)
+        if self._head_context == "resampled":
+            return cast("Vector", np.mean(self._strategy.ask(), axis=0))
+        return np.asarray(self._strategy.result.xfavorite, np.float64)
+
+
+def digest(z: Vector) -> str:
+    """Sha256 of a population's bytes, by which a replay is checked."""
+    return hashlib.sha256(np.ascontiguousarray(z, "<f8").tobytes()).hexdigest()
+
+
+def _options(config: FitConfig, generations: int) -> dict[str, Any]:
+    """As main_craft.py:171-179, but never touching files; the step-size rule is decision 0008."""
+    rules = {"csa": CMAAdaptSigmaCSA, "tpa": CMAAdaptSigmaTPA}
+    return {
+        "popsize": config.population,
+        "maxiter": generations,
+        "bounds": [None, None] if config.bound is None else [-config.bound, config.bound],
+        "AdaptSigma": rules[config.step_size],
+        "seed": config.seed,
+        "signals_filename": "",  # else a file cma_signals.in lying around would steer the run
+        "verbose": -9,
+        "verb_disp": 0,
+        "verb_log": 0,
+    }

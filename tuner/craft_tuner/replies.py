@@ -1,0 +1,79 @@
+"""What a server's reply is: a message of the protocol, a problem document, or neither."""
+
+import math
+from collections.abc import Callable
+from typing import TypeVar
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from craft_shared import PROTOCOL_VERSION
+from craft_shared.errors import PROBLEM_MEDIA_TYPE, Problem
+from craft_tuner.errors import ServerUnreachable
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class Garbled(Exception):  # noqa: N818 - says what the reply is
+    """A reply of the right kind that cannot be read to its end; it is asked for again."""
+
+
+def message(model: type[M]) -> Callable[[httpx.Response], M]:
+    """A reader of JSON replies for `Transport.send`."""
+
+    def read(response: httpx.Response) -> M:
+        expect(response, "application/json")
+        try:
+            return model.model_validate_json(response.content)
+        except ValidationError as error:
+            if error.errors()[0]["type"] == "json_invalid":
+                raise Garbled("not JSON to its end") from error
+            raise not_of_this_protocol(response) from error
+
+    return read
+
+
+def expect(response: httpx.Response, media_type: str) -> None:
+    """Refuse a successful reply of another media type.
+
+    Raises:
+        ServerUnreachable: what answers is not a craft-server of this protocol.
+    """
+    if _media_type(response) != media_type:
+        raise not_of_this_protocol(response)
+
+
+def not_of_this_protocol(response: httpx.Response) -> ServerUnreachable:
+    """The error for an answer that no server of this protocol would give."""
+    request = response.request
+    kind = _media_type(response) or "no media type"
+    server = request.url.copy_with(path="/", query=None)
+    return ServerUnreachable(
+        f"{server} answers {response.status_code} with {kind} to {request.method} "
+        f"{request.url.path}, which is not protocol {PROTOCOL_VERSION}; check that --server is the "
+        "address of a craft-server, without a path, and that both programs have the same version"
+    )
+
+
+def problem_of(response: httpx.Response) -> Problem | None:
+    """The problem document of an error reply; None if it has none."""
+    if _media_type(response) != PROBLEM_MEDIA_TYPE:
+        return None
+    try:
+        return Problem.model_validate_json(response.content)
+    except ValidationError:
+        return None
+
+
+def _media_type(response: httpx.Response) -> str:
+    header: str = response.headers.get("content-type", "")
+    return header.split(";", maxsplit=1)[0].strip().lower()
+
+
+def retry_after_s(response: httpx.Response) -> float | None:
+    """Seconds that the reply asks to wait; None if it does not say, or gives a date."""
+    try:
+        seconds = float(response.headers.get("retry-after", ""))
+    except ValueError:
+        return None
+    return seconds if math.isfinite(seconds) and seconds >= 0 else None
