@@ -1,8 +1,9 @@
 """A run directory belongs to one configuration, one task, one process at a time."""
 
 import json
-import multiprocessing
 import re
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -65,27 +66,26 @@ def test_resume_refuses_other_settings_and_names_them(tmp_path: Path) -> None:
     Run.resume(tmp_path / "run").close()
 
 
-def hold(path: Path, taken: "multiprocessing.Event", done: "multiprocessing.Event") -> None:
-    with Run.resume(path):
-        taken.set()
-        done.wait(20)
+HOLD = """
+import sys
+from pathlib import Path
+from craft_tuner.runs import Run
+with Run.resume(Path(sys.argv[1])):
+    print("taken", flush=True)
+    sys.stdin.read()
+"""
 
 
 def test_only_one_process_works_on_a_run(tmp_path: Path) -> None:
     Run.create(tmp_path / "run", build()).close()
-    context = multiprocessing.get_context("spawn")
-    taken, done = context.Event(), context.Event()
-    other = context.Process(target=hold, args=(tmp_path / "run", taken, done))
-    other.start()
-    try:
-        assert taken.wait(20)
+    command = [sys.executable, "-c", HOLD, tmp_path / "run"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"taken\n"
         with pytest.raises(RunError, match=f"in use by process {other.pid}"):
             Run.resume(tmp_path / "run")
         with pytest.raises(RunError, match="in use"):
             Run.create(tmp_path / "run", build())
-    finally:
-        done.set()
-        other.join(20)
+        other.stdin.close()
     Run.resume(tmp_path / "run").close()
 
 

@@ -1,0 +1,216 @@
+"""Both real programs: a fit over HTTP under kills and lost replies pays its plan, exactly once."""
+
+import contextlib
+import json
+import signal
+import socket
+import subprocess
+import threading
+import time
+
+import pytest
+
+from craft_server.ledger import Ledger
+from serving import SCRIPTS, png, running
+
+QUERIES = 90
+SETTINGS = {"population": 6, "validation_folds": 2, "views": 2, "head_hidden": 8, "shots": 2}
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Two classes: 2 shots and 3 test images each."""
+    root = tmp_path_factory.mktemp("photos")
+    for split, count in (("train", 2), ("test", 3)):
+        for label, name in enumerate(("cat", "sea_lion")):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                seed = 100 * label + number + (50 if split == "test" else 0)
+                (folder / f"{number}.png").write_bytes(png(seed, (20, 20)))
+    return root
+
+
+def tuner(server, key, *arguments, url=None):
+    environment = server.env | {"CRAFT_SERVER_URL": url or server.url, "CRAFT_API_KEY": key}
+    command = [SCRIPTS / "craft-tuner", *map(str, arguments)]
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def start_fit(server, key, photos, run, url=None):
+    flags = [f"--set={name}={value}" for name, value in SETTINGS.items()]
+    return tuner(
+        server,
+        key,
+        *("fit", "--data", photos, "--run", run, "--budget", QUERIES, *flags),
+        url=url,
+    )
+
+
+def finish(process):
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    return output
+
+
+def spent(server, run):
+    """Queries by the ledger, by the key, by the tuner; the ledger by tag."""
+    store = server.store()
+    ledger = Ledger(store)
+    assert ledger.audit() == []
+    result = json.loads((run / "result.json").read_text())
+    [(key_id, total)] = ledger.totals().items()
+    tags = {}
+    for event in ledger.events(key_id, limit=1000).events:
+        tags[event.tag] = tags.get(event.tag, 0) + event.queries
+    budget = ledger.budgets(key_id).queries
+    store.close()
+    assert budget.held == 0
+    return total.queries, budget.used, result["spent_total"]["queries"], tags
+
+
+PLANNED = {"zero-shot": 1, "fitness": 72, "head": 12, "test": 1}
+"""90 queries: 12 generations of 6 + 1 prompts, and two tests."""
+
+
+@pytest.fixture(scope="module")
+def undisturbed(photos, tmp_path_factory):
+    """The adapter of a fit that nothing disturbs."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    with running(folder) as server:
+        key = server.mint(QUERIES)
+        finish(start_fit(server, key, photos, folder / "run"))
+        total = sum(PLANNED.values())
+        assert spent(server, folder / "run") == (total, total, total, PLANNED)
+    return (folder / "run" / "adapter.safetensors").read_bytes()
+
+
+def test_a_tuner_killed_again_and_again_ends_with_the_same_adapter_and_bill(
+    photos, tmp_path, undisturbed
+):
+    run = tmp_path / "run"
+    with running(tmp_path, stub_seconds_per_query=0.02) as server:
+        key = server.mint(QUERIES)
+        fit = start_fit(server, key, photos, run)
+        kills = 0
+        for generations in (1, 4, 8):
+            wait_for_lines(run / "metrics.jsonl", generations, fit)
+            fit.send_signal(signal.SIGKILL)
+            fit.communicate()
+            kills += 1
+            fit = tuner(server, key, "fit", "--resume", run)
+        finish(fit)
+        total = sum(PLANNED.values())
+        assert spent(server, run) == (total, total, total, PLANNED)
+    assert kills == 3
+    assert (run / "adapter.safetensors").read_bytes() == undisturbed
+
+
+def test_a_server_killed_in_the_middle_of_a_fit_is_waited_for(photos, tmp_path, undisturbed):
+    run = tmp_path / "run"
+    with running(tmp_path, stub_seconds_per_query=0.02) as server:
+        key = server.mint(QUERIES)
+        fit = start_fit(server, key, photos, run)
+        wait_for_lines(run / "metrics.jsonl", 3, fit)
+        server.kill()
+        server.start()
+        finish(fit)
+        total = sum(PLANNED.values())
+        assert spent(server, run) == (total, total, total, PLANNED)
+    assert (run / "adapter.safetensors").read_bytes() == undisturbed
+
+
+def test_replies_that_get_lost_or_cut_short_are_paid_once(photos, tmp_path, undisturbed):
+    run = tmp_path / "run"
+    with running(tmp_path) as server, LossyProxy(server.port) as proxy:
+        key = server.mint(QUERIES)
+        finish(start_fit(server, key, photos, run, url=proxy.url))
+        total = sum(PLANNED.values())
+        assert spent(server, run) == (total, total, total, PLANNED)
+    assert proxy.lost >= 5
+    assert (run / "adapter.safetensors").read_bytes() == undisturbed
+
+
+def test_a_budget_that_ends_in_the_middle_leaves_an_adapter_and_a_way_on(photos, tmp_path):
+    """Somebody else spends from the same key while the fit runs."""
+    run = tmp_path / "run"
+    with running(tmp_path, stub_seconds_per_query=0.1) as server:
+        key = server.mint(QUERIES)
+        fit = start_fit(server, key, photos, run)
+        wait_for_lines(run / "metrics.jsonl", 2, fit)
+        [key_id] = [row["id"] for row in json.loads(server.command("keys", "list", "--json"))]
+        server.command("keys", "set-budget", key_id, "--queries", "60")
+        output, _ = fit.communicate(timeout=60)
+        assert fit.returncode == 5, output
+        assert "--resume" in output
+        assert "Traceback" not in output
+        assert (run / "adapter.safetensors").exists()
+        server.command("keys", "set-budget", key_id, "--queries", str(QUERIES))
+        finish(tuner(server, key, "fit", "--resume", run))
+        assert spent(server, run)[0] == sum(PLANNED.values())
+
+
+def wait_for_lines(path, count, process):
+    end = time.monotonic() + 60
+    while not path.exists() or path.read_bytes().count(b"\n") < count:
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+class LossyProxy:
+    """Passes bytes on to a port; cuts every third reply to a POST after its first 100 bytes."""
+
+    def __init__(self, port):
+        self._target = ("127.0.0.1", port)
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._posts = 0
+        self.lost = 0
+
+    def __enter__(self):
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_):
+        self._listener.close()
+
+    def _accept(self):
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client):
+        server = socket.create_connection(self._target)
+        state = {"cut": False}
+
+        def upstream():
+            while data := read(client):
+                if data.startswith(b"POST /v1/logits"):
+                    self._posts += 1
+                    state["cut"] = self._posts % 3 == 0
+                server.sendall(data)
+
+        threading.Thread(target=upstream, daemon=True).start()
+        while data := read(server):
+            if state["cut"]:
+                self.lost += 1
+                client.sendall(data[:100])
+                break
+            client.sendall(data)
+        for each in (client, server):
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+
+
+def read(source):
+    try:
+        return source.recv(65536)
+    except OSError:
+        return b""
