@@ -1,0 +1,82 @@
+"""The embedded model is what its card says, and the script that made it runs."""
+
+import hashlib
+import importlib.resources
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from craft_server.app import card_limits
+from craft_server.clip.load import load_clip
+from craft_shared.messages import LogitsRequest
+from serving import settings_in
+
+ROOT = Path(__file__).parents[2]
+FOLDER = importlib.resources.files("craft_server") / "embedded"
+CARD = json.loads((FOLDER / "card.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def box(tmp_path_factory):
+    settings = settings_in(tmp_path_factory.mktemp("embedded"), model="embedded")
+    return load_clip(settings, card_limits(settings))
+
+
+def zero_shot(box, images):
+    request = LogitsRequest.model_validate(
+        {
+            "model": box.card.id,
+            "image_set": "set_" + "0" * 32,
+            "class_names": CARD["task"]["class_names"],
+            "prompts": {"kind": "text", "templates": ["a photo of a {}."]},
+        }
+    )
+    logits = box.score(box.prepare(request, None), box.encode_images(images))
+    return logits[0].argmax(axis=1)
+
+
+def test_the_weights_are_the_cards():
+    weights = (FOLDER / "weights.safetensors").read_bytes()
+    assert hashlib.sha256(weights).hexdigest() == CARD["weights_sha256"]
+    assert len(weights) == CARD["weights_bytes"] < 5_000_000
+
+
+def test_zero_shot_on_handwritten_digits_is_the_cards_figure(box):
+    digits = load_digits()
+    images = [
+        Image.fromarray((cells * (255 / 16)).round().astype(np.uint8))
+        .convert("RGB")
+        .resize((32, 32), Image.Resampling.BICUBIC)
+        for cells in digits.images
+    ]
+    accuracy = 100 * (zero_shot(box, images) == digits.target).mean()
+    assert accuracy == pytest.approx(
+        CARD["figures_percent"]["handwritten_digits_zero_shot"], abs=0.3
+    )
+
+
+def test_printed_digits_are_read(box):
+    pictures = [
+        Image.open(ROOT / "docs" / "examples" / f"{name}.png") for name in ("three", "seven")
+    ]
+    assert zero_shot(box, [picture.convert("RGB") for picture in pictures]).tolist() == [3, 7]
+
+
+def test_words_it_never_saw_are_zero_rows(box):
+    table = box._text._tower.token_embedding.weight
+    used = int((table.abs().sum(dim=1) > 0).sum())
+    assert 0 < used < 1000
+    assert table.shape == (49408, box.card.context_width)
+
+
+@pytest.mark.slow
+def test_the_training_script_runs(tmp_path):
+    script = ROOT / "scripts" / "train_embedded.py"
+    subprocess.run([sys.executable, script, "--smoke", "--out", tmp_path], check=True, cwd=tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"embedded.json", "weights.safetensors"}
