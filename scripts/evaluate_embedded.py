@@ -30,10 +30,11 @@ from pictures import IMAGE_SIZE, OPENAI_MEAN, OPENAI_STD, Painter, normalise
 TEMPLATE = "a photo of a {name}."
 SHOTS = 16
 HANDWRITTEN_DATA = (
-    "none in training or checkpoint selection. A first recipe imitated pen strokes and the coarse "
-    "scan of handwritten digits and reached 82 % zero-shot on them; both were taken out, because "
-    "a demonstration of adaptation needs the shift from print to handwriting. The recipe was thus "
-    "chosen with such figures known, in the direction that lowers them."
+    "none in training or checkpoint selection. Once, 96 real digits were looked at beside renders, "
+    "and the largest glyph size went from 1.32 to 1.4. A first recipe imitated pen strokes and the "
+    "coarse scan of handwritten digits and reached 82 % zero-shot on them; both were taken out, "
+    "because a demonstration of adaptation needs the shift from print to handwriting. The recipe "
+    "was thus chosen with such figures known, in the direction that lowers them."
 )
 SPLITS = (1, 2, 3)
 Labels = npt.NDArray[np.int64]
