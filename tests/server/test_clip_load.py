@@ -98,7 +98,7 @@ def test_a_local_config_and_checkpoint_load_from_either_file_kind(tmp_path, conf
     model, path = checkpoint(tmp_path, "tiny-test", kind)
     box = load(tmp_path, model=str(config), pretrained=str(path))
     assert box.card.id == "tiny-test::weights"
-    assert box.card.text_path == "cut at end-of-text"
+    assert box.card.text_path == "packed prefix"
     logits = scored(box, ["a photo of a {}.", "{}"])
     assert np.abs(logits[0] - expected(model)).max() < 1e-4
     assert np.abs(logits[1] - expected(model, "{}")).max() < 1e-4

@@ -7,6 +7,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from craft_server.clip.packed import lay_out
 from craft_server.clip.text import TextEncoder, can_be_cut
 from craft_shared.errors import Code, Refusal
 
@@ -22,6 +23,7 @@ TOWERS = {
         "embed_dim": 64,
         "text_cfg": TEXT | {"proj_type": "none"},
     },
+    "layer scale": {"custom_text": True, "text_cfg": TEXT | {"ls_init_value": 0.3}},
     "eos pool": {"text_cfg": TEXT | {"pool_type": "eos", "eos_id": 49407}},
 }
 UNCUT = {
@@ -40,8 +42,8 @@ def build(changes):
     return kind(**config).eval()
 
 
-def encoder(model, *, full=None):
-    return TextEncoder(getattr(model, "text", model), TOKENIZER, full=full)
+def encoder(model, *, full=None, pack=True):
+    return TextEncoder(getattr(model, "text", model), TOKENIZER, full=full, pack=pack)
 
 
 def reference(model, texts):
@@ -52,12 +54,13 @@ def reference(model, texts):
 MODELS = {name: build(changes) for name, changes in TOWERS.items()}
 
 
+@pytest.mark.parametrize("pack", [True, False])
 @pytest.mark.parametrize("name", TOWERS)
 @settings(deadline=None, max_examples=15)
 @given(names=NAMES, templates=st.sampled_from([["a photo of a {}."], ["{}", "so many {} here"]]))
-def test_templates_equal_open_clips_own_path(name, names, templates):
+def test_templates_equal_open_clips_own_path(name, pack, names, templates):
     model = MODELS[name]
-    texts = encoder(model)
+    texts = encoder(model, pack=pack)
     longest = max(
         len(TOKENIZER.encode(template.replace("{}", name)))
         for template in templates
@@ -70,12 +73,13 @@ def test_templates_equal_open_clips_own_path(name, names, templates):
         assert np.abs(features[index] - expected).max() < 2e-6
 
 
+@pytest.mark.parametrize("pack", [True, False])
 @pytest.mark.parametrize("name", TOWERS)
-def test_soft_prompts_equal_a_changed_embedding_table(name):
+def test_soft_prompts_equal_a_changed_embedding_table(name, pack):
     """An offset to the context equals moving those tokens' embeddings in open_clip itself."""
     model, names = build(TOWERS[name]), ["cat", "very long name indeed", "ox"]
     offsets = torch.randn(3, 4, 64, generator=torch.Generator().manual_seed(1))
-    texts = encoder(model)
+    texts = encoder(model, pack=pack)
     plan = texts.plan_soft("a photo of the", names, ".", offsets)
     features = texts.encode(plan).numpy()
     table = getattr(model, "text", model).token_embedding
@@ -101,11 +105,12 @@ def test_zero_offsets_are_the_text_itself():
     assert np.abs(texts.encode(soft).numpy() - expected).max() < 2e-6
 
 
-def test_many_prompts_in_chunks_equal_one_at_a_time(monkeypatch):
-    texts = encoder(MODELS["clip"])
+@pytest.mark.parametrize("pack", [True, False])
+def test_many_prompts_in_chunks_equal_one_at_a_time(pack, monkeypatch):
+    texts = encoder(MODELS["clip"], pack=pack)
     offsets = torch.randn(7, 4, 64)
     together = texts.encode(texts.plan_soft("a photo of a", ["cat", "dog"], ".", offsets))
-    monkeypatch.setattr("craft_server.clip.text._TOKENS_PER_CHUNK", 1)
+    monkeypatch.setattr("craft_server.clip.text._TOKENS_PER_CHUNK", {"cpu": 1})
     apart = texts.encode(texts.plan_soft("a photo of a", ["cat", "dog"], ".", offsets))
     assert torch.allclose(together, apart, atol=2e-6)
     plan = texts.plan_templates(["{}", "a {}"], ["cat", "dog"])
@@ -123,9 +128,33 @@ def test_towers_that_cannot_be_cut_are_known_and_run_at_full_length(name):
 
 
 @pytest.mark.parametrize("name", TOWERS)
-def test_causal_towers_are_cut(name):
+def test_causal_towers_of_plain_blocks_are_packed(name):
     assert can_be_cut(getattr(MODELS[name], "text", MODELS[name]))
-    assert encoder(MODELS[name]).path == "cut at end-of-text"
+    assert encoder(MODELS[name]).path == "packed prefix"
+    assert encoder(MODELS[name], pack=False).path == "cut at end-of-text"
+
+
+def test_blocks_that_are_not_plain_are_cut_and_exact():
+    model = build({"custom_text": True, "text_cfg": TEXT | {"qk_norm": True}})
+    texts = encoder(model)
+    assert texts.path == "cut at end-of-text"
+    features = texts.encode(texts.plan_templates(["a {}"], ["cat", "ox"])).numpy()
+    assert np.abs(features[0] - reference(model, ["a cat", "a ox"])).max() < 2e-6
+
+
+@settings(deadline=None, max_examples=25)
+@given(names=st.lists(st.sampled_from(["x", "a cat", "sea lion", "a b c d e f"]), min_size=1))
+def test_a_layout_holds_every_token_once_and_finds_every_end(names):
+    rows = [(*TOKENIZER.encode(f"a photo of {name}"), 49407) for name in names]
+    layout = lay_out(rows, 2)
+    assert layout.tokens == 2 + sum(len(row) - 2 for row in rows)
+    assert sum(group.texts for group in layout.groups) == len(rows)
+    assert (layout.suffix[layout.ends] == 49407).all()
+    for text, row in enumerate(rows):
+        end = int(layout.ends[layout.order[text]])
+        start = end - (len(row) - 3)
+        assert tuple(layout.suffix[start : end + 1].tolist()) == row[2:]
+        assert layout.positions[start : end + 1].tolist() == list(range(2, len(row)))
 
 
 def refusal_of(call, *arguments):

@@ -59,7 +59,7 @@ def load_clip(settings: Settings, limits: CardLimits) -> ClipBlackBox:
     tokenizer = _tokenizer(source.name)
     tower = getattr(model, "text", model)
     cut = can_be_cut(tower)
-    text = TextEncoder(tower, tokenizer, full=None if cut else _EncodeText(model))
+    text = TextEncoder(tower, tokenizer, full=None if cut else model.encode_text)
     kinds = [kind for kind in settings.prompt_kinds if cut or kind == "text"]
     if not kinds:
         raise ModelError(f"{source.id}: this text tower takes text prompts only; allow them")
@@ -96,19 +96,6 @@ def pick_device(name: str) -> torch.device:
     if wanted.split(":")[0] not in found:
         raise ModelError(f"device {name!r} is not here; available: auto, {', '.join(found)}")
     return torch.device(wanted)
-
-
-class _EncodeText(torch.nn.Module):
-    """open_clip's own text path, for towers that cannot be cut."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self._model = model
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """(T, context_length) ids -> (T, D)."""
-        features: Tensor = self._model.encode_text(ids)
-        return features
 
 
 def _source(settings: Settings) -> Source:

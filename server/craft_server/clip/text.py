@@ -1,27 +1,40 @@
-"""From prompts to text features: token plans, soft contexts, the text tower cut at end-of-text.
+"""From prompts to text features: tokens, soft contexts, and the fastest exact way through a tower.
 
 A text tower of open_clip is an embedding table, a transformer and a read-out. CoOp
 (arXiv 2109.01134) and CraFT change the embeddings of the context tokens of
 `start, context, class name, suffix, end`; here a soft prompt is an offset to those embeddings.
 
-CLIP's tower is causal and reads out at the end-of-text token, so positions behind the last
-end-of-text of a batch cannot change a result, and are not computed. Towers that are not causal or
-read out elsewhere run open_clip's own `encode_text` at full length, for text prompts only.
+Three ways, all exact; the model card says which one a checkpoint takes:
+
+    packed prefix        causal, read out at end-of-text, plain blocks: see packed.py
+    cut at end-of-text   causal, read out at end-of-text: positions behind the last end are left out
+    full length          any other tower: open_clip's own `encode_text`, for text prompts only
 
 Shapes: P prompts, K classes, T texts (K for soft prompts, P * K for templates), L tokens,
 W width of a token embedding, D width of the joint space.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import takewhile
 from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
 
+from craft_server.clip.packed import Layout, can_be_packed, lay_out, run_packed
 from craft_shared.errors import Code, Refusal
 
-_TOKENS_PER_CHUNK = 16_384
+PACKED, CUT, FULL = "packed prefix", "cut at end-of-text", "full length"
+
+_TOKENS_PER_CHUNK = {"cpu": 4096}
+_TOKENS_PER_CHUNK_ELSEWHERE = 65_536
+_TEXTS_REMEMBERED = 65_536
+_LAYOUTS_REMEMBERED = 64
+
+Row = tuple[int, ...]
+"""Token ids of one text, start and end included."""
 
 
 class Tokenizer(Protocol):
@@ -40,21 +53,19 @@ class TextPlan:
     """Checked and tokenised prompts; made once per request, on the CPU.
 
     Attributes:
-        ids: (T, L) int64, cut after the longest text's end-of-text, padded with 0.
-        ends: (T,) int64, the position of each end-of-text.
+        rows: the T texts' tokens, prompts outermost.
         classes: K.
         offsets: (P, n_ctx, W) float32 to add at positions 1..n_ctx, or None for templates.
     """
 
-    ids: Tensor
-    ends: Tensor
+    rows: tuple[Row, ...]
     classes: int
     offsets: Tensor | None
 
     @property
     def prompts(self) -> int:
         """P."""
-        return len(self.ids) // self.classes if self.offsets is None else len(self.offsets)
+        return len(self.rows) // self.classes if self.offsets is None else len(self.offsets)
 
 
 class TextEncoder:
@@ -63,20 +74,34 @@ class TextEncoder:
     Args:
         tower: open_clip's `CLIP`, or the `text` part of a `CustomTextCLIP`.
         tokenizer: its tokenizer.
-        full: for towers that cannot be cut: (T, context_length) ids -> (T, D) features.
+        full: open_clip's `encode_text`, (T, context_length) ids -> (T, D), for towers that cannot
+            be cut.
+        pack: False takes the cut path where the packed one would do, to compare them.
     """
 
-    def __init__(self, tower: Any, tokenizer: Tokenizer, *, full: nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        tower: Any,
+        tokenizer: Tokenizer,
+        *,
+        full: Callable[[Tensor], Tensor] | None = None,
+        pack: bool = True,
+    ) -> None:
         self._tower = tower
         self._tokenizer = tokenizer
         self._full = full
+        self._packed = pack and full is None and can_be_packed(tower)
+        self._tokens = lru_cache(_TEXTS_REMEMBERED)(self._tokenise)
+        self._layout = lru_cache(_LAYOUTS_REMEMBERED)(self._lay_out)
         self.width: int = tower.token_embedding.weight.shape[1]
         self.context_length: int = tower.context_length
 
     @property
     def path(self) -> str:
         """Which exact path encodes: stated on the model card."""
-        return "cut at end-of-text" if self._full is None else "full length"
+        if self._full is not None:
+            return FULL
+        return PACKED if self._packed else CUT
 
     def plan_soft(
         self, context: str, names: Sequence[str], suffix: str, offsets: Tensor
@@ -86,94 +111,145 @@ class TextEncoder:
         Raises:
             Refusal: the context's tokens do not match the offsets, or a text is too long.
         """
-        words = self._tokenizer.encode(context)
+        words = tuple(self._tokenizer.encode(context))
         if offsets.shape[1:] != (len(words), self.width):
             detail = (
                 f"offsets of shape {list(offsets.shape)}; context {context!r} has {len(words)} "
                 f"tokens of width {self.width}: (P, {len(words)}, {self.width}) is needed"
             )
             raise Refusal(Code.INVALID_REQUEST, detail, param="prompts.offsets")
-        rows = [self._tokens(f"{context} {name}{suffix}") for name in names]
+        rows = tuple(self._tokens(f"{context} {name}{suffix}") for name in names)
         for name, row in zip(names, rows, strict=True):
             if row[1 : 1 + len(words)] != words:
                 detail = f"context {context!r} does not stay apart from class name {name!r}"
                 raise Refusal(Code.INVALID_REQUEST, detail, param="prompts.context")
-        return self._pad(rows, classes=len(names), offsets=offsets)
+        return TextPlan(rows, len(names), offsets)
 
     def plan_templates(self, templates: Sequence[str], names: Sequence[str]) -> TextPlan:
         """Plan P text templates, each with one `{}`; T = P * K, prompts outermost."""
-        rows = [
+        rows = tuple(
             self._tokens(template.replace("{}", name)) for template in templates for name in names
-        ]
-        return self._pad(rows, classes=len(names), offsets=None)
+        )
+        return TextPlan(rows, len(names), None)
 
     @torch.inference_mode()
     def encode(self, plan: TextPlan) -> Tensor:
         """Normalised text features, float32 (P, K, D), on the tower's device."""
-        device = self._tower.positional_embedding.device
-        ids, ends = plan.ids.to(device), plan.ends.to(device)
         if plan.offsets is None:
-            step = max(1, _TOKENS_PER_CHUNK // ids.shape[1])
-            chunks = [
-                self._encode_texts(ids[start : start + step], ends[start : start + step])
-                for start in range(0, len(ids), step)
-            ]
+            chunks = self._templates_packed(plan) if self._packed else self._templates(plan)
         else:
-            step = max(1, _TOKENS_PER_CHUNK // ids.numel())
-            chunks = [
-                self._encode_soft(ids, ends, part.to(device))
-                for part in torch.split(plan.offsets, step)
-            ]
-        features = torch.cat(chunks).float()  # (P * K, D)
-        features = nn.functional.normalize(features, dim=-1)
-        return features.reshape(plan.prompts, plan.classes, -1)  # (P, K, D)
+            chunks = self._soft_packed(plan) if self._packed else self._soft(plan)
+        features = nn.functional.normalize(torch.cat(chunks).float(), dim=-1)  # (P * K, D)
+        return features.reshape(plan.prompts, plan.classes, -1)
 
-    def _encode_texts(self, ids: Tensor, ends: Tensor) -> Tensor:
-        """(T, L) ids -> (T, D)."""
+    # --- packed prefix --------------------------------------------------------------------------
+
+    def _soft_packed(self, plan: TextPlan) -> list[Tensor]:
+        """Chunks of (p * K, D): one layout for all prompts, another prefix for each."""
+        offsets = cast("Tensor", plan.offsets).to(self._device)
+        layout = self._layout(plan.rows, 1 + offsets.shape[1])
+        start = self._embed(layout.prefix)  # (C, W)
+        chunks = []
+        for part in torch.split(offsets, self._chunk(layout.tokens)):
+            prefix = start.repeat(len(part), 1, 1)  # (p, C, W)
+            prefix[:, 1:] += part.to(prefix.dtype)
+            chunks.append(self._read_out(run_packed(self._tower, prefix, layout).flatten(0, 1)))
+        return chunks
+
+    def _templates_packed(self, plan: TextPlan) -> list[Tensor]:
+        """One chunk of (K, D) per template: its texts share what comes before the class name."""
+        chunks = []
+        for first in range(0, len(plan.rows), plan.classes):
+            rows = plan.rows[first : first + plan.classes]
+            shared = min(_in_common(rows), min(map(len, rows)) - 1)
+            layout = self._layout(rows, shared)
+            prefix = self._embed(layout.prefix)[None]  # (1, C, W)
+            chunks.append(self._read_out(run_packed(self._tower, prefix, layout)[0]))
+        return chunks
+
+    def _lay_out(self, rows: tuple[Row, ...], shared: int) -> Layout:
+        return lay_out(rows, shared).to(self._device)
+
+    # --- cut at end-of-text, and full length ----------------------------------------------------
+
+    def _templates(self, plan: TextPlan) -> list[Tensor]:
+        """Chunks of (t, D)."""
+        ids, ends = self._padded(plan.rows)
+        step = self._chunk(ids.shape[1])
         if self._full is not None:
-            padded = nn.functional.pad(ids, (0, self.context_length - ids.shape[1]))
-            features: Tensor = self._full(padded)
-            return features
-        return self._run(self._tower.token_embedding(ids), ends)
+            whole = nn.functional.pad(ids, (0, self.context_length - ids.shape[1]))
+            return [self._full(part) for part in torch.split(whole, step)]
+        parts = zip(torch.split(ids, step), torch.split(ends, step), strict=True)
+        return [self._run(self._embed(some), last) for some, last in parts]
 
-    def _encode_soft(self, ids: Tensor, ends: Tensor, offsets: Tensor) -> Tensor:
-        """K texts with each of p offsets (p, n_ctx, W) -> (p * K, D)."""
-        embedded = self._tower.token_embedding(ids)  # (K, L, W)
-        prompts = embedded.repeat(len(offsets), 1, 1, 1)  # (p, K, L, W)
-        prompts[:, :, 1 : 1 + offsets.shape[1]] += offsets[:, None].to(embedded.dtype)
-        return self._run(prompts.flatten(0, 1), ends.repeat(len(offsets)))
+    def _soft(self, plan: TextPlan) -> list[Tensor]:
+        """Chunks of (p * K, D)."""
+        ids, ends = self._padded(plan.rows)
+        texts = self._embed(ids)  # (K, L, W)
+        offsets = cast("Tensor", plan.offsets).to(self._device, texts.dtype)
+        chunks = []
+        for part in torch.split(offsets, self._chunk(ids.numel())):
+            prompts = texts.repeat(len(part), 1, 1, 1)  # (p, K, L, W)
+            prompts[:, :, 1 : 1 + part.shape[1]] += part[:, None]
+            chunks.append(self._run(prompts.flatten(0, 1), ends.repeat(len(part))))
+        return chunks
 
     def _run(self, embeddings: Tensor, ends: Tensor) -> Tensor:
         """(T, L, W) token embeddings -> (T, D), as open_clip's `CLIP.encode_text` does."""
-        tower = self._tower
-        dtype = tower.transformer.get_cast_dtype()
-        length = embeddings.shape[1]
-        x = embeddings.to(dtype) + tower.positional_embedding[:length].to(dtype)
+        tower, length = self._tower, embeddings.shape[1]
+        x = embeddings + tower.positional_embedding[:length].to(embeddings.dtype)
         x = tower.transformer(x, attn_mask=tower.attn_mask[:length, :length])
-        x = tower.ln_final(x[torch.arange(len(x), device=x.device), ends])  # (T, W)
-        projection = tower.text_projection
-        if isinstance(projection, nn.Linear):
-            x = projection(x)
-        elif projection is not None:
-            x = x @ projection.to(x.dtype)
-        return cast("Tensor", x)  # (T, D)
+        return self._read_out(x[torch.arange(len(x), device=x.device), ends])
 
-    def _tokens(self, text: str) -> list[int]:
-        tokenizer = self._tokenizer
-        tokens = [tokenizer.sot_token_id, *tokenizer.encode(text), tokenizer.eot_token_id]
-        if len(tokens) > self.context_length:
-            shown = text if len(text) <= 60 else text[:57] + "..."
-            detail = f"{shown!r} takes {len(tokens)} tokens, at most {self.context_length} fit"
-            raise Refusal(Code.TOO_MANY_TOKENS, detail, param="prompts")
-        return tokens
-
-    @staticmethod
-    def _pad(rows: list[list[int]], *, classes: int, offsets: Tensor | None) -> TextPlan:
+    def _padded(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+        """Ids (T, L), cut after the longest text and padded with 0, and (T,) end positions."""
         ends = torch.tensor([len(row) - 1 for row in rows])
         ids = torch.zeros(len(rows), int(ends.max()) + 1, dtype=torch.int64)
         for index, row in enumerate(rows):
             ids[index, : len(row)] = torch.tensor(row)
-        return TextPlan(ids=ids, ends=ends, classes=classes, offsets=offsets)
+        return ids.to(self._device), ends.to(self._device)
+
+    # --- both -----------------------------------------------------------------------------------
+
+    @property
+    def _device(self) -> torch.device:
+        return cast("torch.device", self._tower.positional_embedding.device)
+
+    def _chunk(self, tokens: int) -> int:
+        """How many items of so many tokens go through the tower together."""
+        budget = _TOKENS_PER_CHUNK.get(self._device.type, _TOKENS_PER_CHUNK_ELSEWHERE)
+        return max(1, budget // tokens)
+
+    def _embed(self, ids: Tensor) -> Tensor:
+        """Token embeddings (..., W) in the tower's dtype."""
+        return cast(
+            "Tensor", self._tower.token_embedding(ids).to(self._tower.transformer.get_cast_dtype())
+        )
+
+    def _read_out(self, x: Tensor) -> Tensor:
+        """Last hidden states (T, W) at end-of-text -> features (T, D)."""
+        x = self._tower.ln_final(x)
+        projection = self._tower.text_projection
+        if isinstance(projection, nn.Linear):
+            x = projection(x)
+        elif projection is not None:
+            x = x @ projection.to(x.dtype)
+        return x
+
+    def _tokenise(self, text: str) -> Row:
+        tokenizer = self._tokenizer
+        row = (tokenizer.sot_token_id, *tokenizer.encode(text), tokenizer.eot_token_id)
+        if len(row) > self.context_length:
+            shown = text if len(text) <= 60 else text[:57] + "..."
+            detail = f"{shown!r} takes {len(row)} tokens, at most {self.context_length} fit"
+            raise Refusal(Code.TOO_MANY_TOKENS, detail, param="prompts")
+        return row
+
+
+def _in_common(rows: Sequence[Row]) -> int:
+    """How many tokens all texts begin with: as many as the first and the last in order do."""
+    pairs = zip(min(rows), max(rows), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def can_be_cut(tower: Any) -> bool:
