@@ -85,13 +85,11 @@ class ImageStore:
         rows = [self._row(owner, index, data) for index, data in enumerate(files)]
         with self._store.read() as connection:
             fresh = self._fresh(connection, owner, rows)
-        for row, data in zip(rows, files, strict=True):
-            if row["digest"] in fresh:
-                self._write(row["digest"], data)
-        with self._store.write() as connection:
-            insert = self._fresh(connection, owner, rows)
-            if insert:
-                connection.execute(images.insert(), list(insert.values()))
+        if fresh:
+            contents = dict(zip((row["digest"] for row in rows), files, strict=True))
+            for digest in fresh:
+                self._write(digest, contents[digest])
+            self._insert(owner, rows)
         return [_stored(row, new=fresh.pop(row["digest"], None) is not None) for row in rows]
 
     def missing(self, owner: str, digests: Iterable[str]) -> list[str]:
@@ -123,9 +121,11 @@ class ImageStore:
             "digests": packed,
         }
         with self._store.write() as connection:
-            if connection.execute(_find_set(owner, identifier)).first() is None:
+            known = connection.execute(_find_set(owner, identifier)).first()
+            if known is None:
                 connection.execute(image_sets.insert(), row)
-        return self.describe_set(owner, identifier)
+        kept = name if known is None else known.name
+        return ImageSet(id=identifier, name=kept, images=len(digests))
 
     def describe_set(self, owner: str, identifier: str) -> ImageSet:
         """A set as its owner sees it.
@@ -146,6 +146,12 @@ class ImageStore:
     def open(self, digest: str) -> Image:
         """Decode a stored image."""
         return open_image(self._path(digest).read_bytes(), self._limits)
+
+    def _insert(self, owner: str, rows: list[dict[str, Any]]) -> None:
+        """Announce what is still new, now that no other upload can come between."""
+        with self._store.write() as connection:
+            if fresh := self._fresh(connection, owner, rows):
+                connection.execute(images.insert(), list(fresh.values()))
 
     def _set(self, owner: str, identifier: str) -> Any:
         with self._store.read() as connection:
