@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from craft_server.app import card_limits
+from craft_server.blackbox import Piece
 from craft_server.settings import Settings
 from craft_server.store import Store
 from craft_server.stub import StubBlackBox
@@ -35,6 +36,21 @@ def settings_in(folder: Path, **fields: Any) -> Settings:
 
 def stub_box(settings: Settings) -> StubBlackBox:
     return StubBlackBox(card_limits(settings))
+
+
+def features_of(box: Any, images: Iterable[Image.Image]) -> Any:
+    """Features of a black box, without caches or threads."""
+    return box.load_features(box.encode_images([box.preprocess(image) for image in images]))
+
+
+def score(box: Any, request: LogitsRequest, features: Any, offsets: Any = None) -> np.ndarray:
+    """Logits (P, N, K) of a black box, piece by piece, without a server."""
+    prompts, everything = box.prepare(request, offsets), slice(0, None)
+    found = []
+    for run in prompts.pieces:
+        (texts,) = box.encode_texts([Piece(prompts, run)])
+        found.append(box.logits(texts, features, prompts=everything, images=everything)())
+    return np.concatenate(found)
 
 
 def png(seed: int, size: tuple[int, int] = (16, 12)) -> bytes:

@@ -35,6 +35,7 @@ def a_card(*, width: int = 6, digest: str = "d" * 64) -> ModelCard:
             image_bytes=1,
             image_pixels=1,
             body_bytes=1,
+            texts=10**6,
             logits=10**9,
         ),
     )

@@ -87,6 +87,7 @@ def limits(**changes: int) -> CardLimits:
         "image_bytes": 10**6,
         "image_pixels": 10**7,
         "body_bytes": 10**7,
+        "texts": 10**6,
         "logits": 10**7,
     }
     return CardLimits(**(roomy | changes))

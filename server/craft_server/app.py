@@ -16,17 +16,18 @@ from starlette.exceptions import HTTPException
 from craft_server.blackbox import BlackBox
 from craft_server.image_store import ImageStore
 from craft_server.images import ImageLimits
-from craft_server.keys import Keys
+from craft_server.keys import Keys, RecentKeys
 from craft_server.meter import Meter
 from craft_server.middleware import BodyCap, RequestId
 from craft_server.routes import ROUTERS
 from craft_server.routes.access import Parts
 from craft_server.routes.bodies import schemas
-from craft_server.scheduler import DeviceWorker
 from craft_server.service import LogitsService
 from craft_server.settings import Settings
 from craft_server.store import Store
 from craft_server.stub import StubBlackBox
+from craft_server.teller import Teller
+from craft_server.uploads import UploadDoor
 from craft_shared.errors import PROBLEM_MEDIA_TYPE, Code, Problem, Refusal
 from craft_shared.messages import CardLimits, ImageSetRequest, LogitsRequest, Manifest
 
@@ -38,9 +39,15 @@ def create_app(settings: Settings, blackbox: BlackBox) -> FastAPI:
     """The server's application around a black box; it opens the store, but no socket."""
     store = Store(settings.resolved_database_url)
     meter = Meter(store, holder=settings.replica, reply_bytes=settings.reply_bytes)
-    images = ImageStore(store, settings.image_dir, limits=_image_limits(settings))
-    worker = DeviceWorker(queue=settings.queue)
-    service = LogitsService(settings, blackbox, meter=meter, images=images, worker=worker)
+    images = ImageStore(
+        store,
+        settings.image_dir,
+        limits=_image_limits(settings),
+        decoders=settings.decode_workers,
+    )
+    uploads = UploadDoor(images, places=settings.uploads, deadline_s=settings.deadline_s)
+    teller = Teller(store)
+    service = LogitsService(settings, blackbox, meter=meter, images=images, teller=teller)
     app = FastAPI(
         title="craft-server",
         summary="Prompts in, logits out, every query counted.",
@@ -48,9 +55,17 @@ def create_app(settings: Settings, blackbox: BlackBox) -> FastAPI:
         lifespan=_lifespan,
         responses={"4XX": {"model": Problem}, "5XX": {"model": Problem}},
     )
+    keys = Keys(store)
     app.state.parts = Parts(
-        settings=settings, keys=Keys(store), ledger=meter, images=images, service=service
+        settings=settings,
+        keys=keys,
+        recent_keys=RecentKeys(keys),
+        ledger=meter,
+        images=images,
+        uploads=uploads,
+        service=service,
     )
+    app.state.teller = teller
     app.state.store = store
     app.state.meter = meter
     for router in ROUTERS:
@@ -70,6 +85,7 @@ def card_limits(settings: Settings) -> CardLimits:
     return CardLimits(
         prompts=settings.max_prompts,
         classes=settings.max_classes,
+        texts=settings.max_texts,
         images=settings.max_images,
         image_bytes=settings.max_image_bytes,
         image_pixels=settings.max_image_pixels,
@@ -112,6 +128,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     finally:
         await parts.service.drain(parts.settings.drain_s)
         sweeper.cancel()
+        parts.uploads.close()
+        parts.images.close()
+        await asyncio.to_thread(app.state.teller.close)
         app.state.store.close()
 
 

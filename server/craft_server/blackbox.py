@@ -1,13 +1,18 @@
 """The interface between the server and a model: all that the rest of the server may know of one.
 
-clip/ implements it with torch and open_clip, stub.py with numpy for tests. Image features are an
-opaque value here (`Features`): the service can keep them and hand them back, never look inside, so
-no route can leak them.
+clip/ implements it with torch and open_clip, stub.py with numpy for tests. What a model makes of
+images is opaque here: the server can keep `Pixels`, records and `Features` and hand them back,
+never look inside, so no route can leak them.
+
+    image -> preprocess (any thread) -> Pixels -> encode_images (device thread) -> record
+    the records of a set -> load_features (device thread) -> Features
+    request -> prepare (any thread) -> Prompts -> encode_texts (device thread) -> Texts
+    Texts x Features -> logits (device thread)
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, NewType, Protocol
+from typing import Any, NamedTuple, NewType, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,20 +22,46 @@ from craft_shared.messages import LogitsRequest, ModelCard
 
 FloatArray = NDArray[np.float32]
 
+Pixels = NewType("Pixels", object)
+"""One image as the model's image tower takes it; whatever the model wants it to be."""
+
 Features = NewType("Features", object)
-"""The encoded images of one batch; whatever the model wants it to be."""
+"""The encoded images of a set, as one value on the device; whatever the model wants it to be."""
+
+Texts = NewType("Texts", object)
+"""The encoded texts of some prompts, on the device; whatever the model wants it to be."""
+
+Awaited = Callable[[], FloatArray]
+"""Waits for numbers that a device computes beside the host, and gives them."""
 
 
 @dataclass(frozen=True)
 class Prompts:
     """P prompts of K classes, checked against the model by `BlackBox.prepare`.
 
-    `plan` is the model's own (token ids, groups, ...); nobody else looks inside.
+    Attributes:
+        count: P.
+        class_names: K names.
+        plan: the model's own (token ids, ...); nobody else looks inside.
+        pieces: the prompts in runs that the model encodes at a time, in bounded memory. They do
+            not depend on what else is asked, so neither do the logits.
+        tokens: what a prompt costs, for merging: a pass takes at most `BlackBox.tokens_per_pass`.
+        group: equal for prompts that may be encoded in one pass; None for none.
     """
 
     count: int
     class_names: tuple[str, ...]
     plan: Any
+    pieces: tuple[slice, ...]
+    tokens: int
+    group: Hashable | None = None
+
+
+class Piece(NamedTuple):
+    """One of the pieces of `prompts`."""
+
+    prompts: Prompts
+    run: slice
 
 
 class BlackBox(Protocol):
@@ -41,6 +72,14 @@ class BlackBox(Protocol):
         """What clients may know of it."""
         ...
 
+    @property
+    def image_key(self) -> str:
+        """Hex digest of all that an image's record depends on beside the image's bytes.
+
+        Checkpoint, preprocessing, precision and the format of records. Never leaves the server.
+        """
+        ...
+
     def prepare(self, request: LogitsRequest, offsets: FloatArray | None) -> Prompts:
         """Check the prompts against the model and plan their encoding; cheap, on no device.
 
@@ -49,10 +88,41 @@ class BlackBox(Protocol):
         """
         ...
 
-    def encode_images(self, images: Sequence[Image]) -> list[Features]:
-        """Encode RGB images of any size, one opaque value per image. Runs on the device worker."""
+    def preprocess(self, image: Image) -> Pixels:
+        """Make an RGB image of any size fit for the tower. Runs on any thread."""
         ...
 
-    def score(self, prompts: Prompts, features: Sequence[Features]) -> FloatArray:
-        """Logits float32 (P, N, K) of prompts on encoded images. Runs on the device worker."""
+    def encode_images(self, pixels: Sequence[Pixels]) -> list[bytes]:
+        """Encode images, one opaque record per image. Runs on the device thread.
+
+        A record is the normalised features as little-endian float32, (D,).
+
+        Raises:
+            RuntimeError: a feature is not finite.
+        """
+        ...
+
+    def load_features(self, records: Sequence[bytes]) -> Features:
+        """Bring N records to the device as one matrix (N, D). Runs on the device thread."""
+        ...
+
+    @property
+    def tokens_per_pass(self) -> int:
+        """How many tokens one pass of the text tower takes."""
+        ...
+
+    @property
+    def asynchronous(self) -> bool:
+        """Does the device compute beside the host, so that it pays to launch a batch ahead?"""
+        ...
+
+    def encode_texts(self, pieces: Sequence[Piece]) -> list[Texts]:
+        """Encode pieces of equal groups in one pass, or one piece. Runs on the device thread."""
+        ...
+
+    def logits(self, texts: Texts, features: Features, *, prompts: slice, images: slice) -> Awaited:
+        """Start float32 (p, n, K): `prompts` of encoded texts on `images` of a set's features.
+
+        Runs on the device thread, and so does waiting for the numbers.
+        """
         ...

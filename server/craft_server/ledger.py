@@ -14,6 +14,7 @@ from sqlalchemy import (
     Executable,
     Row,
     RowMapping,
+    bindparam,
     func,
     literal_column,
     select,
@@ -48,6 +49,8 @@ AUDIT = text("""
            (SELECT sum(logit_vectors) FROM requests
             WHERE key_id = keys.id AND state = 'held') AS logit_vectors_open
     FROM keys ORDER BY id""")
+
+_KEY = select(keys).where(keys.c.id == bindparam("key_id"))
 
 _AUDITED = {
     "queries_used": "queries_sold",
@@ -146,9 +149,14 @@ def budgets_of(tx: Connection, key_id: str) -> Budgets:
     Raises:
         Refusal: `not_found`.
     """
-    row = tx.execute(select(keys).where(keys.c.id == key_id)).first()
+    row = tx.execute(_KEY, {"key_id": key_id}).first()
     if row is None:
         raise Refusal(Code.NOT_FOUND, f"no key has the id {key_id!r}", param="key_id")
+    return budgets_in(row)
+
+
+def budgets_in(row: Row[Any]) -> Budgets:
+    """Where the limits stand, from a row with a key's six counters."""
     queries = _budget(row.queries_limit, row.queries_used, row.queries_held)
     if row.logit_vectors_limit is None:
         return Budgets(queries=queries)

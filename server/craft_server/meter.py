@@ -20,14 +20,16 @@ a transaction locks at most one request and then one key, so none can wait in a 
 """
 
 import hashlib
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from sqlalchemy import Connection, Row, TextClause, select, text
 
-from craft_server.ledger import Ledger, budgets_of
+from craft_server.keys import invalid_key, is_live
+from craft_server.ledger import Ledger, budgets_in, budgets_of
 from craft_server.store import Clock, Store, wall_clock
-from craft_server.tables import requests
+from craft_server.tables import keys, requests
 from craft_shared.errors import Code, Refusal
 from craft_shared.messages import Budget, Budgets, Counters
 
@@ -49,6 +51,7 @@ HOLD = text("""
     UPDATE keys SET queries_held = queries_held + :queries,
                     logit_vectors_held = logit_vectors_held + :logit_vectors
     WHERE id = :key_id
+      AND revoked_at IS NULL AND (expires_at IS NULL OR :now < expires_at)
       AND queries_used + queries_held + :queries <= queries_limit
       AND (logit_vectors_limit IS NULL
            OR logit_vectors_used + logit_vectors_held + :logit_vectors <= logit_vectors_limit)
@@ -65,7 +68,9 @@ CHARGE = text("""
                     queries_used = queries_used + :queries,
                     logit_vectors_held = logit_vectors_held - :logit_vectors,
                     logit_vectors_used = logit_vectors_used + :logit_vectors
-    WHERE id = :key_id""")
+    WHERE id = :key_id
+    RETURNING queries_limit, queries_used, queries_held,
+              logit_vectors_limit, logit_vectors_used, logit_vectors_held""")
 
 RECORD = text("""
     INSERT INTO ledger (at, key_id, request_id, model, image_set, prompts, images, classes,
@@ -173,7 +178,8 @@ class Meter(Ledger):
             hold_s: seconds until the hold is given back if nobody settles or releases it.
 
         Raises:
-            Refusal: `request_in_progress`, `idempotency_key_reused`, or `budget_exhausted` and
+            Refusal: `invalid_key` if the key was revoked or expired since it was verified,
+                `request_in_progress`, `idempotency_key_reused`, or `budget_exhausted` and
                 `budget_held`, whose `param` is the limit in the way.
         """
         values = {"key_id": key_id, "idem_key": idem_key, "fingerprint": fingerprint}
@@ -183,12 +189,14 @@ class Meter(Ledger):
             expires_at = now + round(hold_s * _SECOND_US)
             opened = tx.execute(OPEN, values | {"now": now, "expires_at": expires_at}).first()
             if opened is None:
+                _check_live(tx, key_id, now)
                 return _replay(_request(tx, key_id, idem_key), fingerprint)
-            if not _hold(tx, key_id, queries=cost.queries, logit_vectors=cost.logit_vectors):
+            if not _hold(tx, key_id, now, cost.model_dump()):
+                _check_live(tx, key_id, now)
                 raise _no_room(budgets_of(tx, key_id), cost)
             return Hold(key_id, idem_key, opened.attempt)
 
-    def settle(self, hold: Hold, reply: bytes, *, line: LedgerLine) -> Budgets:
+    def settle(self, hold: Hold, reply: bytes, *, line: LedgerLine, keep: bool = True) -> Budgets:
         """Charge a held request; only then may its reply leave the server.
 
         What is settled already is not charged again: it is paid for, deliver it.
@@ -197,22 +205,24 @@ class Meter(Ledger):
             hold: what `reserve` gave.
             reply: what of the reply is the same whenever it is computed (not the budgets).
             line: what to write into the ledger.
+            keep: store `reply` for replays if it is small, not only its digest.
 
         Raises:
             Refusal: `deadline_exceeded`, nothing is charged and nothing may be delivered: the hold
                 was released, or it expired and a retry holds the request or the room has gone.
         """
-        kept = reply if len(reply) <= self._reply_bytes else None
+        kept = reply if keep and len(reply) <= self._reply_bytes else None
         digest = hashlib.sha256(reply).hexdigest()
         with self._store.write() as tx:
-            values = asdict(hold) | {"now": self._clock(), "reply": kept, "reply_sha256": digest}
+            now = self._clock()
+            values = vars(hold) | {"now": now, "reply": kept, "reply_sha256": digest}
             cost = tx.execute(SETTLE, values).mappings().first()
-            if cost is None and _revive(tx, hold):
+            if cost is None and _revive(tx, hold, now):
                 cost = tx.execute(SETTLE, values).mappings().first()
             if cost is not None:
-                tx.execute(CHARGE, {"key_id": hold.key_id, **cost})
-                tx.execute(RECORD, values | asdict(line) | dict(cost))
-            elif _request(tx, hold.key_id, hold.idem_key).state != "settled":
+                tx.execute(RECORD, values | vars(line) | dict(cost))
+                return budgets_in(tx.execute(CHARGE, {"key_id": hold.key_id, **cost}).one())
+            if _request(tx, hold.key_id, hold.idem_key).state != "settled":
                 raise _too_late()
             return budgets_of(tx, hold.key_id)
 
@@ -251,21 +261,26 @@ class Meter(Ledger):
         return count
 
 
-def _hold(tx: Connection, key_id: str, *, queries: int, logit_vectors: int) -> bool:
-    values = {"key_id": key_id, "queries": queries, "logit_vectors": logit_vectors}
-    return tx.execute(HOLD, values).first() is not None
+def _hold(tx: Connection, key_id: str, now: int, cost: Mapping[str, int]) -> bool:
+    return tx.execute(HOLD, {"key_id": key_id, "now": now, **cost}).first() is not None
 
 
-def _revive(tx: Connection, hold: Hold) -> bool:
+def _check_live(tx: Connection, key_id: str, now: int) -> None:
+    key = tx.execute(select(keys).where(keys.c.id == key_id)).first()
+    if key is not None and not is_live(key, now):
+        raise invalid_key()
+
+
+def _revive(tx: Connection, hold: Hold, now: int) -> bool:
     """Take an expired hold again, unless a retry did, or there is no more room."""
-    cost = tx.execute(MOVE, asdict(hold) | {"was": "expired", "state": "held"}).mappings().first()
-    if cost is not None and not _hold(tx, hold.key_id, **cost):
+    cost = tx.execute(MOVE, vars(hold) | {"was": "expired", "state": "held"}).mappings().first()
+    if cost is not None and not _hold(tx, hold.key_id, now, dict(cost)):
         raise _too_late()
     return cost is not None
 
 
 def _give_back(tx: Connection, hold: Hold, state: Literal["released", "expired"]) -> bool:
-    cost = tx.execute(MOVE, asdict(hold) | {"was": "held", "state": state}).mappings().first()
+    cost = tx.execute(MOVE, vars(hold) | {"was": "held", "state": state}).mappings().first()
     if cost is not None:
         tx.execute(GIVE_BACK, {"key_id": hold.key_id, **cost})
     return cost is not None

@@ -105,6 +105,12 @@ def _check_limits(limits: CardLimits, *, prompts: int, classes: int) -> None:
 
 def _check_logits(limits: CardLimits, *, prompts: int, images: int, classes: int) -> None:
     logits = prompts * images * classes
+    if prompts * classes > limits.texts:
+        detail = (
+            f"{prompts} prompts x {classes} classes = {prompts * classes} texts, at most "
+            f"{limits.texts} in one request; send fewer prompts at a time"
+        )
+        raise Refusal(Code.TOO_LARGE, detail, param="prompts")
     if logits > limits.logits:
         detail = (
             f"{prompts} prompts x {images} images x {classes} classes = {logits} logits, at most "

@@ -1,51 +1,116 @@
-"""One worker per device: a bounded queue in front of one thread.
+"""One worker per device: bounded admission, a fair queue, and one thread that works.
 
-Owns admission and the order of device work. Must not know keys, budgets or models: a job is a
-callable. Admission comes before any budget is touched, so that overload never takes holds.
+Owns admission and the order of device work. Must not know keys, budgets or models: a work is a
+function and what it is called with. Admission comes before any budget is touched, so that overload
+never takes holds.
+
+fair_queue.py has the order: owners take turns, works of one group may run together in one call. The
+thread takes what waits as soon as it is free; it never waits for more to come.
 """
 
 import asyncio
+import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Generic, NamedTuple, TypeVar
 
+from craft_server.fair_queue import FairQueue
 from craft_shared.errors import Code, Refusal
 
 T = TypeVar("T")
 
+Launch = Callable[[Sequence[Any]], Sequence[Callable[[], T]]]
+"""Starts work on items and gives, for each, a function that waits for the item's result.
+
+On a device that computes beside the host the next batch is launched before the last one is waited
+for; elsewhere launching is all the work and waiting takes no time.
+"""
+
 _RETRY_AFTER_S = 2
 
 
-class DeviceWorker:
-    """Runs jobs one after the other on a thread of its own.
+@dataclass(frozen=True)
+class Work(Generic[T]):
+    """One piece of device work; `size` counts against `most_together` where groups are merged."""
 
-    A job that waits can be cancelled and is then never run; a job that runs is finished. An
-    exception belongs to its job alone: the thread lives on.
+    owner: str
+    launch: Launch[T]
+    item: Any = None
+    group: Hashable | None = None
+    size: int = 1
+
+    @staticmethod
+    def alone(owner: str, job: Callable[[], T]) -> "Work[T]":
+        """A plain function, run by itself."""
+        return Work(owner, lambda _: [lambda value=job(): value])  # type: ignore[misc]
+
+
+class Done(NamedTuple, Generic[T]):
+    """A result and the seconds it took, waiting and running."""
+
+    value: T
+    waited_s: float
+    ran_s: float
+
+
+class DeviceWorker:
+    """Runs works one batch after the other on a thread of its own.
+
+    A work that waits can be cancelled and is then never run; one that runs is finished. An
+    exception belongs to its work alone, also in a batch: the thread lives on.
     """
 
-    def __init__(self, *, queue: int) -> None:
-        """Take at most `queue` admitted requests at a time, waiting and running together."""
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="device")
-        self._places = queue
-        self._admitted = 0
+    def __init__(
+        self, *, requests: int, units: int, most_together: int = 0, ahead: bool = False
+    ) -> None:
+        """Bound what is admitted.
+
+        Args:
+            requests: most requests admitted at a time, waiting and running.
+            units: most texts and images those may ask for together.
+            most_together: largest sum of sizes in one merged batch; 0 merges nothing.
+            ahead: launch the next batch before waiting for the last one.
+        """
+        self._room = {"requests": requests, "units": units}
+        self._admitted = {"requests": 0, "units": 0}
+        self._queue: FairQueue[_Ticket] = FairQueue(most_together=most_together)
+        self._ahead = ahead
         self._draining = False
-        self._last_success = float("-inf")
+        self._running_since: float | None = None
+        self._last_success = self._last_failure = float("-inf")
+        threading.Thread(target=self._serve, name="device", daemon=True).start()
 
     @property
     def draining(self) -> bool:
-        """True once `close` was called: nothing new is admitted."""
+        """True once `drain` or `close` was called: nothing new is admitted."""
         return self._draining
 
     @property
-    def idle_s(self) -> float:
-        """Seconds since the device last finished a job well; infinite before the first."""
+    def busy_s(self) -> float:
+        """Seconds since the batch that runs now began; 0 if none does."""
+        since = self._running_since
+        return 0.0 if since is None else time.monotonic() - since
+
+    @property
+    def well_s(self) -> float:
+        """Seconds since a batch ended well; infinite if none did, or the last one failed."""
+        if self._last_failure > self._last_success:
+            return float("inf")
         return time.monotonic() - self._last_success
 
+    @property
+    def waiting(self) -> int:
+        """Works in the queue."""
+        return len(self._queue)
+
     @contextmanager
-    def admit(self) -> Iterator[None]:
-        """Hold a place in the queue for the body of the `with`.
+    def admit(self, units: int = 1) -> Iterator[None]:
+        """Hold a place, and room for `units`, for the body of the `with`.
+
+        A request that alone is larger than all room is let in when nobody else is.
 
         Raises:
             Refusal: `draining` or `overloaded`, both with Retry-After.
@@ -54,52 +119,155 @@ class DeviceWorker:
             raise Refusal(
                 Code.DRAINING, "the server is shutting down", retry_after_s=_RETRY_AFTER_S
             )
-        if self._admitted >= self._places:
-            detail = f"{self._admitted} requests are queued, at most {self._places} are allowed"
-            raise Refusal(Code.OVERLOADED, detail, retry_after_s=_RETRY_AFTER_S)
-        self._admitted += 1
+        asked = {"requests": 1, "units": units}
+        for name, amount in asked.items():
+            taken, room = self._admitted[name], self._room[name]
+            if taken and taken + amount > room:
+                detail = f"{taken} {name} are in work and {amount} more asked for; room for {room}"
+                raise Refusal(Code.OVERLOADED, detail, retry_after_s=_RETRY_AFTER_S)
+        for name, amount in asked.items():
+            self._admitted[name] += amount
         try:
             yield
         finally:
-            self._admitted -= 1
+            for name, amount in asked.items():
+                self._admitted[name] -= amount
 
-    async def run(self, job: Callable[[], T], *, deadline_s: float) -> T:
-        """Run a job on the device thread and wait for it.
+    async def run(self, works: Sequence[Work[T]], *, deadline_s: float) -> list[Done[T]]:
+        """Queue works and wait for all their results.
 
-        If the caller is cancelled, a job that still waits is dropped and never run, and the
-        cancellation goes on; a job that runs is finished and its result returned.
+        If the caller is cancelled while all of them wait, they are dropped and never run, and the
+        cancellation goes on; once one has begun, all are finished and their results returned. If
+        one fails, those that still wait are dropped.
 
         Raises:
             Refusal: `deadline_exceeded` after `deadline_s` seconds of waiting and running (a
-                running job's result is then thrown away), `draining` if it was dropped.
+                running work's result is then thrown away), `draining` if one was dropped.
         """
-        future = self._thread.submit(self._timed, job)
-        waiter = asyncio.wrap_future(future)
+        loop = asyncio.get_running_loop()
+        tickets = [_Ticket(work, loop, loop.create_future()) for work in works]
+        if not self._queue.put(tickets):
+            raise _dropped()
+        results = [ticket.result for ticket in tickets]
+        waiting = asyncio.wait(results, timeout=deadline_s, return_when=asyncio.FIRST_EXCEPTION)
         try:
-            await asyncio.wait([waiter], timeout=deadline_s)
+            await waiting
         except asyncio.CancelledError:
-            if future.cancel():
+            if self._queue.withdraw(tickets, unless_begun=True):
                 raise
-            await asyncio.wait([waiter])
-        if not waiter.done():
-            raise _too_late(deadline_s, "in the queue" if future.cancel() else "on the device")
-        if waiter.cancelled():
-            raise Refusal(Code.DRAINING, "the server shut down before the work began")
-        return waiter.result()
-
-    def close(self) -> None:
-        """Admit nothing more, drop what waits, let the running job finish."""
-        self._draining = True
-        self._thread.shutdown(wait=False, cancel_futures=True)
+            await asyncio.wait(results, return_when=asyncio.FIRST_EXCEPTION)
+        left = self._queue.withdraw(tickets)
+        done = [ticket.done() for ticket in tickets if ticket.result.done()]  # raises what failed
+        if len(done) < len(tickets):
+            for result in results:
+                result.cancel()
+            raise _too_late(deadline_s, "in the queue" if left == len(tickets) else "on the device")
+        return done
 
     def drain(self) -> None:
         """Admit nothing more; what was admitted goes on."""
         self._draining = True
 
-    def _timed(self, job: Callable[[], T]) -> T:
-        result = job()
-        self._last_success = time.monotonic()
-        return result
+    def close(self) -> None:
+        """Admit nothing more, drop what waits, let the running batch finish."""
+        self._draining = True
+        for ticket in self._queue.close():
+            ticket.tell(None, _dropped())
+
+    # --- the thread -----------------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        launched: _Launched | None = None
+        while (batch := self._queue.take(wait=launched is None)) is not None:
+            before, launched = launched, self._launch(batch) if batch else None
+            if before is not None:
+                self._finish(before)
+            if launched is not None and not self._ahead:
+                self._finish(launched)
+                launched = None
+            self._running_since = None if launched is None else launched.tickets[0].began
+
+    def _launch(self, batch: "list[_Ticket]") -> "_Launched":
+        began = time.monotonic()
+        self._running_since = self._running_since or began
+        for ticket in batch:
+            ticket.began = began
+        try:
+            return _Launched(batch, batch[0].work.launch([ticket.work.item for ticket in batch]))
+        except BaseException as error:  # noqa: BLE001 - it belongs to whoever waits
+            return _Launched(batch, [partial(_raise, error)] * len(batch))
+
+    def _finish(self, launched: "_Launched") -> None:
+        outcomes = [_outcome(wait) for wait in launched.waits]
+        for ticket, (value, error) in zip(launched.tickets, outcomes, strict=True):
+            if error is not None and len(launched.tickets) > 1:
+                self._finish(self._launch([ticket]))  # only the one at fault is to fail
+                continue
+            if error is None:
+                self._last_success = time.monotonic()
+            elif not isinstance(error, Refusal):
+                self._last_failure = time.monotonic()
+            ticket.tell(value, error)
+
+
+@dataclass(eq=False)
+class _Ticket:
+    """A work in the queue or on the device."""
+
+    work: Work[Any]
+    loop: asyncio.AbstractEventLoop
+    result: "asyncio.Future[Any]"
+    asked: float = field(default_factory=time.monotonic)
+    began: float = 0.0
+    ended: float = 0.0
+
+    @property
+    def owner(self) -> str:
+        return self.work.owner
+
+    @property
+    def group(self) -> Hashable | None:
+        return self.work.group
+
+    @property
+    def size(self) -> int:
+        return self.work.size
+
+    def done(self) -> Done[Any]:
+        return Done(self.result.result(), self.began - self.asked, self.ended - self.began)
+
+    def tell(self, value: Any, error: BaseException | None) -> None:
+        self.ended = time.monotonic()
+        if not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(self._tell, value, error)
+
+    def _tell(self, value: Any, error: BaseException | None) -> None:
+        if self.result.done():  # nobody waits any more
+            return
+        if error is None:
+            self.result.set_result(value)
+        else:
+            self.result.set_exception(error)
+
+
+class _Launched(NamedTuple):
+    tickets: list[_Ticket]
+    waits: Sequence[Callable[[], Any]]
+
+
+def _outcome(wait: Callable[[], T]) -> tuple[T | None, BaseException | None]:
+    try:
+        return wait(), None
+    except BaseException as error:  # noqa: BLE001 - it belongs to whoever waits
+        return None, error
+
+
+def _raise(error: BaseException) -> None:
+    raise error
+
+
+def _dropped() -> Refusal:
+    return Refusal(Code.DRAINING, "the server shut down before the work began")
 
 
 def _too_late(deadline_s: float, where: str) -> Refusal:

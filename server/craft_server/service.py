@@ -3,48 +3,80 @@
     check -> price -> admit -> reserve -> queue and score -> settle -> reply
 
 The price is exact before any work. Nothing is charged unless the logits exist, and they do not
-leave unless they are charged. Must not know HTTP: routes hand in messages and get messages back.
+leave unless they are charged. Of a reply too large to be held in memory, the encoded texts exist
+and are known to give finite logits; its blocks are computed while they leave. Must not know HTTP:
+routes hand in messages and get messages back.
 """
 
 import asyncio
 import hashlib
 import logging
-import time
-from collections.abc import Coroutine, Sequence
-from dataclasses import dataclass, field
+import weakref
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import ExitStack
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
-from craft_server.blackbox import BlackBox, Features, FloatArray
+from craft_server.blackbox import BlackBox, FloatArray
+from craft_server.features import FeatureShelf
 from craft_server.image_store import ImageStore
-from craft_server.images import FeatureCache
 from craft_server.keys import Key
 from craft_server.meter import Hold, LedgerLine, Meter, Replay
 from craft_server.orders import Order, OrderDesk
 from craft_server.scheduler import DeviceWorker
+from craft_server.scoring import Logits, Scorer, Stream, Whole, dtype_of, fits_a_block
 from craft_server.settings import Settings
+from craft_server.teller import Teller
 from craft_shared.errors import Code, Refusal
-from craft_shared.messages import Budgets, LogitsReply, LogitsRequest, TextPrompts
+from craft_shared.messages import Budgets, LogitsReply, LogitsRequest
 
 T = TypeVar("T")
 
 _LOG = logging.getLogger(__name__)
+_SMALL_TEXTS = 256
+"""Checking an order of so few texts takes less than handing it to another thread."""
+
 _CANARY_FRESH_S = 10.0
 _CANARY_DEADLINE_S = 60.0
+_STALLED_S = 300.0
 _LAST_MOMENT_S = 5.0
-_DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
 
 
-@dataclass(frozen=True)
 class Delivery:
-    """What leaves: the reply's message, the logits (P, N, K), and where the time went."""
+    """What leaves: the reply's message and its logits, whole or block by block.
 
-    reply: LogitsReply
-    logits: NDArray[np.floating]
-    seconds: dict[str, float] = field(default_factory=dict)
+    Attributes:
+        reply: the message.
+        shape: of the logits, (P, N, K).
+        dtype: of the logits, little-endian.
+        logits: all of them, if the reply is small.
+        seconds: where the time went.
+    """
+
+    def __init__(self, reply: LogitsReply, order: Order, scored: Whole | Stream) -> None:
+        self.reply = reply
+        self.shape = order.shape
+        self.dtype = dtype_of(order.request)
+        self.logits = scored.logits if isinstance(scored, Whole) else None
+        self.seconds = scored.seconds
+        self._scored = scored
+        self._held = ExitStack()
+        self.close = weakref.finalize(self, self._held.close)
+        """Gives up what a delivery in blocks holds while it leaves: a place in the queue."""
+
+    def hold(self, held: ExitStack) -> None:
+        """Hold on to something until closed."""
+        self._held.push(held)
+
+    async def blocks(self) -> AsyncIterator[Logits]:
+        """The logits in the reply's order."""
+        if isinstance(self._scored, Whole):
+            yield self._scored.logits
+        else:
+            async for block in self._scored.blocks:
+                yield block
 
 
 class LogitsService:
@@ -57,25 +89,33 @@ class LogitsService:
         *,
         meter: Meter,
         images: ImageStore,
-        worker: DeviceWorker,
+        teller: Teller,
     ) -> None:
         self.card = blackbox.card
         self._settings = settings
-        self._blackbox = blackbox
         self._meter = meter
-        self._images = images
-        self._worker = worker
+        self._teller = teller
+        self._shelf = FeatureShelf(settings, blackbox, images)
+        self._worker = DeviceWorker(
+            requests=settings.queue,
+            units=settings.queue_texts,
+            most_together=blackbox.tokens_per_pass if settings.merge else 0,
+            ahead=blackbox.asynchronous,
+        )
         self._desk = OrderDesk(blackbox, images)
-        self._features = FeatureCache(settings.feature_cache)
-        self._running: set[asyncio.Task[Any]] = set()
+        self._scorer = Scorer(blackbox, self._shelf, self._worker, deadline_s=settings.deadline_s)
+        self._running: set[asyncio.Future[Any]] = set()
 
     async def order(
         self, key: Key, request: LogitsRequest, *, offsets: FloatArray | None, idempotency_key: str
     ) -> Order:
-        """Check and price a request off the event loop; see `OrderDesk.take`."""
-        return await asyncio.to_thread(
+        """Check and price a request; a large one off the event loop. See `OrderDesk.take`."""
+        take = partial(
             self._desk.take, key, request, offsets=offsets, idempotency_key=idempotency_key
         )
+        prompts = 1 if offsets is None else len(offsets)
+        small = prompts * len(request.class_names) <= _SMALL_TEXTS
+        return take() if small else await asyncio.to_thread(take)
 
     async def buy(self, order: Order) -> Delivery:
         """Carry an order out, once per idempotency key, and charge it.
@@ -87,8 +127,7 @@ class LogitsService:
             Refusal: not admitted, not affordable, in progress, too slow; nothing was charged.
         """
         task = asyncio.create_task(self._buy(order))
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        self._wait_for(task)
         return await task
 
     async def check_ready(self) -> None:
@@ -99,10 +138,13 @@ class LogitsService:
         """
         if self._worker.draining:
             raise Refusal(Code.DRAINING, "the server is shutting down", retry_after_s=2)
-        if self._worker.idle_s < _CANARY_FRESH_S:
+        if (busy_s := self._worker.busy_s) > _STALLED_S:
+            detail = f"the device has been at one batch for {busy_s:.0f} s"
+            raise Refusal(Code.NOT_READY, detail, retry_after_s=5)
+        if self._worker.well_s < _CANARY_FRESH_S:
             return
         try:
-            await self._worker.run(self._canary, deadline_s=_CANARY_DEADLINE_S)
+            await self._scorer.check(deadline_s=_CANARY_DEADLINE_S)
         except Exception as error:
             _LOG.exception("the canary failed")
             detail = f"a test forward failed ({type(error).__name__})"
@@ -118,77 +160,87 @@ class LogitsService:
             if late:
                 await asyncio.wait(late, timeout=_LAST_MOMENT_S)
         self._worker.close()
+        await asyncio.to_thread(self._shelf.close)
+
+    def _wait_for(self, work: "asyncio.Future[Any]") -> None:
+        """Let a drain wait for it."""
+        self._running.add(work)
+        work.add_done_callback(self._running.discard)
 
     # --- reserve, score, settle -----------------------------------------------------------------
 
     async def _buy(self, order: Order) -> Delivery:
-        with self._worker.admit():
+        with ExitStack() as place:
+            place.enter_context(self._worker.admit(order.cost.texts))
             grant = await self._grant(order)
             if isinstance(grant, Replay):
-                return await self._replay(order, grant)
-            try:
-                logits, seconds = await self._score(order)
-            except BaseException:
-                await _finish(asyncio.to_thread(self._meter.release, grant))
-                raise
-            budgets = await _finish(self._settle(order, grant, logits, seconds["model"]))
-            return self._deliver(order, logits, budgets, seconds=seconds)
+                delivery = await self._replay(order, grant)
+            else:
+                delivery = await self._sell(order, grant)
+            if delivery.logits is None:
+                left = asyncio.get_running_loop().create_future()
+                self._wait_for(left)
+                place.callback(_set, left)
+                delivery.hold(place.pop_all())
+            return delivery
 
     async def _grant(self, order: Order) -> Hold | Replay:
         """Reserve; a caller cancelled meanwhile leaves no hold behind."""
-        reserving = asyncio.ensure_future(asyncio.to_thread(self._reserve, order))
-        try:
-            return await asyncio.shield(reserving)
-        except asyncio.CancelledError:
-            grant = await reserving
-            if isinstance(grant, Hold):
-                await _finish(asyncio.to_thread(self._meter.release, grant))
-            raise
-
-    def _reserve(self, order: Order) -> Hold | Replay:
-        return self._meter.reserve(
+        reserve = partial(
+            self._meter.reserve,
             order.key.id,
             order.idempotency_key,
             fingerprint=order.fingerprint,
             cost=order.cost,
             hold_s=self._settings.hold_s,
         )
+        reserving = asyncio.ensure_future(self._teller.run(reserve))
+        try:
+            return await asyncio.shield(reserving)
+        except asyncio.CancelledError:
+            grant = await reserving
+            if isinstance(grant, Hold):
+                await self._release(grant)
+            raise
 
-    async def _settle(
-        self, order: Order, hold: Hold, logits: NDArray[np.floating], seconds: float
-    ) -> Budgets:
-        prompts, images, classes = order.shape
-        line = LedgerLine(
-            model=order.request.model,
-            image_set=order.images.id,
-            prompts=prompts,
-            images=images,
-            classes=classes,
-            tag=order.request.tag,
-            milliseconds=round(seconds * 1000),
+    async def _release(self, hold: Hold) -> None:
+        await _finish(self._teller.run(partial(self._meter.release, hold)))
+
+    async def _sell(self, order: Order, hold: Hold) -> Delivery:
+        try:
+            scored = await self._score(order)
+        except BaseException:
+            await self._release(hold)
+            raise
+        settle = partial(
+            self._meter.settle,
+            hold,
+            _proof(scored),
+            line=_line(order, scored.seconds["model"]),
+            keep=isinstance(scored, Whole),
         )
-        return await asyncio.to_thread(self._meter.settle, hold, reply=logits.tobytes(), line=line)
+        budgets = await _finish(self._teller.run(settle))
+        return self._deliver(order, scored, budgets)
 
     async def _replay(self, order: Order, replay: Replay) -> Delivery:
         """What was paid for before, from the store or computed again; never charged again."""
-        dtype = _DTYPES[order.request.dtype]
+        scored: Whole | Stream
         if replay.reply is not None:
-            logits = np.frombuffer(replay.reply, dtype).reshape(order.shape)
+            logits = np.frombuffer(replay.reply, dtype_of(order.request)).reshape(order.shape)
+            scored = Whole(logits, {})
         else:
-            logits, _ = await self._score(order)
-            if hashlib.sha256(logits.tobytes()).hexdigest() != replay.reply_sha256:
+            scored = await self._score(order)
+            if hashlib.sha256(_proof(scored)).hexdigest() != replay.reply_sha256:
                 _LOG.warning("a recomputed reply differs from what was sold: request %s", replay.id)
         budgets = await asyncio.to_thread(self._meter.budgets, order.key.id)
-        return self._deliver(order, logits, budgets, replayed=True)
+        return self._deliver(order, scored, budgets, replayed=True)
+
+    async def _score(self, order: Order) -> Whole | Stream:
+        whole = fits_a_block(order.shape)
+        return await (self._scorer.whole(order) if whole else self._scorer.stream(order))
 
     def _deliver(
-        self,
-        order: Order,
-        logits: NDArray[np.floating],
-        budgets: Budgets,
-        *,
-        replayed: bool = False,
-        seconds: dict[str, float] | None = None,
+        self, order: Order, scored: Whole | Stream, budgets: Budgets, *, replayed: bool = False
     ) -> Delivery:
         reply = LogitsReply(
             model=self.card.id,
@@ -198,49 +250,30 @@ class LogitsService:
             budgets=budgets,
             replayed=replayed,
         )
-        return Delivery(reply=reply, logits=logits, seconds=seconds or {})
+        return Delivery(reply, order, scored)
 
-    async def _score(self, order: Order) -> tuple[NDArray[np.floating], dict[str, float]]:
-        """Logits in the dtype asked for, little-endian; seconds spent in queue and model."""
-        asked = time.monotonic()
 
-        def job() -> tuple[FloatArray, float, float]:
-            started = time.monotonic()
-            features = self._encoded(order.images.digests)
-            return self._blackbox.score(order.prompts, features), started, time.monotonic()
+def _set(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)
 
-        result, started, ended = await self._worker.run(job, deadline_s=self._settings.deadline_s)
-        if result.shape != order.shape:
-            raise RuntimeError(f"the model gave logits {result.shape}, expected {order.shape}")
-        if not np.isfinite(result).all():
-            raise RuntimeError("the model gave a logit that is not finite")
-        logits = result.astype(_DTYPES[order.request.dtype], copy=False)
-        return logits, {"queue": started - asked, "model": ended - started}
 
-    def _encoded(self, digests: Sequence[str]) -> list[Features]:
-        """Features of the images in order; those not cached are decoded and encoded. On device."""
-        known = self._features.get(digests)
-        absent = [digest for digest in dict.fromkeys(digests) if digest not in known]
-        for start in range(0, len(absent), self._settings.encode_batch):
-            batch = absent[start : start + self._settings.encode_batch]
-            pictures = [self._images.open(digest) for digest in batch]
-            fresh = dict(zip(batch, self._blackbox.encode_images(pictures), strict=True))
-            self._features.put(fresh)
-            known |= fresh
-        return [known[digest] for digest in digests]
+def _proof(scored: Whole | Stream) -> bytes:
+    """What is the same whenever the order is computed: all logits, or a stream's proof."""
+    return (scored.logits if isinstance(scored, Whole) else scored.proof).tobytes()
 
-    def _canary(self) -> None:
-        request = LogitsRequest(
-            model=self.card.id,
-            image_set="set_" + "0" * 32,
-            class_names=["canary"],
-            prompts=TextPrompts(templates=["a photo of a {}."]),
-        )
-        side = self.card.image_size
-        features = self._blackbox.encode_images([Image.new("RGB", (side, side))])
-        logits = self._blackbox.score(self._blackbox.prepare(request, None), features)
-        if logits.shape != (1, 1, 1) or not np.isfinite(logits).all():
-            raise RuntimeError(f"the canary gave {logits!r}")
+
+def _line(order: Order, seconds: float) -> LedgerLine:
+    prompts, images, classes = order.shape
+    return LedgerLine(
+        model=order.request.model,
+        image_set=order.images.id,
+        prompts=prompts,
+        images=images,
+        classes=classes,
+        tag=order.request.tag,
+        milliseconds=round(seconds * 1000),
+    )
 
 
 async def _finish(work: Coroutine[Any, Any, T]) -> T:

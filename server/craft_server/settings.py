@@ -54,8 +54,9 @@ class Settings(BaseSettings):
     max_prompts: int = Field(1024, ge=1, description="most prompts in one request")
     max_classes: int = Field(2048, ge=1, description="most class names in one request")
     max_images: int = Field(50_000, ge=1, description="most images in one image set")
+    max_texts: int = Field(2**18, ge=1, description="most prompts x classes in one request")
     max_logits: int = Field(
-        64 * 2**20, ge=1, description="most prompts x images x classes in one request"
+        2**28, ge=1, description="most prompts x images x classes in one request"
     )
     max_image_bytes: int = Field(8 * 2**20, ge=1, description="largest image file")
     max_image_pixels: int = Field(32_000_000, ge=1, description="largest width x height")
@@ -63,7 +64,15 @@ class Settings(BaseSettings):
     owner_image_bytes: int = Field(16 * 2**30, ge=1, description="bytes of images per owner")
     owner_images: int = Field(1_000_000, ge=1, description="images per owner")
 
-    queue: int = Field(64, ge=1, description="requests waiting for the device before 503")
+    queue: int = Field(256, ge=1, description="requests in work at a time before 503")
+    queue_texts: int = Field(
+        2**20, ge=1, description="texts (prompts x classes) of requests in work before 503"
+    )
+    merge: bool = Field(
+        False,
+        description="encode prompts of several clients for the same classes in one pass; faster "
+        "for small requests on a GPU, but logits then differ in the last digits by company",
+    )
     deadline_s: float = Field(600, gt=0, description="longest wait plus work of one request")
     replica: str = Field(
         "",
@@ -76,7 +85,15 @@ class Settings(BaseSettings):
     )
     drain_s: float = Field(30, gt=0, description="time for running work at shutdown")
     sweep_s: float = Field(30, gt=0, description="time between sweeps of expired holds")
-    feature_cache: int = Field(200_000, ge=1, description="images whose encoding is kept")
+    feature_cache: int = Field(200_000, ge=1, description="images whose encoding is kept in memory")
+    feature_disk_images: int = Field(
+        2_000_000,
+        ge=0,
+        description="images whose encoding is kept in features.db in data_dir; 0 switches it off",
+    )
+    resident_images: int = Field(
+        100_000, ge=0, description="images whose encoding stays on the device, as whole sets"
+    )
     reply_bytes: int = Field(
         2**20, ge=0, description="replies up to this size are stored for replay, else recomputed"
     )
@@ -84,6 +101,12 @@ class Settings(BaseSettings):
         0, ge=0, description="time per prompt of `--model stub`, which has no model at all"
     )
     encode_batch: int = Field(64, ge=1, description="images per pass of the image tower")
+    decode_workers: int = Field(
+        0, ge=0, description="threads that decode images; 0 takes one per CPU"
+    )
+    uploads: int = Field(
+        4, ge=1, description="uploads read at a time, each up to max_body_bytes; others wait"
+    )
 
     @property
     def resolved_database_url(self) -> str:

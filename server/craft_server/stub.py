@@ -7,12 +7,13 @@ dependence on the offsets. `craft-server serve --model stub` starts it; it impor
 import hashlib
 import time
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import cast
 
 import numpy as np
 from PIL.Image import Image
 
-from craft_server.blackbox import Features, FloatArray, Prompts
+from craft_server.blackbox import Awaited, Features, FloatArray, Piece, Pixels, Prompts, Texts
 from craft_shared.errors import Code, Refusal
 from craft_shared.messages import CardLimits, LogitsRequest, ModelCard, SoftPrompts
 
@@ -22,6 +23,7 @@ LENGTH = 77
 EMBED = 24
 SIDE = 8
 SCALE = 100.0
+TOKENS_PER_PASS = 4096
 
 
 class StubBlackBox:
@@ -42,6 +44,9 @@ class StubBlackBox:
             text_path="hash",
             limits=limits,
         )
+        self.tokens_per_pass = TOKENS_PER_PASS
+        self.asynchronous = False
+        self.image_key = hashlib.sha256(b"stub::0 records 1").hexdigest()
         self._mixing = _noise("offsets", (N_CTX * WIDTH, EMBED)) / np.sqrt(N_CTX * WIDTH)
         self._eye = _noise("image", (SIDE * SIDE * 3, EMBED)) / np.sqrt(SIDE * SIDE * 3)
 
@@ -59,23 +64,52 @@ class StubBlackBox:
         if longest[0] > LENGTH:
             detail = f"{longest[1][:60]!r} takes {longest[0]} tokens, at most {LENGTH} fit"
             raise Refusal(Code.TOO_MANY_TOKENS, detail, param="prompts")
-        return Prompts(count=count, class_names=names, plan=(texts, offsets))
+        return Prompts(
+            count=count,
+            class_names=names,
+            plan=(texts, offsets),
+            pieces=_pieces(count, len(names)),
+            tokens=len(names),
+            group=None if offsets is None else tuple(texts[0]),
+        )
 
-    def encode_images(self, images: Sequence[Image]) -> list[Features]:
-        """A thumbnail's pixels, projected and normalised."""
-        pixels = [np.asarray(image.resize((SIDE, SIDE)), np.float32).ravel() for image in images]
-        return [cast("Features", _unit((row / 255.0 + 0.1) @ self._eye)) for row in pixels]
+    def preprocess(self, image: Image) -> Pixels:
+        """A thumbnail's values, float32 (SIDE * SIDE * 3,) in [0, 1]."""
+        return Pixels(np.asarray(image.resize((SIDE, SIDE)), np.float32).ravel() / 255.0)
 
-    def score(self, prompts: Prompts, features: Sequence[Features]) -> FloatArray:
-        """Cosines of hashed texts, moved by the offsets, with the thumbnails; times 100."""
-        time.sleep(self._seconds_per_query * prompts.count)
-        texts, offsets = prompts.plan
-        words = np.stack([[_noise(text, (EMBED,)) for text in row] for row in texts])
+    def encode_images(self, pixels: Sequence[Pixels]) -> list[bytes]:
+        """Thumbnails, projected and normalised, one after the other."""
+        thumbnails = cast("Sequence[FloatArray]", pixels)
+        return [_unit((row + 0.1) @ self._eye).astype("<f4").tobytes() for row in thumbnails]
+
+    def load_features(self, records: Sequence[bytes]) -> Features:
+        """One float32 array (N, EMBED)."""
+        return Features(np.frombuffer(b"".join(records), "<f4").reshape(len(records), EMBED))
+
+    def encode_texts(self, pieces: Sequence[Piece]) -> list[Texts]:
+        """Hashed texts, moved by the offsets, normalised: (p, K, EMBED) for each piece."""
+        time.sleep(self._seconds_per_query * sum(run.stop - run.start for _, run in pieces))
+        return [cast("Texts", self._encode(*prompts.plan, run)) for prompts, run in pieces]
+
+    def _encode(self, texts: list[list[str]], offsets: FloatArray | None, run: slice) -> FloatArray:
+        rows = texts[run] if offsets is None else texts
+        words = np.stack([[_word(text) for text in row] for row in rows])
         if offsets is not None:
-            words = words + np.tanh(offsets.reshape(len(offsets), -1) @ self._mixing)[:, None]
-        images = np.stack(cast("list[FloatArray]", list(features)))
-        logits = SCALE * np.einsum("pkd,nd->pnk", _unit(words), images)
-        return cast("FloatArray", logits.astype(np.float32))
+            moved = offsets[run].reshape(run.stop - run.start, -1) @ self._mixing
+            words = words + np.tanh(moved)[:, None]
+        return _unit(words)
+
+    def logits(self, texts: Texts, features: Features, *, prompts: slice, images: slice) -> Awaited:
+        """Cosines times 100."""
+        words = cast("FloatArray", texts)[prompts]
+        rows = cast("FloatArray", features)[images]
+        logits = SCALE * np.einsum("pkd,nd->pnk", words, rows)
+        return lambda: logits.astype(np.float32, copy=False)
+
+
+def _pieces(count: int, classes: int) -> tuple[slice, ...]:
+    step = max(1, TOKENS_PER_PASS // classes)
+    return tuple(slice(start, min(start + step, count)) for start in range(0, count, step))
 
 
 def _check_offsets(context: str, offsets: FloatArray | None) -> int:
@@ -85,6 +119,11 @@ def _check_offsets(context: str, offsets: FloatArray | None) -> int:
         detail = f"offsets of shape {shape}; this model needs (P, {N_CTX}, {WIDTH})"
         raise Refusal(Code.INVALID_REQUEST, detail, param="prompts.offsets")
     return len(offsets)
+
+
+@lru_cache(65_536)
+def _word(text: str) -> FloatArray:
+    return _noise(text, (EMBED,))
 
 
 def _noise(word: str, shape: tuple[int, ...]) -> FloatArray:

@@ -84,6 +84,7 @@ class CardLimits(Reply):
     image_bytes: int = Field(description="bytes of one image file")
     image_pixels: int = Field(description="width x height of one image")
     body_bytes: int = Field(description="bytes of one request body")
+    texts: int = Field(description="prompts x classes in one request")
     logits: int = Field(description="prompts x images x classes in one request")
 
 

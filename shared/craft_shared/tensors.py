@@ -52,26 +52,42 @@ def encode(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> 
     Raises:
         MalformedTensors: a tensor has another dtype.
     """
+    specs = {name: (array.dtype, array.shape) for name, array in tensors.items()}
+    chunks = [little_endian(tensors[name]).tobytes() for name in sorted(tensors)]
+    return b"".join([begin(specs, metadata), *chunks])
+
+
+def begin(
+    specs: Mapping[str, tuple[np.dtype[Any], tuple[int, ...]]], metadata: Mapping[str, str]
+) -> bytes:
+    """What stands before the values of tensors of such dtypes and shapes, as in `encode`.
+
+    The values follow in the order of the tensors' names, row-major, little-endian: whoever has not
+    got them all at once can send them as they come.
+
+    Raises:
+        MalformedTensors: a dtype that may not cross.
+    """
     header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))}
-    chunks: list[bytes] = []
     end = 0
-    for name, array in sorted(tensors.items()):
-        little = array.astype(array.dtype.newbyteorder("<"), copy=False)
-        if little.dtype not in _NAMES:
-            raise MalformedTensors(
-                f"tensor {name!r}: dtype {array.dtype}, allowed: float32, float16"
-            )
-        data = little.tobytes()
-        start, end = end, end + len(data)
+    for name, (dtype, shape) in sorted(specs.items()):
+        little = dtype.newbyteorder("<")
+        if little not in _NAMES:
+            raise MalformedTensors(f"tensor {name!r}: dtype {dtype}, allowed: float32, float16")
+        start, end = end, end + math.prod(shape) * little.itemsize
         header[name] = {
-            "dtype": _NAMES[little.dtype],
-            "shape": list(array.shape),
+            "dtype": _NAMES[little],
+            "shape": list(shape),
             "data_offsets": [start, end],
         }
-        chunks.append(data)
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % _ALIGNMENT)
-    return b"".join([len(text).to_bytes(_LENGTH_BYTES, "little"), text, *chunks])
+    return len(text).to_bytes(_LENGTH_BYTES, "little") + text
+
+
+def little_endian(array: NDArray[Any]) -> NDArray[Any]:
+    """The same numbers in the byte order of the format; no copy where they are so already."""
+    return array.astype(array.dtype.newbyteorder("<"), copy=False)
 
 
 def decode(body: bytes) -> tuple[Tensors, dict[str, str]]:

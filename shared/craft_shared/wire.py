@@ -6,7 +6,7 @@
 Text prompts need no tensor; their request has metadata alone.
 """
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,6 +83,12 @@ def check_offsets(array: NDArray[np.generic]) -> FloatArray:
 def encode_reply(reply: LogitsReply, logits: NDArray[np.floating]) -> bytes:
     """Body of a reply; `logits` float32 or float16 of shape (P, N, K)."""
     return tensors.encode({"logits": logits}, {"reply": reply.model_dump_json(exclude_none=True)})
+
+
+def begin_reply(reply: LogitsReply, dtype: np.dtype[Any], shape: tuple[int, int, int]) -> bytes:
+    """What stands before the logits (P, N, K) in a reply's body, for logits sent as they come."""
+    metadata = {"reply": reply.model_dump_json(exclude_none=True)}
+    return tensors.begin({"logits": (dtype, shape)}, metadata)
 
 
 def decode_reply(body: bytes) -> tuple[LogitsReply, NDArray[np.floating]]:

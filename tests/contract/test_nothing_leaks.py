@@ -61,15 +61,22 @@ class OpenStub(StubBlackBox):
         super().__init__(stub_box(settings).card.limits)
         self.secrets = [self._mixing, self._eye]
 
-    def encode_images(self, images):
-        features = super().encode_images(images)
-        self.secrets += features
-        return features
+    def preprocess(self, image):
+        pixels = super().preprocess(image)
+        self.secrets.append(pixels)
+        return pixels
 
-    def score(self, prompts, features):
-        texts, _ = prompts.plan
-        self.secrets += [self._word(text) for row in texts for text in row]
-        return super().score(prompts, features)
+    def encode_images(self, pixels):
+        records = super().encode_images(pixels)
+        self.secrets += [np.frombuffer(record, np.float32) for record in records]
+        return records
+
+    def encode_texts(self, pieces):
+        for prompts, _ in pieces:
+            self.secrets += [self._word(text) for row in prompts.plan[0] for text in row]
+        encoded = super().encode_texts(pieces)
+        self.secrets += [np.asarray(texts) for texts in encoded]
+        return encoded
 
     @staticmethod
     def _word(text):
@@ -147,6 +154,7 @@ def test_no_reply_holds_a_piece_of_the_model(settings):
         for index in range(len(flat) - 1)
     }
     assert len(pairs) > 1000
+    assert box.image_key.encode() not in sent
     windows = {sent[start : start + 8] for start in range(len(sent))}
     assert not windows & pairs
     texts = {f"{value:.6g}" for pair in pairs for value in np.frombuffer(pair, np.float32)[:1]}
@@ -160,14 +168,12 @@ def test_the_search_would_find_a_leak(settings):
     with TestClient(app) as client:
         set_id = prepared(app, client)
         leaky = np.zeros((1, 3, 2), np.float32)
-        score = box.score
 
-        def leak(prompts, features):
-            score(prompts, features)
-            leaky[0] = np.stack(features)[:, :2]
-            return leaky
+        def leak(texts, features, **where):
+            leaky[0] = features[:, :2]
+            return lambda: leaky
 
-        box.score = leak
+        box.logits = leak
         reply = client.post(
             "/v1/logits",
             content=soft_body(set_id, np.zeros((1, 4, 16), np.float32)),

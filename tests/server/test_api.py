@@ -114,8 +114,8 @@ def test_a_recomputed_reply_that_drifted_is_served_and_logged(client, app, box, 
     app.state.meter._reply_bytes = 0
     request = text_request(image_set(client))
     ask(client, request)
-    score = box.score
-    box.score = lambda *arguments: score(*arguments) + 1
+    logits = box.logits
+    box.logits = lambda *texts, **where: lambda: logits(*texts, **where)() + 1
     assert ask(client, request).json()["replayed"]
     assert "differs from what was sold" in caplog.text
 
@@ -213,17 +213,17 @@ def test_too_many_logits_in_one_request_are_refused(client, box):
 @pytest.mark.parametrize("break_it", ["raise", "shape", "nan"])
 def test_a_failing_model_charges_nothing_and_the_worker_lives(client, box, break_it):
     request = text_request(image_set(client))
-    good = box.score
+    good = box.logits
     broken = {
-        "raise": lambda *_: 1 / 0,
-        "shape": lambda *_: np.zeros((1, 1, 1), np.float32),
-        "nan": lambda *arguments: good(*arguments) * np.float32(np.nan),
+        "raise": lambda *_, **__: 1 / 0,
+        "shape": lambda *_, **__: lambda: np.zeros((1, 1, 1), np.float32),
+        "nan": lambda *texts, **where: lambda: good(*texts, **where)() * np.float32(np.nan),
     }
-    box.score = broken[break_it]
+    box.logits = broken[break_it]
     reply = ask(client, request)
     assert reply.status_code == 500
     assert reply.json()["code"] == "internal"
-    box.score = good
+    box.logits = good
     assert not ask(client, request).json()["replayed"]
     assert client.get("/v1/key").json()["budgets"]["queries"]["used"] == 2
 

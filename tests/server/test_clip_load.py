@@ -17,7 +17,7 @@ from craft_server.clip.load import load_clip, pick_device
 from craft_server.settings import ModelError
 from craft_shared.errors import Code, Refusal
 from craft_shared.messages import LogitsRequest
-from serving import SCRIPTS, settings_in
+from serving import SCRIPTS, features_of, score, settings_in
 
 CONFIG = {
     "embed_dim": 32,
@@ -71,7 +71,7 @@ def scored(box, templates=("a photo of a {}.",)):
             "prompts": {"kind": "text", "templates": list(templates)},
         }
     )
-    return box.score(box.prepare(request, None), box.encode_images(PICTURES))
+    return score(box, request, features_of(box, PICTURES))
 
 
 def expected(model, template="a photo of a {}."):

@@ -110,7 +110,7 @@ def test_many_prompts_in_chunks_equal_one_at_a_time(pack, monkeypatch):
     texts = encoder(MODELS["clip"], pack=pack)
     offsets = torch.randn(7, 4, 64)
     together = texts.encode(texts.plan_soft("a photo of a", ["cat", "dog"], ".", offsets))
-    monkeypatch.setattr("craft_server.clip.text._TOKENS_PER_CHUNK", {"cpu": 1})
+    monkeypatch.setattr("craft_server.clip.text._TOKENS_PER_PASS", {"cpu": 1})
     apart = texts.encode(texts.plan_soft("a photo of a", ["cat", "dog"], ".", offsets))
     assert torch.allclose(together, apart, atol=2e-6)
     plan = texts.plan_templates(["{}", "a {}"], ["cat", "dog"])

@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 from craft_server.app import card_limits
 from craft_server.clip.load import load_clip
 from craft_shared.messages import LogitsRequest
-from serving import settings_in
+from serving import features_of, score, settings_in
 
 ROOT = Path(__file__).parents[2]
 FOLDER = importlib.resources.files("craft_server") / "embedded"
@@ -37,7 +37,7 @@ def zero_shot(box, images):
             "prompts": {"kind": "text", "templates": ["a photo of a {}."]},
         }
     )
-    logits = box.score(box.prepare(request, None), box.encode_images(images))
+    logits = score(box, request, features_of(box, images))
     return logits[0].argmax(axis=1)
 
 

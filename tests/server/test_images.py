@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from craft_server.image_store import ImageStore
-from craft_server.images import FeatureCache, ImageLimits, open_image
+from craft_server.images import ImageLimits, open_image
 from craft_server.store import Store
 from craft_shared.errors import Code, Refusal
 from serving import as_bytes, png
@@ -20,7 +20,9 @@ LIMITS = ImageLimits(
 @pytest.fixture
 def images(tmp_path):
     store = Store(f"sqlite:///{tmp_path / 'craft.db'}")
-    yield ImageStore(store, tmp_path / "images", limits=LIMITS)
+    images = ImageStore(store, tmp_path / "images", limits=LIMITS)
+    yield images
+    images.close()
     store.close()
 
 
@@ -145,14 +147,6 @@ def test_thousands_of_ids_are_looked_up(images):
     [image] = images.add("ann", [png(1)])
     asked = [image.id, *(f"{number:064x}" for number in range(40_000))]
     assert len(images.missing("ann", asked)) == 40_000
-
-
-def test_the_cache_drops_what_was_not_used_for_longest():
-    cache = FeatureCache(2)
-    cache.put({"a": 1, "b": 2})
-    cache.get(["a"])
-    cache.put({"c": 3})
-    assert cache.get(["a", "b", "c"]) == {"a": 1, "c": 3}
 
 
 def test_a_decoder_that_fails_in_its_own_way_is_an_undecodable_image(monkeypatch):

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from craft_server.scheduler import DeviceWorker
+from craft_server.scheduler import DeviceWorker, Work
 from craft_shared.errors import Code, Refusal
 
 
@@ -25,12 +25,21 @@ class Gate:
         return "done"
 
 
+def a_worker(**fields):
+    return DeviceWorker(**({"requests": 2, "units": 100} | fields))
+
+
+async def run(worker, job, *, deadline_s, owner="ann"):
+    (done,) = await worker.run([Work.alone(owner, job)], deadline_s=deadline_s)
+    return done.value
+
+
 async def until(event):
     await asyncio.to_thread(event.wait, 10)
 
 
 def test_places_are_bounded_and_given_back():
-    worker = DeviceWorker(queue=2)
+    worker = a_worker()
     with worker.admit(), worker.admit():
         with pytest.raises(Refusal) as caught, worker.admit():
             pass
@@ -42,8 +51,8 @@ def test_places_are_bounded_and_given_back():
 
 def test_a_draining_worker_admits_nothing_and_finishes_what_it_has():
     async def main():
-        worker, gate = DeviceWorker(queue=2), Gate()
-        running = asyncio.create_task(worker.run(gate, deadline_s=10))
+        worker, gate = a_worker(), Gate()
+        running = asyncio.create_task(run(worker, gate, deadline_s=10))
         await until(gate.started)
         worker.drain()
         assert worker.draining
@@ -58,17 +67,17 @@ def test_a_draining_worker_admits_nothing_and_finishes_what_it_has():
 
 def test_a_job_that_waits_is_dropped_when_its_caller_is_cancelled():
     async def main():
-        worker, first, second = DeviceWorker(queue=2), Gate(), Gate()
-        running = asyncio.create_task(worker.run(first, deadline_s=10))
+        worker, first, second = a_worker(), Gate(), Gate()
+        running = asyncio.create_task(run(worker, first, deadline_s=10))
         await until(first.started)
-        waiting = asyncio.create_task(worker.run(second, deadline_s=10))
+        waiting = asyncio.create_task(run(worker, second, deadline_s=10))
         await asyncio.sleep(0.01)
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
         first.open.set()
         await running
-        assert await worker.run(lambda: "next", deadline_s=10) == "next"
+        assert await run(worker, lambda: "next", deadline_s=10) == "next"
         assert second.runs == 0
 
     asyncio.run(main())
@@ -76,8 +85,8 @@ def test_a_job_that_waits_is_dropped_when_its_caller_is_cancelled():
 
 def test_a_job_that_runs_is_finished_when_its_caller_is_cancelled():
     async def main():
-        worker, gate = DeviceWorker(queue=2), Gate()
-        running = asyncio.create_task(worker.run(gate, deadline_s=10))
+        worker, gate = a_worker(), Gate()
+        running = asyncio.create_task(run(worker, gate, deadline_s=10))
         await until(gate.started)
         running.cancel()
         await asyncio.sleep(0.01)
@@ -91,19 +100,19 @@ def test_a_job_that_runs_is_finished_when_its_caller_is_cancelled():
 @pytest.mark.parametrize(("busy", "where"), [(True, "in the queue"), (False, "on the device")])
 def test_a_deadline_ends_the_wait_and_says_where_the_time_went(busy, where):
     async def main():
-        worker, first, gate = DeviceWorker(queue=2), Gate(), Gate()
+        worker, first, gate = a_worker(), Gate(), Gate()
         if busy:
-            before = asyncio.create_task(worker.run(first, deadline_s=10))
+            before = asyncio.create_task(run(worker, first, deadline_s=10))
             await until(first.started)
         with pytest.raises(Refusal) as caught:
-            await worker.run(gate, deadline_s=0.05)
+            await run(worker, gate, deadline_s=0.05)
         assert caught.value.code is Code.DEADLINE_EXCEEDED
         assert where in caught.value.detail
         first.open.set()
         gate.open.set()
         if busy:
             await before
-        assert await worker.run(lambda: 1, deadline_s=10) == 1
+        assert await run(worker, lambda: 1, deadline_s=10) == 1
         assert gate.runs == (0 if busy else 1)
 
     asyncio.run(main())
@@ -111,10 +120,10 @@ def test_a_deadline_ends_the_wait_and_says_where_the_time_went(busy, where):
 
 def test_closing_drops_what_waits():
     async def main():
-        worker, gate = DeviceWorker(queue=2), Gate()
-        running = asyncio.create_task(worker.run(gate, deadline_s=10))
+        worker, gate = a_worker(), Gate()
+        running = asyncio.create_task(run(worker, gate, deadline_s=10))
         await until(gate.started)
-        waiting = asyncio.create_task(worker.run(lambda: 1, deadline_s=10))
+        waiting = asyncio.create_task(run(worker, lambda: 1, deadline_s=10))
         await asyncio.sleep(0.01)
         worker.close()
         with pytest.raises(Refusal) as caught:
@@ -128,19 +137,19 @@ def test_closing_drops_what_waits():
 
 def test_an_exception_is_its_own_jobs_alone():
     async def main():
-        worker = DeviceWorker(queue=2)
+        worker = a_worker()
         with pytest.raises(ZeroDivisionError):
-            await worker.run(lambda: 1 / 0, deadline_s=10)
-        assert worker.idle_s == float("inf")
-        assert await worker.run(lambda: 2, deadline_s=10) == 2
-        assert worker.idle_s < 10
+            await run(worker, lambda: 1 / 0, deadline_s=10)
+        assert worker.well_s == float("inf")
+        assert await run(worker, lambda: 2, deadline_s=10) == 2
+        assert worker.well_s < 10
 
     asyncio.run(main())
 
 
 def test_jobs_run_one_at_a_time_in_order():
     async def main():
-        worker, order = DeviceWorker(queue=9), []
+        worker, order = a_worker(), []
 
         def job(number):
             order.append(number)
@@ -148,7 +157,7 @@ def test_jobs_run_one_at_a_time_in_order():
             order.append(number)
 
         await asyncio.gather(
-            *(worker.run(lambda n=number: job(n), deadline_s=10) for number in range(5))
+            *(run(worker, lambda n=number: job(n), deadline_s=10) for number in range(5))
         )
         assert order == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
 

@@ -6,29 +6,27 @@ import threading
 import numpy as np
 import pytest
 
-from craft_server.app import create_app
+from craft_server.app import card_limits, create_app
+from craft_server.stub import StubBlackBox
 from craft_shared.errors import Code, Refusal
 from craft_shared.messages import LogitsRequest
-from serving import png, settings_in, stub_box, text_request
+from serving import png, settings_in, text_request
 
 
-class SlowBox:
-    """The stub, but scoring waits until it is let go."""
+class SlowBox(StubBlackBox):
+    """The stub, but encoding texts waits until it is let go."""
 
-    def __init__(self, box):
-        self._box = box
-        self.card = box.card
-        self.prepare = box.prepare
-        self.encode_images = box.encode_images
+    def __init__(self, limits):
+        super().__init__(limits)
         self.started = threading.Event()
         self.go = threading.Event()
         self.scored = 0
 
-    def score(self, prompts, features):
+    def encode_texts(self, pieces):
         self.started.set()
         assert self.go.wait(10)
-        self.scored += 1
-        return self._box.score(prompts, features)
+        self.scored += len(pieces)
+        return super().encode_texts(pieces)
 
 
 class Shop:
@@ -36,7 +34,7 @@ class Shop:
 
     def __init__(self, folder, **settings):
         self.settings = settings_in(folder, **settings)
-        self.box = SlowBox(stub_box(self.settings))
+        self.box = SlowBox(card_limits(self.settings))
         state = create_app(self.settings, self.box).state
         self.parts, self.meter = state.parts, state.meter
         self.service = self.parts.service
@@ -256,7 +254,7 @@ def test_readiness_is_red_for_a_model_that_answers_nonsense(shop, monkeypatch):
     async def main():
         shop.box.go.set()
         nonsense = np.full((1, 1, 1), np.nan, np.float32)
-        monkeypatch.setattr(shop.box, "score", lambda *_: nonsense)
+        monkeypatch.setattr(shop.box, "logits", lambda *_, **__: lambda: nonsense)
         with pytest.raises(Refusal):
             await shop.service.check_ready()
 

@@ -104,6 +104,7 @@ def test_the_request_says_model_words_and_what_it_is_for():
     "limits",
     [
         {"prompts": 2},
+        {"texts": 2 * 3},
         {"logits": 2 * 7 * 3},
         {"images": 3},
         {"images": 2, "prompts": 3},
@@ -120,6 +121,7 @@ def test_slices_within_the_cards_limits_give_the_same_logits(limits):
     ("limits", "requests"),
     [
         ({"prompts": 2}, 3),
+        ({"texts": 2 * 3}, 3),
         ({"logits": 2 * 7 * 3}, 3),
         ({"images": 3}, 3),
         ({"body_bytes": 2500}, 2),

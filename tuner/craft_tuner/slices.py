@@ -11,6 +11,10 @@ from craft_shared.messages import CardLimits
 from craft_tuner.errors import UsageError
 
 
+LOGITS_PER_REPLY = 2**26
+"""Logits that are asked for in one request where fewer prompts at a time allow it: 256 MB."""
+
+
 @dataclass(frozen=True)
 class ImageRows:
     """One image set and the rows of the answer, of N in all, that are its images."""
@@ -82,14 +86,16 @@ def cut(
     for images in sets:
         count = min(
             limits.prompts,
+            limits.texts // classes,
             limits.logits // (images.count * classes),
+            max(1, LOGITS_PER_REPLY // (images.count * classes)),
             (limits.body_bytes - size.fixed) // size.per_prompt,
         )
         if count < 1:
             raise UsageError(
                 f"one prompt on {images.count} images of {classes} classes is more than the server "
-                f"takes in one request ({limits.logits} logits, {limits.body_bytes} bytes); ask "
-                "its owner to raise the limit"
+                f"takes in one request ({limits.logits} logits, {limits.texts} texts, "
+                f"{limits.body_bytes} bytes); ask its owner to raise the limit"
             )
         for start in range(0, prompts, count):
             yield Slice(images, slice(start, min(start + count, prompts)))

@@ -7,8 +7,8 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from craft_server.blackbox import Features, FloatArray, Prompts
-from craft_server.clip.text import TextEncoder, TextPlan
+from craft_server.blackbox import Awaited, Features, FloatArray, Piece, Pixels, Prompts, Texts
+from craft_server.clip.text import TextEncoder, TextPlan, to_host
 from craft_server.clip.vision import ImageEncoder
 from craft_shared.errors import Code, Refusal
 from craft_shared.messages import LogitsRequest, ModelCard, SoftPrompts
@@ -43,17 +43,52 @@ class ClipBlackBox:
             plan = self._text.plan_soft(prompts.context, names, prompts.suffix, shifts)
         else:
             plan = self._text.plan_templates(prompts.templates, names)
-        return Prompts(count=plan.prompts, class_names=names, plan=plan)
+        return Prompts(
+            count=plan.prompts,
+            class_names=names,
+            plan=plan,
+            pieces=tuple(self._text.pieces(plan)),
+            tokens=self._text.tokens_per_prompt(plan),
+            group=plan.group,
+        )
 
-    def encode_images(self, images: Sequence[Image]) -> list[Features]:
-        """One normalised feature row per image, kept on the device."""
-        return cast("list[Features]", list(self._images.encode(images).unbind()))
+    @property
+    def image_key(self) -> str:
+        """Which encoder made a record; see `craft_server.blackbox.BlackBox.image_key`."""
+        return self._images.key
+
+    def preprocess(self, image: Image) -> Pixels:
+        """open_clip's own preprocessing: float32 (3, side, side) in the host's memory."""
+        return Pixels(self._images.preprocess(image))
+
+    def encode_images(self, pixels: Sequence[Pixels]) -> list[bytes]:
+        """One record per image; see `craft_server.blackbox.BlackBox.encode_images`."""
+        return self._images.encode(cast("Sequence[Tensor]", pixels))
+
+    def load_features(self, records: Sequence[bytes]) -> Features:
+        """One float32 matrix (N, D) on the device."""
+        return Features(self._images.load(records))
+
+    @property
+    def tokens_per_pass(self) -> int:
+        """How many tokens one pass of the text tower takes."""
+        return self._text.tokens_per_pass
+
+    @property
+    def asynchronous(self) -> bool:
+        """CUDA computes beside the host."""
+        return self._text.device.type == "cuda"
+
+    def encode_texts(self, pieces: Sequence[Piece]) -> list[Texts]:
+        """Normalised text features, float32 (p, K, D) for each piece, from one pass."""
+        plans = [cast("TextPlan", piece.prompts.plan).part(piece.run) for piece in pieces]
+        features = self._text.encode_piece(plans[0].with_others(plans[1:]))
+        return cast("list[Texts]", list(features.split([plan.prompts for plan in plans])))
 
     @torch.inference_mode()
-    def score(self, prompts: Prompts, features: Sequence[Features]) -> FloatArray:
-        """Logits float32 (P, N, K): scale * image (N, D) @ text (P, D, K)."""
-        plan = cast("TextPlan", prompts.plan)
-        images = torch.stack(cast("list[Tensor]", list(features)))  # (N, D)
-        texts = self._text.encode(plan)  # (P, K, D)
-        logits = self.card.logit_scale * (images @ texts.transpose(1, 2)) + self._bias
-        return cast("FloatArray", logits.cpu().numpy())
+    def logits(self, texts: Texts, features: Features, *, prompts: slice, images: slice) -> Awaited:
+        """scale * image (n, D) @ text (p, D, K) + bias, float32 (p, n, K)."""
+        rows = cast("Tensor", features)[images]  # (n, D)
+        words = cast("Tensor", texts)[prompts]  # (p, K, D)
+        logits = self.card.logit_scale * (rows @ words.transpose(1, 2)) + self._bias
+        return to_host(logits)

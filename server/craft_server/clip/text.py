@@ -23,13 +23,14 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
+from craft_server.blackbox import Awaited, FloatArray
 from craft_server.clip.packed import Layout, can_be_packed, lay_out, run_packed
 from craft_shared.errors import Code, Refusal
 
 PACKED, CUT, FULL = "packed prefix", "cut at end-of-text", "full length"
 
-_TOKENS_PER_CHUNK = {"cpu": 4096}
-_TOKENS_PER_CHUNK_ELSEWHERE = 65_536
+_TOKENS_PER_PASS = {"cpu": 4096}
+_TOKENS_PER_PASS_ELSEWHERE = 65_536
 _TEXTS_REMEMBERED = 65_536
 _LAYOUTS_REMEMBERED = 64
 
@@ -67,6 +68,25 @@ class TextPlan:
         """P."""
         return len(self.rows) // self.classes if self.offsets is None else len(self.offsets)
 
+    @property
+    def group(self) -> tuple[int, tuple[Row, ...]] | None:
+        """Equal for soft prompts of the same texts: those may be encoded in one pass."""
+        return None if self.offsets is None else (self.offsets.shape[1], self.rows)
+
+    def part(self, prompts: slice) -> "TextPlan":
+        """Some of the prompts."""
+        if self.offsets is not None:
+            return TextPlan(self.rows, self.classes, self.offsets[prompts])
+        texts = slice(prompts.start * self.classes, prompts.stop * self.classes)
+        return TextPlan(self.rows[texts], self.classes, None)
+
+    def with_others(self, others: Sequence["TextPlan"]) -> "TextPlan":
+        """The prompts of plans of one group behind each other."""
+        if not others:
+            return self
+        offsets = [cast("Tensor", plan.offsets) for plan in (self, *others)]
+        return TextPlan(self.rows, self.classes, torch.cat(offsets))
+
 
 class TextEncoder:
     """Encodes token plans with one open_clip text tower.
@@ -92,7 +112,7 @@ class TextEncoder:
         self._full = full
         self._packed = pack and full is None and can_be_packed(tower)
         self._tokens = lru_cache(_TEXTS_REMEMBERED)(self._tokenise)
-        self._layout = lru_cache(_LAYOUTS_REMEMBERED)(self._lay_out)
+        self._layouts = lru_cache(_LAYOUTS_REMEMBERED)(self._lay_out)
         self.width: int = tower.token_embedding.weight.shape[1]
         self.context_length: int = tower.context_length
 
@@ -132,67 +152,94 @@ class TextEncoder:
         )
         return TextPlan(rows, len(names), None)
 
+    def pieces(self, plan: TextPlan) -> list[slice]:
+        """The prompts in runs that one pass of the tower takes, each in bounded memory.
+
+        They depend on the plan alone, so the same plan gives the same bits in whatever company.
+        """
+        step = max(1, self.tokens_per_pass // self.tokens_per_prompt(plan))
+        return [
+            slice(start, min(start + step, plan.prompts)) for start in range(0, plan.prompts, step)
+        ]
+
     @torch.inference_mode()
     def encode(self, plan: TextPlan) -> Tensor:
-        """Normalised text features, float32 (P, K, D), on the tower's device."""
+        """Normalised text features, float32 (P, K, D), on the tower's device, piece by piece."""
+        return torch.cat([self.encode_piece(plan.part(piece)) for piece in self.pieces(plan)])
+
+    @torch.inference_mode()
+    def encode_piece(self, plan: TextPlan) -> Tensor:
+        """The same in one pass: for a plan of one piece, or several of one group together."""
         if plan.offsets is None:
-            chunks = self._templates_packed(plan) if self._packed else self._templates(plan)
+            features = self._templates_packed(plan) if self._packed else self._templates(plan)
         else:
-            chunks = self._soft_packed(plan) if self._packed else self._soft(plan)
-        features = nn.functional.normalize(torch.cat(chunks).float(), dim=-1)  # (P * K, D)
-        return features.reshape(plan.prompts, plan.classes, -1)
+            features = self._soft_packed(plan) if self._packed else self._soft(plan)
+        return nn.functional.normalize(features.float(), dim=-1)
 
     # --- packed prefix --------------------------------------------------------------------------
 
-    def _soft_packed(self, plan: TextPlan) -> list[Tensor]:
-        """Chunks of (p * K, D): one layout for all prompts, another prefix for each."""
-        offsets = cast("Tensor", plan.offsets).to(self._device)
-        layout = self._layout(plan.rows, 1 + offsets.shape[1])
-        start = self._embed(layout.prefix)  # (C, W)
-        chunks = []
-        for part in torch.split(offsets, self._chunk(layout.tokens)):
-            prefix = start.repeat(len(part), 1, 1)  # (p, C, W)
-            prefix[:, 1:] += part.to(prefix.dtype)
-            chunks.append(self._read_out(run_packed(self._tower, prefix, layout).flatten(0, 1)))
-        return chunks
+    def _soft_packed(self, plan: TextPlan) -> Tensor:
+        """(P, K, D): one layout for all prompts, another prefix for each."""
+        offsets = to_device(cast("Tensor", plan.offsets), self.device)
+        classes = []
+        for layout in self._layouts(plan.rows, 1 + offsets.shape[1]):
+            prefix = self._embed(layout.prefix).repeat(len(offsets), 1, 1)  # (P, C, W)
+            prefix[:, 1:] += offsets.to(prefix.dtype)
+            classes.append(self._read_out(run_packed(self._tower, prefix, layout)))  # (P, k, D)
+        return torch.cat(classes, dim=1)
 
-    def _templates_packed(self, plan: TextPlan) -> list[Tensor]:
-        """One chunk of (K, D) per template: its texts share what comes before the class name."""
-        chunks = []
+    def _templates_packed(self, plan: TextPlan) -> Tensor:
+        """(P, K, D), template by template: its texts share what comes before the class name."""
+        prompts = []
         for first in range(0, len(plan.rows), plan.classes):
             rows = plan.rows[first : first + plan.classes]
             shared = min(_in_common(rows), min(map(len, rows)) - 1)
-            layout = self._layout(rows, shared)
-            prefix = self._embed(layout.prefix)[None]  # (1, C, W)
-            chunks.append(self._read_out(run_packed(self._tower, prefix, layout)[0]))
-        return chunks
+            parts = [
+                self._read_out(run_packed(self._tower, self._embed(layout.prefix)[None], layout))
+                for layout in self._layouts(rows, shared)
+            ]
+            prompts.append(torch.cat(parts, dim=1))  # (1, K, D)
+        return torch.cat(prompts)
 
-    def _lay_out(self, rows: tuple[Row, ...], shared: int) -> Layout:
-        return lay_out(rows, shared).to(self._device)
+    def _lay_out(self, rows: tuple[Row, ...], shared: int) -> list[Layout]:
+        """Layouts of consecutive classes, each within the budget of one pass."""
+        parts: list[list[Row]] = [[]]
+        room = self.tokens_per_pass
+        for row in rows:
+            tokens = len(row) - shared
+            if parts[-1] and tokens > room:
+                parts.append([])
+                room = self.tokens_per_pass
+            parts[-1].append(row)
+            room -= tokens
+        return [lay_out(part, shared).to(self.device) for part in parts]
 
     # --- cut at end-of-text, and full length ----------------------------------------------------
 
-    def _templates(self, plan: TextPlan) -> list[Tensor]:
-        """Chunks of (t, D)."""
+    def _templates(self, plan: TextPlan) -> Tensor:
+        """(P, K, D)."""
         ids, ends = self._padded(plan.rows)
-        step = self._chunk(ids.shape[1])
+        step = max(1, self.tokens_per_pass // ids.shape[1])
         if self._full is not None:
             whole = nn.functional.pad(ids, (0, self.context_length - ids.shape[1]))
-            return [self._full(part) for part in torch.split(whole, step)]
-        parts = zip(torch.split(ids, step), torch.split(ends, step), strict=True)
-        return [self._run(self._embed(some), last) for some, last in parts]
+            chunks = [self._full(part) for part in torch.split(whole, step)]
+        else:
+            parts = zip(torch.split(ids, step), torch.split(ends, step), strict=True)
+            chunks = [self._run(self._embed(some), last) for some, last in parts]
+        return torch.cat(chunks).unflatten(0, (-1, plan.classes))
 
-    def _soft(self, plan: TextPlan) -> list[Tensor]:
-        """Chunks of (p * K, D)."""
+    def _soft(self, plan: TextPlan) -> Tensor:
+        """(P, K, D)."""
         ids, ends = self._padded(plan.rows)
-        texts = self._embed(ids)  # (K, L, W)
-        offsets = cast("Tensor", plan.offsets).to(self._device, texts.dtype)
-        chunks = []
-        for part in torch.split(offsets, self._chunk(ids.numel())):
-            prompts = texts.repeat(len(part), 1, 1, 1)  # (p, K, L, W)
-            prompts[:, :, 1 : 1 + part.shape[1]] += part[:, None]
-            chunks.append(self._run(prompts.flatten(0, 1), ends.repeat(len(part))))
-        return chunks
+        offsets = to_device(cast("Tensor", plan.offsets), self.device)
+        step = max(1, self.tokens_per_pass // ids.shape[1])
+        classes = []
+        for some, last in zip(torch.split(ids, step), torch.split(ends, step), strict=True):
+            texts = self._embed(some).repeat(len(offsets), 1, 1, 1)  # (P, k, L, W)
+            texts[:, :, 1 : 1 + offsets.shape[1]] += offsets[:, None].to(texts.dtype)
+            features = self._run(texts.flatten(0, 1), last.repeat(len(offsets)))  # (P * k, D)
+            classes.append(features.unflatten(0, (len(offsets), -1)))
+        return torch.cat(classes, dim=1)
 
     def _run(self, embeddings: Tensor, ends: Tensor) -> Tensor:
         """(T, L, W) token embeddings -> (T, D), as open_clip's `CLIP.encode_text` does."""
@@ -207,18 +254,27 @@ class TextEncoder:
         ids = torch.zeros(len(rows), int(ends.max()) + 1, dtype=torch.int64)
         for index, row in enumerate(rows):
             ids[index, : len(row)] = torch.tensor(row)
-        return ids.to(self._device), ends.to(self._device)
+        return ids.to(self.device), ends.to(self.device)
 
     # --- both -----------------------------------------------------------------------------------
 
     @property
-    def _device(self) -> torch.device:
+    def device(self) -> torch.device:
         return cast("torch.device", self._tower.positional_embedding.device)
 
-    def _chunk(self, tokens: int) -> int:
-        """How many items of so many tokens go through the tower together."""
-        budget = _TOKENS_PER_CHUNK.get(self._device.type, _TOKENS_PER_CHUNK_ELSEWHERE)
-        return max(1, budget // tokens)
+    @property
+    def tokens_per_pass(self) -> int:
+        """Tokens that go through the tower together."""
+        return _TOKENS_PER_PASS.get(self.device.type, _TOKENS_PER_PASS_ELSEWHERE)
+
+    def tokens_per_prompt(self, plan: TextPlan) -> int:
+        """Tokens that a prompt of the plan sends through the tower."""
+        rows = plan.rows[: plan.classes]
+        if not self._packed:
+            longest = self.context_length if self._full is not None else max(map(len, plan.rows))
+            return longest * len(rows)
+        shared = 0 if plan.offsets is None else 1 + plan.offsets.shape[1]
+        return shared + sum(len(row) - shared for row in rows)
 
     def _embed(self, ids: Tensor) -> Tensor:
         """Token embeddings (..., W) in the tower's dtype."""
@@ -244,6 +300,29 @@ class TextEncoder:
             detail = f"{shown!r} takes {len(row)} tokens, at most {self.context_length} fit"
             raise Refusal(Code.TOO_MANY_TOKENS, detail, param="prompts")
         return row
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Bring a CPU tensor to a device; to a GPU through pinned memory, without waiting for it."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def to_host(tensor: Tensor) -> Awaited:
+    """Start bringing a tensor to the host; call the result to wait for it and get it as numpy."""
+    if tensor.device.type != "cuda":
+        return tensor.cpu().numpy
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    host.copy_(tensor, non_blocking=True)
+    copied = torch.cuda.Event()
+    copied.record()
+
+    def wait() -> FloatArray:
+        copied.synchronize()
+        return cast("FloatArray", host.numpy())
+
+    return wait
 
 
 def _in_common(rows: Sequence[Row]) -> int:

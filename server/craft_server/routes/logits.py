@@ -9,15 +9,18 @@ from fastapi import APIRouter, Header, Request, Response
 from craft_server.blackbox import FloatArray
 from craft_server.routes.access import LogitsKey, PartsOf
 from craft_server.routes.bodies import JSON_MEDIA_TYPE, describe, media_type, wants_tensors
-from craft_server.service import Delivery
+from craft_server.routes.sending import response_to
 from craft_shared.errors import Code, Refusal
 from craft_shared.messages import LogitsReply, LogitsRequest
 from craft_shared.tensors import TENSOR_MEDIA_TYPE
-from craft_shared.wire import decode_request, encode_reply, offsets_from_json, parse
+from craft_shared.wire import decode_request, offsets_from_json, parse
 
 router = APIRouter(tags=["logits"])
 
 T = TypeVar("T")
+
+_SMALL = 2**16
+"""Bytes that are read in less time than handing them to another thread takes."""
 
 
 @router.post(
@@ -38,16 +41,20 @@ async def logits(
         key, message, offsets=offsets, idempotency_key=idempotency_key
     )
     delivery = await _unless_left(request, parts.service.buy(order))
-    body, media = await asyncio.to_thread(_encode, delivery, tensors=wants_tensors(request))
-    return Response(body, media_type=media, headers=_headers(delivery))
+    return await response_to(
+        delivery, tensors=wants_tensors(request), deadline_s=parts.settings.deadline_s
+    )
 
 
 async def _read(request: Request) -> tuple[LogitsRequest, FloatArray | None]:
     kind = media_type(request, JSON_MEDIA_TYPE, TENSOR_MEDIA_TYPE)
+    decode = decode_request if kind == TENSOR_MEDIA_TYPE else _decode_json
     body = await request.body()
-    if kind == TENSOR_MEDIA_TYPE:
-        return await asyncio.to_thread(decode_request, body)
-    message = await asyncio.to_thread(parse, LogitsRequest, body)
+    return decode(body) if len(body) <= _SMALL else await asyncio.to_thread(decode, body)
+
+
+def _decode_json(body: bytes) -> tuple[LogitsRequest, FloatArray | None]:
+    message = parse(LogitsRequest, body)
     return message, offsets_from_json(message)
 
 
@@ -71,24 +78,3 @@ async def _unless_left(request: Request, work: Coroutine[Any, Any, T]) -> T:
 async def _left(request: Request) -> None:
     while (await request.receive())["type"] != "http.disconnect":
         pass
-
-
-def _encode(delivery: Delivery, *, tensors: bool) -> tuple[bytes, str]:
-    if tensors:
-        return encode_reply(delivery.reply, delivery.logits), TENSOR_MEDIA_TYPE
-    reply = delivery.reply.model_copy(update={"logits": delivery.logits.tolist()})
-    return reply.model_dump_json(exclude_none=True).encode(), JSON_MEDIA_TYPE
-
-
-def _headers(delivery: Delivery) -> dict[str, str]:
-    reply = delivery.reply
-    timing = [f"{name};dur={1000 * spent:.1f}" for name, spent in delivery.seconds.items()]
-    headers = {
-        "X-Query-Cost": str(0 if reply.replayed else reply.cost.queries),
-        "X-Query-Remaining": str(reply.budgets.queries.remaining),
-    }
-    if timing:
-        headers["Server-Timing"] = ", ".join(timing)
-    if reply.replayed:
-        headers["Idempotent-Replayed"] = "true"
-    return headers

@@ -1,0 +1,125 @@
+"""One thread that writes to the store for everybody who waits, with one commit for all of them.
+
+Owns when the ledger's writes happen. Must not know what they are. A commit to SQLite costs a flush
+to the disk and only one writer is let in, so works that wait at the same time are done one after
+the other in one transaction: each is undone alone if it raises, and nobody is told anything before
+the commit. There is no artificial wait: a work that comes alone is committed alone. On a database
+that takes many writers, works run side by side and commit by themselves.
+"""
+
+import asyncio
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from craft_server.store import Store
+from craft_shared.errors import Refusal
+
+T = TypeVar("T")
+
+_LOG = logging.getLogger(__name__)
+
+_MOST_TOGETHER = 64
+"""Works in one transaction: it must end soon, since readers of a budget wait for its end."""
+
+
+class Teller:
+    """Runs works on the store off the event loop."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._waiting: queue.SimpleQueue[_Work[Any] | None] = queue.SimpleQueue()
+        self._pool = None if store.one_writer else ThreadPoolExecutor(thread_name_prefix="teller")
+        self._thread = threading.Thread(target=self._serve, name="teller", daemon=True)
+        if self._pool is None:
+            self._thread.start()
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Do `work`, which writes by `store.write` alone; returns or raises what it does.
+
+        It is done even if the caller is cancelled meanwhile.
+
+        Raises:
+            Refusal: `not_ready`, also where the commit of all that were done together failed.
+        """
+        loop = asyncio.get_running_loop()
+        if self._pool is not None:
+            return await loop.run_in_executor(self._pool, work)
+        result: asyncio.Future[T] = loop.create_future()
+        self._waiting.put(_Work(work, loop, result))
+        return await result
+
+    def close(self) -> None:
+        """Finish what waits, then stop."""
+        if self._pool is not None:
+            self._pool.shutdown()
+            return
+        self._waiting.put(None)
+        self._thread.join()
+
+    def _serve(self) -> None:
+        while (first := self._waiting.get()) is not None:
+            works = [first]
+            while len(works) < _MOST_TOGETHER and not self._waiting.empty():
+                work = self._waiting.get()
+                if work is None:
+                    self._waiting.put(None)
+                    break
+                works.append(work)
+            _tell(self._do(works))
+
+    def _do(self, works: list["_Work[Any]"]) -> list["_Outcome"]:
+        """Do works in one transaction; one that fails by a bug is not to harm the others."""
+        if len(works) > 1:
+            try:
+                with self._store.together():
+                    return [work.do(only=Refusal) for work in works]
+            except Refusal as outage:  # nothing was committed
+                return [_Outcome(work, None, outage) for work in works]
+            except BaseException:
+                _LOG.exception("one of %d works failed; each is done again alone", len(works))
+        return [work.do(only=BaseException) for work in works]
+
+
+class _Work(NamedTuple, Generic[T]):
+    call: Callable[[], T]
+    loop: asyncio.AbstractEventLoop
+    result: "asyncio.Future[T]"
+
+    def do(self, *, only: type[BaseException]) -> "_Outcome":
+        """Errors of type `only` belong to whoever waits; others to the whole transaction."""
+        try:
+            return _Outcome(self, self.call(), None)
+        except only as error:
+            return _Outcome(self, None, error)
+
+
+class _Outcome(NamedTuple):
+    work: _Work[Any]
+    value: Any
+    error: BaseException | None
+
+    def tell(self) -> None:
+        result = self.work.result
+        if result.done():  # the caller was cancelled
+            return
+        if self.error is None:
+            result.set_result(self.value)
+        else:
+            result.set_exception(self.error)
+
+
+def _tell(outcomes: list[_Outcome]) -> None:
+    """Wake every loop once."""
+    for loop in {outcome.work.loop for outcome in outcomes}:
+        mine = [outcome for outcome in outcomes if outcome.work.loop is loop]
+        if not loop.is_closed():
+            loop.call_soon_threadsafe(_tell_all, mine)
+
+
+def _tell_all(outcomes: list[_Outcome]) -> None:
+    for outcome in outcomes:
+        outcome.tell()
