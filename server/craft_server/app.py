@@ -27,6 +27,7 @@ from craft_server.service import LogitsService
 from craft_server.settings import Settings
 from craft_server.store import Store
 from craft_server.stub import StubBlackBox
+from craft_server.uploads import UploadDoor
 from craft_shared.errors import PROBLEM_MEDIA_TYPE, Code, Problem, Refusal
 from craft_shared.messages import CardLimits, ImageSetRequest, LogitsRequest, Manifest
 
@@ -38,7 +39,13 @@ def create_app(settings: Settings, blackbox: BlackBox) -> FastAPI:
     """The server's application around a black box; it opens the store, but no socket."""
     store = Store(settings.resolved_database_url)
     meter = Meter(store, holder=settings.replica, reply_bytes=settings.reply_bytes)
-    images = ImageStore(store, settings.image_dir, limits=_image_limits(settings))
+    images = ImageStore(
+        store,
+        settings.image_dir,
+        limits=_image_limits(settings),
+        decoders=settings.decode_workers,
+    )
+    uploads = UploadDoor(images, places=settings.uploads, deadline_s=settings.deadline_s)
     worker = DeviceWorker(queue=settings.queue)
     service = LogitsService(settings, blackbox, meter=meter, images=images, worker=worker)
     app = FastAPI(
@@ -49,7 +56,12 @@ def create_app(settings: Settings, blackbox: BlackBox) -> FastAPI:
         responses={"4XX": {"model": Problem}, "5XX": {"model": Problem}},
     )
     app.state.parts = Parts(
-        settings=settings, keys=Keys(store), ledger=meter, images=images, service=service
+        settings=settings,
+        keys=Keys(store),
+        ledger=meter,
+        images=images,
+        uploads=uploads,
+        service=service,
     )
     app.state.store = store
     app.state.meter = meter
@@ -112,6 +124,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     finally:
         await parts.service.drain(parts.settings.drain_s)
         sweeper.cancel()
+        parts.uploads.close()
+        parts.images.close()
         app.state.store.close()
 
 

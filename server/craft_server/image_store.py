@@ -1,7 +1,7 @@
 """Image bytes in a folder, ownership and image sets in the transactional store.
 
-Owns the blob folder (files named by the SHA-256 of their bytes) and the tables `images` and
-`image_sets`. Must not know models, budgets or HTTP.
+Owns what is in the tables `images` and `image_sets`, and the threads that decode. Must not know
+models, budgets or HTTP.
 
 The same bytes of two owners share a file, but neither can tell: an id is visible to those who
 uploaded it, and an upload takes the same path whether or not another owner has the bytes.
@@ -9,53 +9,32 @@ uploaded it, and an upload takes the same path whether or not another owner has 
 
 import hashlib
 import os
-import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from PIL.Image import Image
-from sqlalchemy import (
-    BigInteger,
-    Column,
-    Connection,
-    Integer,
-    LargeBinary,
-    String,
-    Table,
-    func,
-    select,
-)
+from sqlalchemy import Connection
 
+from craft_server.blobs import BlobFolder
+from craft_server.image_tables import find_set, image_sets, images, insert_new, owned, totals
 from craft_server.images import ImageLimits, open_image
-from craft_server.store import Store, metadata
+from craft_server.recent import Recent
+from craft_server.store import Store
 from craft_shared.errors import Code, Refusal
 from craft_shared.messages import ImageSet, StoredImage
 
 _DIGEST_BYTES = 32
 _LISTED_IDS = 10
-_IDS_PER_QUERY = 1000
+_KEPT_DIGESTS = 500_000
 
-images = Table(
-    "images",
-    metadata,
-    Column("owner", String, primary_key=True),
-    Column("digest", String(64), primary_key=True),
-    Column("bytes", BigInteger, nullable=False),
-    Column("width", Integer, nullable=False),
-    Column("height", Integer, nullable=False),
-)
+T = TypeVar("T")
 
-image_sets = Table(
-    "image_sets",
-    metadata,
-    Column("owner", String, primary_key=True),
-    Column("id", String(36), primary_key=True),
-    Column("name", String, nullable=False),
-    Column("count", Integer, nullable=False),
-    Column("digests", LargeBinary, nullable=False),
-)
+
+class StoredImageError(RuntimeError):
+    """An image that was checked and stored cannot be opened any more: a fault of this server."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +46,23 @@ class ImageSetRecord:
 
 
 class ImageStore:
-    """Keeps images by content address and remembers who may see them."""
+    """Keeps images by content address and remembers who may see them; thread-safe.
 
-    def __init__(self, store: Store, folder: Path, *, limits: ImageLimits) -> None:
+    Args:
+        store: where owners and sets are kept.
+        folder: where bytes are kept.
+        limits: what is accepted.
+        decoders: threads that decode; 0 takes one per CPU.
+    """
+
+    def __init__(
+        self, store: Store, folder: Path, *, limits: ImageLimits, decoders: int = 0
+    ) -> None:
         self._store = store
-        self._folder = folder
+        self._blobs = BlobFolder(folder)
         self._limits = limits
+        self._decoders = ThreadPoolExecutor(decoders or os.cpu_count(), thread_name_prefix="decode")
+        self._sets: Recent[tuple[str, str], ImageSetRecord] = Recent(_KEPT_DIGESTS)
 
     def add(self, owner: str, files: Sequence[bytes]) -> list[StoredImage]:
         """Check and keep files: all of them or, on the first fault, none.
@@ -82,20 +72,20 @@ class ImageStore:
         Raises:
             Refusal: with `param` naming the file, as in `files[2]`.
         """
-        rows = [self._row(owner, index, data) for index, data in enumerate(files)]
+        owners = [owner] * len(files)
+        rows = list(self._decoders.map(self._row, owners, range(len(files)), files))
         with self._store.read() as connection:
             fresh = self._fresh(connection, owner, rows)
         if fresh:
             contents = dict(zip((row["digest"] for row in rows), files, strict=True))
-            for digest in fresh:
-                self._write(digest, contents[digest])
+            self._blobs.write({digest: contents[digest] for digest in fresh})
             self._insert(owner, rows)
         return [_stored(row, new=fresh.pop(row["digest"], None) is not None) for row in rows]
 
     def missing(self, owner: str, digests: Iterable[str]) -> list[str]:
         """Those of the digests that this owner has not uploaded, in order, once each."""
         with self._store.read() as connection:
-            have = _owned(connection, owner, digests)
+            have = owned(connection, owner, digests)
         return [digest for digest in dict.fromkeys(digests) if digest not in have]
 
     def create_set(self, owner: str, digests: Sequence[str], *, name: str) -> ImageSet:
@@ -120,12 +110,13 @@ class ImageStore:
             "count": len(digests),
             "digests": packed,
         }
-        with self._store.write() as connection:
-            known = connection.execute(_find_set(owner, identifier)).first()
-            if known is None:
-                connection.execute(image_sets.insert(), row)
-        kept = name if known is None else known.name
-        return ImageSet(id=identifier, name=kept, images=len(digests))
+        with self._store.read() as connection:
+            kept = find_set(connection, owner, identifier)
+        if kept is None:
+            with self._store.write() as connection:
+                insert_new(connection, image_sets, [row])
+                kept = find_set(connection, owner, identifier)
+        return ImageSet(id=identifier, name=kept.name, images=len(digests))
 
     def describe_set(self, owner: str, identifier: str) -> ImageSet:
         """A set as its owner sees it.
@@ -137,25 +128,53 @@ class ImageStore:
         return ImageSet(id=row.id, name=row.name, images=row.count)
 
     def find_set(self, owner: str, identifier: str) -> ImageSetRecord:
-        """A set with its images' digests; raises like `describe_set`."""
+        """A set with its images' digests; raises like `describe_set`.
+
+        Sets never change, so those used last are kept in memory.
+        """
+        place = owner, identifier
+        if kept := self._sets.get([place]):
+            return kept[place]
         packed: bytes = self._set(owner, identifier).digests
         starts = range(0, len(packed), _DIGEST_BYTES)
         digests = tuple(packed[start : start + _DIGEST_BYTES].hex() for start in starts)
-        return ImageSetRecord(id=identifier, digests=digests)
+        record = ImageSetRecord(id=identifier, digests=digests)
+        self._sets.put({place: record}, weight=len(digests))
+        return record
 
     def open(self, digest: str) -> Image:
-        """Decode a stored image."""
-        return open_image(self._path(digest).read_bytes(), self._limits)
+        """Decode a stored image.
+
+        Raises:
+            StoredImageError: its file is gone, damaged or over today's limits.
+        """
+        try:
+            return open_image(self._blobs.read(digest), self._limits)
+        except (OSError, Refusal) as error:
+            detail = f"the stored image {digest} cannot be opened ({error}); restore its file"
+            raise StoredImageError(detail) from error
+
+    def decode(self, digests: Iterable[str], work: Callable[[Image], T]) -> list[Future[T]]:
+        """Open stored images on the decoding threads and do `work` there, one future each."""
+        return [self._decoders.submit(self._opened, digest, work) for digest in digests]
+
+    def close(self) -> None:
+        """End the threads: what waits is dropped, what runs is finished."""
+        self._decoders.shutdown(cancel_futures=True)
+        self._blobs.close()
+
+    def _opened(self, digest: str, work: Callable[[Image], T]) -> T:
+        return work(self.open(digest))
 
     def _insert(self, owner: str, rows: list[dict[str, Any]]) -> None:
         """Announce what is still new, now that no other upload can come between."""
         with self._store.write() as connection:
             if fresh := self._fresh(connection, owner, rows):
-                connection.execute(images.insert(), list(fresh.values()))
+                insert_new(connection, images, list(fresh.values()))
 
     def _set(self, owner: str, identifier: str) -> Any:
         with self._store.read() as connection:
-            row = connection.execute(_find_set(owner, identifier)).first()
+            row = find_set(connection, owner, identifier)
         if row is None:
             detail = f"{identifier} is not an image set of this key's owner"
             raise Refusal(Code.UNKNOWN_IMAGE_SET, detail, param="image_set")
@@ -180,10 +199,9 @@ class ImageStore:
         self, connection: Connection, owner: str, rows: list[dict[str, Any]]
     ) -> dict[str, dict[str, Any]]:
         """Rows that are new to the owner, by digest; refuses what would break the quota."""
-        have = _owned(connection, owner, [row["digest"] for row in rows])
+        have = owned(connection, owner, [row["digest"] for row in rows])
         fresh = {row["digest"]: row for row in rows if row["digest"] not in have}
-        query = select(func.count(), func.coalesce(func.sum(images.c.bytes), 0))
-        count, total = connection.execute(query.where(images.c.owner == owner)).one()
+        count, total = totals(connection, owner)
         count += len(fresh)
         total += sum(row["bytes"] for row in fresh.values())
         limits = self._limits
@@ -194,33 +212,6 @@ class ImageStore:
             )
             raise Refusal(Code.TOO_LARGE, detail, param="files")
         return fresh
-
-    def _path(self, digest: str) -> Path:
-        return self._folder / digest[:2] / digest
-
-    def _write(self, digest: str, data: bytes) -> None:
-        path = self._path(digest)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{digest}.{secrets.token_hex(8)}")
-        with draft.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-
-
-def _owned(connection: Connection, owner: str, digests: Iterable[str]) -> set[str]:
-    wanted = list(digests)
-    found: set[str] = set()
-    for start in range(0, len(wanted), _IDS_PER_QUERY):
-        some = wanted[start : start + _IDS_PER_QUERY]
-        query = select(images.c.digest).where(images.c.owner == owner, images.c.digest.in_(some))
-        found.update(connection.execute(query).scalars())
-    return found
-
-
-def _find_set(owner: str, identifier: str) -> Any:
-    return select(image_sets).where(image_sets.c.owner == owner, image_sets.c.id == identifier)
 
 
 def _stored(row: dict[str, Any], *, new: bool) -> StoredImage:

@@ -76,7 +76,15 @@ class Settings(BaseSettings):
     )
     drain_s: float = Field(30, gt=0, description="time for running work at shutdown")
     sweep_s: float = Field(30, gt=0, description="time between sweeps of expired holds")
-    feature_cache: int = Field(200_000, ge=1, description="images whose encoding is kept")
+    feature_cache: int = Field(200_000, ge=1, description="images whose encoding is kept in memory")
+    feature_disk_images: int = Field(
+        2_000_000,
+        ge=0,
+        description="images whose encoding is kept in features.db in data_dir; 0 switches it off",
+    )
+    resident_images: int = Field(
+        100_000, ge=0, description="images whose encoding stays on the device, as whole sets"
+    )
     reply_bytes: int = Field(
         2**20, ge=0, description="replies up to this size are stored for replay, else recomputed"
     )
@@ -84,6 +92,12 @@ class Settings(BaseSettings):
         0, ge=0, description="time per prompt of `--model stub`, which has no model at all"
     )
     encode_batch: int = Field(64, ge=1, description="images per pass of the image tower")
+    decode_workers: int = Field(
+        0, ge=0, description="threads that decode images; 0 takes one per CPU"
+    )
+    uploads: int = Field(
+        4, ge=1, description="uploads read at a time, each up to max_body_bytes; others wait"
+    )
 
     @property
     def resolved_database_url(self) -> str:

@@ -13,6 +13,7 @@ from craft_server.keys import Key, Keys, Scope
 from craft_server.ledger import Ledger
 from craft_server.service import LogitsService
 from craft_server.settings import Settings
+from craft_server.uploads import UploadDoor
 from craft_shared.errors import Code, Refusal
 
 
@@ -24,6 +25,7 @@ class Parts:
     keys: Keys
     ledger: Ledger
     images: ImageStore
+    uploads: UploadDoor
     service: LogitsService
 
 

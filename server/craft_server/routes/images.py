@@ -1,6 +1,7 @@
 """Uploads by content address, and image sets."""
 
 import asyncio
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -53,14 +54,18 @@ async def missing(request: Request, parts: PartsOf, key: ImagesKey) -> ManifestR
 async def upload(request: Request, parts: PartsOf, key: ImagesKey) -> UploadReply:
     """Upload image files (field `files`): JPEG, PNG or WEBP. All are kept, or none."""
     media_type(request, _MULTIPART)
-    async with request.form(max_files=parts.settings.max_files, max_fields=0) as form:
+    read = partial(_read_files, request, parts.settings.max_files)
+    return UploadReply(images=await parts.uploads.add(key.owner, read))
+
+
+async def _read_files(request: Request, max_files: int) -> list[bytes]:
+    """The files of a multipart body, which nobody has read yet; the cap on bodies bounds them."""
+    async with request.form(max_files=max_files, max_fields=0) as form:
         files = [item for item in form.getlist("files") if isinstance(item, UploadFile)]
         if not files or len(files) != len(form.multi_items()):
             detail = "send one or more files, each in a multipart field named `files`"
             raise Refusal(Code.INVALID_REQUEST, detail, param="files")
-        contents = [await file.read() for file in files]
-    stored = await asyncio.to_thread(parts.images.add, key.owner, contents)
-    return UploadReply(images=stored)
+        return [await file.read() for file in files]
 
 
 @router.post("/v1/image-sets", openapi_extra=describe(ImageSetRequest))

@@ -1,0 +1,65 @@
+"""Image bytes in a folder, one file per content, named by the SHA-256 of its bytes.
+
+Owns the folder's layout and what it takes for bytes to survive a power cut. Must not know owners.
+"""
+
+import os
+import secrets
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+_WRITERS = 8
+
+
+class BlobFolder:
+    """Files by digest; thread-safe, and safe with other processes on the same folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._writers = ThreadPoolExecutor(_WRITERS, thread_name_prefix="blobs")
+
+    def read(self, digest: str) -> bytes:
+        """The bytes of a blob.
+
+        Raises:
+            OSError: it is not here or cannot be read.
+        """
+        return self._path(digest).read_bytes()
+
+    def write(self, contents: Mapping[str, bytes]) -> None:
+        """Keep bytes by their digest; when this returns, they survive a power cut.
+
+        A blob that is here already is written again, so that time tells nobody that it was.
+        """
+        list(self._writers.map(self._write, contents.keys(), contents.values()))
+        # Syncing a file makes its bytes durable, not the name that `replace` gave it: without this
+        # the store could announce, after a power cut, a name that the folder has lost. One sync
+        # of each folder for all its files, after the last; the first takes most of the time.
+        touched = {self._path(digest).parent for digest in contents}
+        list(self._writers.map(_sync_folder, [self._folder, *touched]))
+
+    def close(self) -> None:
+        """Let running writes finish and end the threads."""
+        self._writers.shutdown()
+
+    def _path(self, digest: str) -> Path:
+        return self._folder / digest[:2] / digest
+
+    def _write(self, digest: str, data: bytes) -> None:
+        path = self._path(digest)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f".{digest}.{secrets.token_hex(8)}")
+        with draft.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
