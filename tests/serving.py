@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,11 @@ def settings_in(folder: Path, **fields: Any) -> Settings:
 
 def stub_box(settings: Settings) -> StubBlackBox:
     return StubBlackBox(card_limits(settings))
+
+
+def features_of(box: Any, images: Iterable[Image.Image]) -> Any:
+    """Features of a black box, without caches or threads."""
+    return box.load_features(box.encode_images([box.preprocess(image) for image in images]))
 
 
 def png(seed: int, size: tuple[int, int] = (16, 12)) -> bytes:

@@ -1,8 +1,11 @@
 """The interface between the server and a model: all that the rest of the server may know of one.
 
-clip/ implements it with torch and open_clip, stub.py with numpy for tests. Image features are an
-opaque value here (`Features`): the service can keep them and hand them back, never look inside, so
-no route can leak them.
+clip/ implements it with torch and open_clip, stub.py with numpy for tests. What a model makes of
+images is opaque here: the server can keep `Pixels`, records and `Features` and hand them back,
+never look inside, so no route can leak them.
+
+    image -> preprocess (any thread) -> Pixels -> encode_images (device thread) -> record
+    the records of a set -> load_features (device thread) -> Features -> score
 """
 
 from collections.abc import Sequence
@@ -17,8 +20,11 @@ from craft_shared.messages import LogitsRequest, ModelCard
 
 FloatArray = NDArray[np.float32]
 
+Pixels = NewType("Pixels", object)
+"""One image as the model's image tower takes it; whatever the model wants it to be."""
+
 Features = NewType("Features", object)
-"""The encoded images of one batch; whatever the model wants it to be."""
+"""The encoded images of a set, as one value on the device; whatever the model wants it to be."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,14 @@ class BlackBox(Protocol):
         """What clients may know of it."""
         ...
 
+    @property
+    def image_key(self) -> str:
+        """Hex digest of all that an image's record depends on beside the image's bytes.
+
+        Checkpoint, preprocessing, precision and the format of records. Never leaves the server.
+        """
+        ...
+
     def prepare(self, request: LogitsRequest, offsets: FloatArray | None) -> Prompts:
         """Check the prompts against the model and plan their encoding; cheap, on no device.
 
@@ -49,10 +63,24 @@ class BlackBox(Protocol):
         """
         ...
 
-    def encode_images(self, images: Sequence[Image]) -> list[Features]:
-        """Encode RGB images of any size, one opaque value per image. Runs on the device worker."""
+    def preprocess(self, image: Image) -> Pixels:
+        """Make an RGB image of any size fit for the tower. Runs on any thread."""
         ...
 
-    def score(self, prompts: Prompts, features: Sequence[Features]) -> FloatArray:
-        """Logits float32 (P, N, K) of prompts on encoded images. Runs on the device worker."""
+    def encode_images(self, pixels: Sequence[Pixels]) -> list[bytes]:
+        """Encode images, one opaque record per image. Runs on the device thread.
+
+        A record is the normalised features as little-endian float32, (D,).
+
+        Raises:
+            RuntimeError: a feature is not finite.
+        """
+        ...
+
+    def load_features(self, records: Sequence[bytes]) -> Features:
+        """Bring N records to the device as one matrix (N, D). Runs on the device thread."""
+        ...
+
+    def score(self, prompts: Prompts, features: Features) -> FloatArray:
+        """Logits float32 (P, N, K) of prompts on N images. Runs on the device thread."""
         ...

@@ -1,19 +1,14 @@
-"""The image door: untrusted bytes in, an RGB image out; and the cache of encoded images.
+"""The image door: untrusted bytes in, an RGB image out.
 
 Owns formats, sizes and decoding. Must not know who uploads, where bytes are kept, models or HTTP.
-Features pass through the cache as opaque values.
 """
 
 import io
-import threading
 import warnings
-from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from PIL import Image, UnidentifiedImageError
 
-from craft_server.blackbox import Features
 from craft_shared.errors import Code, Refusal
 
 FORMATS = ("JPEG", "PNG", "WEBP")
@@ -63,27 +58,3 @@ def _check_pixels(size: tuple[int, int], allowed: int) -> None:
     if width * height > allowed:
         detail = f"{width} x {height} pixels, at most {allowed} in all are allowed"
         raise Refusal(Code.TOO_LARGE, detail)
-
-
-class FeatureCache:
-    """The encodings of the images used last, by digest; thread-safe, bounded by count."""
-
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
-        self._kept: OrderedDict[str, Features] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def get(self, digests: Sequence[str]) -> dict[str, Features]:
-        """Those of the digests that are kept."""
-        with self._lock:
-            found = {digest: self._kept[digest] for digest in digests if digest in self._kept}
-            for digest in found:
-                self._kept.move_to_end(digest)
-        return found
-
-    def put(self, encoded: dict[str, Features]) -> None:
-        """Keep encodings, dropping those not used for longest."""
-        with self._lock:
-            self._kept.update(encoded)
-            while len(self._kept) > self._capacity:
-                self._kept.popitem(last=False)

@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from craft_server.blackbox import BlackBox, Features, FloatArray
+from craft_server.blackbox import BlackBox, FloatArray
+from craft_server.features import FeatureShelf
 from craft_server.image_store import ImageStore
-from craft_server.images import FeatureCache
 from craft_server.keys import Key
 from craft_server.meter import Hold, LedgerLine, Meter, Replay
 from craft_server.orders import Order, OrderDesk
@@ -63,10 +63,9 @@ class LogitsService:
         self._settings = settings
         self._blackbox = blackbox
         self._meter = meter
-        self._images = images
         self._worker = worker
         self._desk = OrderDesk(blackbox, images)
-        self._features = FeatureCache(settings.feature_cache)
+        self._shelf = FeatureShelf(settings, blackbox, images)
         self._running: set[asyncio.Task[Any]] = set()
 
     async def order(
@@ -118,6 +117,7 @@ class LogitsService:
             if late:
                 await asyncio.wait(late, timeout=_LAST_MOMENT_S)
         self._worker.close()
+        self._shelf.close()
 
     # --- reserve, score, settle -----------------------------------------------------------------
 
@@ -202,32 +202,31 @@ class LogitsService:
 
     async def _score(self, order: Order) -> tuple[NDArray[np.floating], dict[str, float]]:
         """Logits in the dtype asked for, little-endian; seconds spent in queue and model."""
-        asked = time.monotonic()
+        asked, spent = time.monotonic(), 0.0
 
-        def job() -> tuple[FloatArray, float, float]:
-            started = time.monotonic()
-            features = self._encoded(order.images.digests)
-            return self._blackbox.score(order.prompts, features), started, time.monotonic()
+        async def run(job: Callable[[], T], *, units: int) -> T:
+            del units
 
-        result, started, ended = await self._worker.run(job, deadline_s=self._settings.deadline_s)
+            def timed() -> T:
+                nonlocal spent
+                started = time.monotonic()
+                try:
+                    return job()
+                finally:
+                    spent += time.monotonic() - started
+
+            left_s = self._settings.deadline_s - (time.monotonic() - asked)
+            return await self._worker.run(timed, deadline_s=max(left_s, 0.0))
+
+        features = await self._shelf.of(order.images, run)
+        result = await run(lambda: self._blackbox.score(order.prompts, features), units=0)
+        waited = time.monotonic() - asked - spent
         if result.shape != order.shape:
             raise RuntimeError(f"the model gave logits {result.shape}, expected {order.shape}")
         if not np.isfinite(result).all():
             raise RuntimeError("the model gave a logit that is not finite")
         logits = result.astype(_DTYPES[order.request.dtype], copy=False)
-        return logits, {"queue": started - asked, "model": ended - started}
-
-    def _encoded(self, digests: Sequence[str]) -> list[Features]:
-        """Features of the images in order; those not cached are decoded and encoded. On device."""
-        known = self._features.get(digests)
-        absent = [digest for digest in dict.fromkeys(digests) if digest not in known]
-        for start in range(0, len(absent), self._settings.encode_batch):
-            batch = absent[start : start + self._settings.encode_batch]
-            pictures = [self._images.open(digest) for digest in batch]
-            fresh = dict(zip(batch, self._blackbox.encode_images(pictures), strict=True))
-            self._features.put(fresh)
-            known |= fresh
-        return [known[digest] for digest in digests]
+        return logits, {"queue": waited, "model": spent}
 
     def _canary(self) -> None:
         request = LogitsRequest(
@@ -237,7 +236,8 @@ class LogitsService:
             prompts=TextPrompts(templates=["a photo of a {}."]),
         )
         side = self.card.image_size
-        features = self._blackbox.encode_images([Image.new("RGB", (side, side))])
+        pixels = self._blackbox.preprocess(Image.new("RGB", (side, side)))
+        features = self._blackbox.load_features(self._blackbox.encode_images([pixels]))
         logits = self._blackbox.score(self._blackbox.prepare(request, None), features)
         if logits.shape != (1, 1, 1) or not np.isfinite(logits).all():
             raise RuntimeError(f"the canary gave {logits!r}")

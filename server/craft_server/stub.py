@@ -12,7 +12,7 @@ from typing import cast
 import numpy as np
 from PIL.Image import Image
 
-from craft_server.blackbox import Features, FloatArray, Prompts
+from craft_server.blackbox import Features, FloatArray, Pixels, Prompts
 from craft_shared.errors import Code, Refusal
 from craft_shared.messages import CardLimits, LogitsRequest, ModelCard, SoftPrompts
 
@@ -42,6 +42,7 @@ class StubBlackBox:
             text_path="hash",
             limits=limits,
         )
+        self.image_key = hashlib.sha256(b"stub::0 records 1").hexdigest()
         self._mixing = _noise("offsets", (N_CTX * WIDTH, EMBED)) / np.sqrt(N_CTX * WIDTH)
         self._eye = _noise("image", (SIDE * SIDE * 3, EMBED)) / np.sqrt(SIDE * SIDE * 3)
 
@@ -61,19 +62,27 @@ class StubBlackBox:
             raise Refusal(Code.TOO_MANY_TOKENS, detail, param="prompts")
         return Prompts(count=count, class_names=names, plan=(texts, offsets))
 
-    def encode_images(self, images: Sequence[Image]) -> list[Features]:
-        """A thumbnail's pixels, projected and normalised."""
-        pixels = [np.asarray(image.resize((SIDE, SIDE)), np.float32).ravel() for image in images]
-        return [cast("Features", _unit((row / 255.0 + 0.1) @ self._eye)) for row in pixels]
+    def preprocess(self, image: Image) -> Pixels:
+        """A thumbnail's values, float32 (SIDE * SIDE * 3,) in [0, 1]."""
+        return Pixels(np.asarray(image.resize((SIDE, SIDE)), np.float32).ravel() / 255.0)
 
-    def score(self, prompts: Prompts, features: Sequence[Features]) -> FloatArray:
+    def encode_images(self, pixels: Sequence[Pixels]) -> list[bytes]:
+        """Thumbnails, projected and normalised, one after the other."""
+        thumbnails = cast("Sequence[FloatArray]", pixels)
+        return [_unit((row + 0.1) @ self._eye).astype("<f4").tobytes() for row in thumbnails]
+
+    def load_features(self, records: Sequence[bytes]) -> Features:
+        """One float32 array (N, EMBED)."""
+        return Features(np.frombuffer(b"".join(records), "<f4").reshape(len(records), EMBED))
+
+    def score(self, prompts: Prompts, features: Features) -> FloatArray:
         """Cosines of hashed texts, moved by the offsets, with the thumbnails; times 100."""
         time.sleep(self._seconds_per_query * prompts.count)
         texts, offsets = prompts.plan
         words = np.stack([[_noise(text, (EMBED,)) for text in row] for row in texts])
         if offsets is not None:
             words = words + np.tanh(offsets.reshape(len(offsets), -1) @ self._mixing)[:, None]
-        images = np.stack(cast("list[FloatArray]", list(features)))
+        images = cast("FloatArray", features)
         logits = SCALE * np.einsum("pkd,nd->pnk", _unit(words), images)
         return cast("FloatArray", logits.astype(np.float32))
 

@@ -61,10 +61,15 @@ class OpenStub(StubBlackBox):
         super().__init__(stub_box(settings).card.limits)
         self.secrets = [self._mixing, self._eye]
 
-    def encode_images(self, images):
-        features = super().encode_images(images)
-        self.secrets += features
-        return features
+    def preprocess(self, image):
+        pixels = super().preprocess(image)
+        self.secrets.append(pixels)
+        return pixels
+
+    def encode_images(self, pixels):
+        records = super().encode_images(pixels)
+        self.secrets += [np.frombuffer(record, np.float32) for record in records]
+        return records
 
     def score(self, prompts, features):
         texts, _ = prompts.plan
@@ -147,6 +152,7 @@ def test_no_reply_holds_a_piece_of_the_model(settings):
         for index in range(len(flat) - 1)
     }
     assert len(pairs) > 1000
+    assert box.image_key.encode() not in sent
     windows = {sent[start : start + 8] for start in range(len(sent))}
     assert not windows & pairs
     texts = {f"{value:.6g}" for pair in pairs for value in np.frombuffer(pair, np.float32)[:1]}
@@ -164,7 +170,7 @@ def test_the_search_would_find_a_leak(settings):
 
         def leak(prompts, features):
             score(prompts, features)
-            leaky[0] = np.stack(features)[:, :2]
+            leaky[0] = features[:, :2]
             return leaky
 
         box.score = leak

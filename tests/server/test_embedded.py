@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 from craft_server.app import card_limits
 from craft_server.clip.load import load_clip
 from craft_shared.messages import LogitsRequest
-from serving import settings_in
+from serving import features_of, settings_in
 
 ROOT = Path(__file__).parents[2]
 FOLDER = importlib.resources.files("craft_server") / "embedded"
@@ -37,7 +37,7 @@ def zero_shot(box, images):
             "prompts": {"kind": "text", "templates": ["a photo of a {}."]},
         }
     )
-    logits = box.score(box.prepare(request, None), box.encode_images(images))
+    logits = box.score(box.prepare(request, None), features_of(box, images))
     return logits[0].argmax(axis=1)
 
 
@@ -73,6 +73,15 @@ def test_words_it_never_saw_are_zero_rows(box):
     used = int((table.abs().sum(dim=1) > 0).sum())
     assert 0 < used < 1000
     assert table.shape == (49408, box.card.context_width)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 33])
+def test_a_records_bits_do_not_depend_on_its_batch(box, size):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 32, 32, 3), dtype=np.uint8)
+    pixels = [box.preprocess(Image.fromarray(values)) for values in noise]
+    together = box.encode_images(pixels)
+    assert box.encode_images(pixels[:size]) == together[:size]
+    assert box.encode_images(pixels[::-1]) == together[::-1]
 
 
 @pytest.mark.slow

@@ -19,7 +19,10 @@ class SlowBox:
         self._box = box
         self.card = box.card
         self.prepare = box.prepare
+        self.image_key = box.image_key
+        self.preprocess = box.preprocess
         self.encode_images = box.encode_images
+        self.load_features = box.load_features
         self.started = threading.Event()
         self.go = threading.Event()
         self.scored = 0

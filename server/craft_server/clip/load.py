@@ -9,6 +9,7 @@ import hashlib
 import importlib.resources
 import json
 import logging
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from craft_server.clip.model import ClipBlackBox
 from craft_server.clip.text import TextEncoder, can_be_cut
-from craft_server.clip.vision import ImageEncoder
+from craft_server.clip.vision import RECORD_FORMAT, ImageEncoder
 from craft_server.settings import EMBEDDED, ModelError, Settings
 from craft_shared.messages import CardLimits, ModelCard
 
@@ -63,7 +64,7 @@ def load_clip(settings: Settings, limits: CardLimits) -> ClipBlackBox:
     kinds = [kind for kind in settings.prompt_kinds if cut or kind == "text"]
     if not kinds:
         raise ModelError(f"{source.id}: this text tower takes text prompts only; allow them")
-    preprocess = image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
+    preprocess = PreprocessCfg(**model.visual.preprocess_cfg)
     card = ModelCard(
         id=source.id,
         digest=digest,
@@ -77,7 +78,12 @@ def load_clip(settings: Settings, limits: CardLimits) -> ClipBlackBox:
         limits=limits,
     )
     bias = 0.0 if model.logit_bias is None else float(model.logit_bias)
-    images = ImageEncoder(model, preprocess, batch=settings.encode_batch)
+    images = ImageEncoder(
+        model,
+        image_transform_v2(preprocess, is_train=False),
+        batch=settings.encode_batch,
+        key=_image_key(card, preprocess),
+    )
     return ClipBlackBox(card, text, images, bias=bias)
 
 
@@ -186,6 +192,17 @@ def _digest(model: Any) -> str:
         digest.update(f"{name} {plain.dtype} {list(plain.shape)}".encode())
         digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _image_key(card: ModelCard, preprocess: PreprocessCfg) -> str:
+    """SHA-256 over all that turns an image's bytes into a record."""
+    parts = {
+        "format": RECORD_FORMAT,
+        "checkpoint": card.digest,
+        "precision": card.dtype,
+        "preprocess": asdict(preprocess),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _side(size: int | tuple[int, int]) -> int:

@@ -7,7 +7,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from craft_server.blackbox import Features, FloatArray, Prompts
+from craft_server.blackbox import Features, FloatArray, Pixels, Prompts
 from craft_server.clip.text import TextEncoder, TextPlan
 from craft_server.clip.vision import ImageEncoder
 from craft_shared.errors import Code, Refusal
@@ -45,15 +45,28 @@ class ClipBlackBox:
             plan = self._text.plan_templates(prompts.templates, names)
         return Prompts(count=plan.prompts, class_names=names, plan=plan)
 
-    def encode_images(self, images: Sequence[Image]) -> list[Features]:
-        """One normalised feature row per image, kept on the device."""
-        return cast("list[Features]", list(self._images.encode(images).unbind()))
+    @property
+    def image_key(self) -> str:
+        """Which encoder made a record; see `craft_server.blackbox.BlackBox.image_key`."""
+        return self._images.key
+
+    def preprocess(self, image: Image) -> Pixels:
+        """open_clip's own preprocessing: float32 (3, side, side) in the host's memory."""
+        return Pixels(self._images.preprocess(image))
+
+    def encode_images(self, pixels: Sequence[Pixels]) -> list[bytes]:
+        """One record per image; see `craft_server.blackbox.BlackBox.encode_images`."""
+        return self._images.encode(cast("Sequence[Tensor]", pixels))
+
+    def load_features(self, records: Sequence[bytes]) -> Features:
+        """One float32 matrix (N, D) on the device."""
+        return Features(self._images.load(records))
 
     @torch.inference_mode()
-    def score(self, prompts: Prompts, features: Sequence[Features]) -> FloatArray:
+    def score(self, prompts: Prompts, features: Features) -> FloatArray:
         """Logits float32 (P, N, K): scale * image (N, D) @ text (P, D, K)."""
         plan = cast("TextPlan", prompts.plan)
-        images = torch.stack(cast("list[Tensor]", list(features)))  # (N, D)
+        images = cast("Tensor", features)  # (N, D)
         texts = self._text.encode(plan)  # (P, K, D)
         logits = self.card.logit_scale * (images @ texts.transpose(1, 2)) + self._bias
         return cast("FloatArray", logits.cpu().numpy())

@@ -1,0 +1,150 @@
+"""From an image set to features on the device: the one place where images are encoded.
+
+    set's matrix -> records in memory -> records on disk -> decode, preprocess, encode
+
+Owns the caches of matrices and records, and the order of the work. Must not know budgets, queues
+or HTTP: whoever asks hands in the way to the device thread.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from typing import Protocol, TypeVar
+
+from craft_server.blackbox import BlackBox, Features, Pixels
+from craft_server.feature_store import FeatureStore
+from craft_server.image_store import ImageSetRecord, ImageStore
+from craft_server.recent import Recent
+from craft_server.settings import Settings
+
+T = TypeVar("T")
+
+_TURN_BATCHES = 16
+
+
+class RunOnDevice(Protocol):
+    """Runs a job on the device thread and gives its result; `units` is the images it encodes."""
+
+    async def __call__(self, job: Callable[[], T], *, units: int) -> T:
+        """Run one job."""
+        ...
+
+
+class FeatureShelf:
+    """Features of image sets, encoded once each, whoever asks and however often.
+
+    Callers encode in turns of at most 16 batches, so a large new set does not shut out a small
+    one. Within a turn one batch is decoded while the device encodes the one before: at most two
+    batches of pixels are in memory.
+
+    Args:
+        settings: sizes of caches and batches, and where the disk cache lies.
+        blackbox: encodes.
+        images: opens and decodes.
+    """
+
+    def __init__(self, settings: Settings, blackbox: BlackBox, images: ImageStore) -> None:
+        self._blackbox = blackbox
+        self._images = images
+        self._key = blackbox.image_key
+        self._batch = settings.encode_batch
+        self._matrices: Recent[str, Features] = Recent(settings.resident_images)
+        self._records: Recent[str, bytes] = Recent(settings.feature_cache)
+        self._disk = FeatureStore(
+            settings.data_dir / "features.db", capacity=settings.feature_disk_images
+        )
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="features")
+        self._turn = asyncio.Lock()
+        self._loading = asyncio.Lock()
+
+    async def of(self, images: ImageSetRecord, run: RunOnDevice) -> Features:
+        """The set's features, in its order.
+
+        What was encoded stays encoded, also if the caller is cancelled or `run` raises meanwhile.
+
+        Raises:
+            StoredImageError: an image's file cannot be opened; other callers are not affected.
+            RuntimeError: the model gave a feature that is not finite.
+        """
+        if kept := self._matrices.get([images.id]):
+            return kept[images.id]
+        records = await self._all_records(list(dict.fromkeys(images.digests)), run)
+        async with self._loading:
+            if kept := self._matrices.get([images.id]):
+                return kept[images.id]
+            ordered = [records[digest] for digest in images.digests]
+            matrix = await run(lambda: self._blackbox.load_features(ordered), units=0)
+            self._matrices.put({images.id: matrix}, weight=len(ordered))
+        return matrix
+
+    def close(self) -> None:
+        """Finish what is being written and close the disk cache."""
+        self._thread.shutdown()
+        self._disk.close()
+
+    async def _all_records(self, digests: list[str], run: RunOnDevice) -> dict[str, bytes]:
+        """Records of distinct images, encoding what is nowhere yet."""
+        records = await _in(self._thread, self._known, digests)
+        absent = _without(digests, records)
+        for some in _slices(absent, self._batch * _TURN_BATCHES):
+            async with self._turn:
+                known = await _in(self._thread, self._known, some)  # by whoever had a turn before
+                fresh = await self._encoded(_without(some, known), run)
+            records |= known | fresh
+        return records
+
+    def _known(self, digests: Sequence[str]) -> dict[str, bytes]:
+        """Records that memory or disk has; those from disk are in memory then."""
+        records = self._records.get(digests)
+        if absent := _without(digests, records):
+            stored = self._disk.get(self._key, absent)
+            self._records.put(stored)
+            records |= stored
+        return records
+
+    async def _encoded(self, digests: list[str], run: RunOnDevice) -> dict[str, bytes]:
+        """Encode images, each batch while the next is decoded; kept in memory and on disk."""
+        batches = list(_slices(digests, self._batch))
+        records: dict[str, bytes] = {}
+        writes: list[Future[None]] = []
+        ahead = self._decode(batches[0]) if batches else []
+        try:
+            for number, batch in enumerate(batches):
+                pixels = await _results(ahead)
+                ahead = self._decode(batches[number + 1]) if batch is not batches[-1] else []
+                fresh = await run(self._job(batch, pixels), units=len(batch))
+                writes.append(self._thread.submit(self._disk.put, self._key, fresh))
+                records |= fresh
+        finally:
+            for future in ahead:
+                future.cancel()
+        await asyncio.shield(_results(writes))
+        return records
+
+    def _decode(self, batch: Sequence[str]) -> list[Future[Pixels]]:
+        return self._images.decode(batch, self._blackbox.preprocess)
+
+    def _job(self, batch: Sequence[str], pixels: list[Pixels]) -> Callable[[], dict[str, bytes]]:
+        def encode() -> dict[str, bytes]:
+            records = dict(zip(batch, self._blackbox.encode_images(pixels), strict=True))
+            pixels.clear()  # the device's thread may hold the job a moment longer
+            self._records.put(records)  # here, so that it is kept if nobody waits any more
+            return records
+
+        return encode
+
+
+async def _in(thread: Executor, work: Callable[[list[str]], T], argument: list[str]) -> T:
+    return await asyncio.get_running_loop().run_in_executor(thread, work, argument)
+
+
+async def _results(futures: Sequence[Future[T]]) -> list[T]:
+    return await asyncio.gather(*map(asyncio.wrap_future, futures))
+
+
+def _without(digests: Sequence[str], known: Mapping[str, bytes]) -> list[str]:
+    return [digest for digest in digests if digest not in known]
+
+
+def _slices(items: list[T], size: int) -> list[list[T]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]
