@@ -23,9 +23,9 @@ _TURN_BATCHES = 16
 
 
 class RunOnDevice(Protocol):
-    """Runs a job on the device thread and gives its result; `units` is the images it encodes."""
+    """Runs a job on the device thread and gives its result."""
 
-    async def __call__(self, job: Callable[[], T], *, units: int) -> T:
+    async def __call__(self, job: Callable[[], T]) -> T:
         """Run one job."""
         ...
 
@@ -73,7 +73,7 @@ class FeatureShelf:
             if kept := self._matrices.get([images.id]):
                 return kept[images.id]
             ordered = [records[digest] for digest in images.digests]
-            matrix = await run(lambda: self._blackbox.load_features(ordered), units=0)
+            matrix = await run(lambda: self._blackbox.load_features(ordered))
             self._matrices.put({images.id: matrix}, weight=len(ordered))
         return matrix
 
@@ -112,7 +112,7 @@ class FeatureShelf:
             for number, batch in enumerate(batches):
                 pixels = await _results(ahead)
                 ahead = self._decode(batches[number + 1]) if batch is not batches[-1] else []
-                fresh = await run(self._job(batch, pixels), units=len(batch))
+                fresh = await run(self._job(batch, pixels))
                 writes.append(self._thread.submit(self._disk.put, self._key, fresh))
                 records |= fresh
         finally:
@@ -124,11 +124,10 @@ class FeatureShelf:
     def _decode(self, batch: Sequence[str]) -> list[Future[Pixels]]:
         return self._images.decode(batch, self._blackbox.preprocess)
 
-    def _job(
-        self, batch: Sequence[str], pixels: Sequence[Pixels]
-    ) -> Callable[[], dict[str, bytes]]:
+    def _job(self, batch: Sequence[str], pixels: list[Pixels]) -> Callable[[], dict[str, bytes]]:
         def encode() -> dict[str, bytes]:
             records = dict(zip(batch, self._blackbox.encode_images(pixels), strict=True))
+            pixels.clear()  # the device's thread may hold the job a moment longer
             self._records.put(records)  # here, so that it is kept if nobody waits any more
             return records
 

@@ -10,6 +10,8 @@ from sqlalchemy import (
     BigInteger,
     Column,
     Connection,
+    Dialect,
+    Insert,
     Integer,
     LargeBinary,
     String,
@@ -80,5 +82,11 @@ def find_set(connection: Connection, owner: str, identifier: str) -> Any:
 
 def insert_new(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
     """Insert the rows whose keys are new, also if another replica inserts the same just now."""
-    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
-    connection.execute(dialect.insert(table).on_conflict_do_nothing(), rows)
+    connection.execute(insertion(connection.dialect, table), rows)
+
+
+def insertion(dialect: Dialect, table: Table) -> Insert:
+    """An INSERT that leaves rows alone which are there already, in SQLite or in Postgres."""
+    if dialect.name == "sqlite":
+        return sqlite.insert(table).on_conflict_do_nothing()
+    return postgresql.insert(table).on_conflict_do_nothing()

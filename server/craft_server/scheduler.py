@@ -45,7 +45,12 @@ class Work(Generic[T]):
     @staticmethod
     def alone(owner: str, job: Callable[[], T]) -> "Work[T]":
         """A plain function, run by itself."""
-        return Work(owner, lambda _: [lambda value=job(): value])  # type: ignore[misc]
+
+        def launch(_: Sequence[None]) -> list[Callable[[], T]]:
+            value = job()
+            return [lambda: value]
+
+        return Work(owner, launch)
 
 
 class Done(NamedTuple, Generic[T]):

@@ -126,7 +126,7 @@ class Scorer:
         await self._worker.run([Work.alone(_CANARY, self._canary)], deadline_s=deadline_s)
 
     async def _features(self, order: Order, clock: "_Clock") -> Features:
-        async def run(job: Callable[[], T], *, units: int) -> T:
+        async def run(job: Callable[[], T]) -> T:
             work = Work.alone(order.key.id, job)
             (done,) = await self._worker.run([work], deadline_s=clock.left_s)
             return clock.count(done)

@@ -99,7 +99,7 @@ class LogitsService:
         self._worker = DeviceWorker(
             requests=settings.queue,
             units=settings.queue_texts,
-            most_together=blackbox.tokens_per_pass if settings.merge else 0,
+            most_together=blackbox.tokens_per_pass if settings.batching == "merged" else 0,
             ahead=blackbox.asynchronous,
         )
         self._desk = OrderDesk(blackbox, images)

@@ -68,10 +68,10 @@ class Settings(BaseSettings):
     queue_texts: int = Field(
         2**20, ge=1, description="texts (prompts x classes) of requests in work before 503"
     )
-    merge: bool = Field(
-        False,
-        description="encode prompts of several clients for the same classes in one pass; faster "
-        "for small requests on a GPU, but logits then differ in the last digits by company",
+    batching: Literal["deterministic", "merged"] = Field(
+        "deterministic",
+        description="`merged` encodes prompts of several clients for the same classes in one pass: "
+        "faster for small requests, but logits then differ in the last digits by company",
     )
     deadline_s: float = Field(600, gt=0, description="longest wait plus work of one request")
     replica: str = Field(

@@ -25,6 +25,9 @@ SIDE = 8
 SCALE = 100.0
 TOKENS_PER_PASS = 4096
 
+_Plan = tuple[list[list[str]], FloatArray | None]
+"""Texts by prompt and class (of soft prompts one row), and offsets."""
+
 
 class StubBlackBox:
     """Logits from hashes of words and a coarse thumbnail of the image."""
@@ -89,9 +92,10 @@ class StubBlackBox:
     def encode_texts(self, pieces: Sequence[Piece]) -> list[Texts]:
         """Hashed texts, moved by the offsets, normalised: (p, K, EMBED) for each piece."""
         time.sleep(self._seconds_per_query * sum(run.stop - run.start for _, run in pieces))
-        return [cast("Texts", self._encode(*prompts.plan, run)) for prompts, run in pieces]
+        return [cast("Texts", self._encode(prompts.plan, run)) for prompts, run in pieces]
 
-    def _encode(self, texts: list[list[str]], offsets: FloatArray | None, run: slice) -> FloatArray:
+    def _encode(self, plan: _Plan, run: slice) -> FloatArray:
+        texts, offsets = plan
         rows = texts[run] if offsets is None else texts
         words = np.stack([[_word(text) for text in row] for row in rows])
         if offsets is not None:

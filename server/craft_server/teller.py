@@ -79,7 +79,7 @@ class Teller:
                     return [work.do(only=Refusal) for work in works]
             except Refusal as outage:  # nothing was committed
                 return [_Outcome(work, None, outage) for work in works]
-            except BaseException:
+            except Exception:  # noqa: BLE001 - logged, and each work meets it again alone
                 _LOG.exception("one of %d works failed; each is done again alone", len(works))
         return [work.do(only=BaseException) for work in works]
 

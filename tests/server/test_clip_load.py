@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from craft_server.app import card_limits
-from craft_server.clip.load import load_clip, pick_device
+from craft_server.clip.load import _image_key, load_clip, pick_device
 from craft_server.settings import ModelError
 from craft_shared.errors import Code, Refusal
 from craft_shared.messages import LogitsRequest
@@ -118,6 +118,22 @@ def test_the_digest_is_the_weights_not_the_file_or_the_precision(tmp_path, confi
     save_file(model.state_dict(), str(path))
     moved = load(tmp_path, model="tiny-test", pretrained=str(path))
     assert first.card.digest != moved.card.digest
+
+
+def test_records_of_other_weights_preprocessing_or_precision_have_another_key(tmp_path, config):
+    _, path = checkpoint(tmp_path, "tiny-test")
+    plain = {"model": str(config), "pretrained": str(path)}
+    keys = {load(tmp_path, **plain).image_key, load(tmp_path, **plain).image_key}
+    assert len(keys) == 1
+    keys.add(load(tmp_path, **plain, precision="bfloat16").image_key)
+    other = PreprocessCfg(size=(32, 32), interpolation="bilinear")
+    keys.add(_image_key(load(tmp_path, **plain).card, other))
+    assert len(keys) == 3
+    model, _ = checkpoint(tmp_path, "tiny-test")
+    model.visual.layer1[0].conv1.weight.data[0, 0] += 1e-3
+    save_file(model.state_dict(), str(path))
+    keys.add(load(tmp_path, **plain).image_key)
+    assert len(keys) == 4
 
 
 def test_a_pickle_that_would_run_code_is_refused(tmp_path, config):

@@ -75,6 +75,15 @@ def test_words_it_never_saw_are_zero_rows(box):
     assert table.shape == (49408, box.card.context_width)
 
 
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 33])
+def test_a_records_bits_do_not_depend_on_its_batch(box, size):
+    noise = np.random.default_rng(0).integers(0, 256, (64, 32, 32, 3), dtype=np.uint8)
+    pixels = [box.preprocess(Image.fromarray(values)) for values in noise]
+    together = box.encode_images(pixels)
+    assert box.encode_images(pixels[:size]) == together[:size]
+    assert box.encode_images(pixels[::-1]) == together[::-1]
+
+
 @pytest.mark.slow
 def test_the_training_script_runs(tmp_path):
     script = ROOT / "scripts" / "train_embedded.py"

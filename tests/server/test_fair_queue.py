@@ -10,6 +10,8 @@ from craft_server.fair_queue import FairQueue
 
 
 class Item(NamedTuple):
+    """An entry."""
+
     owner: str
     number: int
     group: str | None = None

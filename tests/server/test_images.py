@@ -1,5 +1,7 @@
 """The image door and the image store: what gets in, who sees it, what is refused and how."""
 
+import os
+import stat
 import struct
 import zlib
 
@@ -7,6 +9,7 @@ import pytest
 from PIL import Image
 
 from craft_server.image_store import ImageStore
+from craft_server.image_tables import image_sets
 from craft_server.images import ImageLimits, open_image
 from craft_server.store import Store
 from craft_shared.errors import Code, Refusal
@@ -147,6 +150,83 @@ def test_thousands_of_ids_are_looked_up(images):
     [image] = images.add("ann", [png(1)])
     asked = [image.id, *(f"{number:064x}" for number in range(40_000))]
     assert len(images.missing("ann", asked)) == 40_000
+
+
+def test_a_set_is_read_from_the_store_once_and_an_unknown_one_again(images):
+    with pytest.raises(Refusal):
+        images.find_set("ann", "set_" + "0" * 32)
+    made = images.create_set("ann", [images.add("ann", [png(1)])[0].id], name="")
+    assert images.find_set("ann", made.id) is images.find_set("ann", made.id)
+
+
+def test_replicas_that_add_the_same_at_once_both_succeed(images, monkeypatch):
+    """What another replica inserts between the look and the insert is no error."""
+    from craft_server import image_store as module
+
+    [image] = images.add("ann", [png(1)])
+    first = images.create_set("ann", [image.id], name="first")
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "owned", lambda *_: set())
+        assert images.add("ann", [png(1)])[0].new
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "find_set", Unseen(module.find_set))
+        again = images.create_set("ann", [image.id], name="second")
+    assert again == first
+    assert images.add("ann", [png(1)])[0].new is False
+
+
+class Unseen:
+    """A look that finds nothing the first time."""
+
+    def __init__(self, look):
+        self._look, self._first = look, True
+
+    def __call__(self, *asked):
+        first, self._first = self._first, False
+        return None if first else self._look(*asked)
+
+
+def test_conflicts_are_ignored_by_postgres_too():
+    from sqlalchemy.dialects import postgresql
+
+    from craft_server.image_tables import insertion
+
+    statement = insertion(postgresql.dialect(), image_sets)
+    assert "ON CONFLICT DO NOTHING" in str(statement.compile(dialect=postgresql.dialect()))
+
+
+def test_bytes_are_on_disk_before_the_row_that_announces_them(images, monkeypatch):
+    """Files, then the folders that name them, then the store."""
+    from craft_server import blobs, image_store
+
+    events = []
+    fsync, insert = blobs.os.fsync, image_store.insert_new
+
+    def synced(handle):
+        events.append("folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "file")
+        fsync(handle)
+
+    monkeypatch.setattr(blobs.os, "fsync", synced)
+    monkeypatch.setattr(
+        image_store, "insert_new", lambda *rows: events.append("rows") or insert(*rows)
+    )
+    images.add("ann", [png(seed) for seed in range(9)])
+    assert events[:9] == ["file"] * 9
+    assert events[-1] == "rows"
+    assert set(events[9:-1]) == {"folder"}
+
+
+def test_a_disk_that_fails_announces_nothing(images, monkeypatch):
+    from craft_server import blobs
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(blobs.os, "fsync", full)
+        with pytest.raises(OSError, match="No space left"):
+            images.add("ann", [png(1)])
+    assert images.add("ann", [png(1)])[0].new
 
 
 def test_a_decoder_that_fails_in_its_own_way_is_an_undecodable_image(monkeypatch):

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from craft_shared.messages import CardLimits
 from craft_tuner.errors import UsageError
 
-
 LOGITS_PER_REPLY = 2**26
 """Logits that are asked for in one request where fewer prompts at a time allow it: 256 MB."""
 

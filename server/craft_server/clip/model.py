@@ -83,11 +83,12 @@ class ClipBlackBox:
         """Normalised text features, float32 (p, K, D) for each piece, from one pass."""
         plans = [cast("TextPlan", piece.prompts.plan).part(piece.run) for piece in pieces]
         features = self._text.encode_piece(plans[0].with_others(plans[1:]))
-        return cast("list[Texts]", list(features.split([plan.prompts for plan in plans])))
+        sizes = [plan.prompts for plan in plans]
+        return cast("list[Texts]", list(torch.split(features, sizes)))
 
     @torch.inference_mode()
     def logits(self, texts: Texts, features: Features, *, prompts: slice, images: slice) -> Awaited:
-        """scale * image (n, D) @ text (p, D, K) + bias, float32 (p, n, K)."""
+        """Scale * image (n, D) @ text (p, D, K) + bias, float32 (p, n, K)."""
         rows = cast("Tensor", features)[images]  # (n, D)
         words = cast("Tensor", texts)[prompts]  # (p, K, D)
         logits = self.card.logit_scale * (rows @ words.transpose(1, 2)) + self._bias

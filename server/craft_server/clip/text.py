@@ -226,7 +226,7 @@ class TextEncoder:
         else:
             parts = zip(torch.split(ids, step), torch.split(ends, step), strict=True)
             chunks = [self._run(self._embed(some), last) for some, last in parts]
-        return torch.cat(chunks).unflatten(0, (-1, plan.classes))
+        return torch.cat(chunks).reshape(plan.prompts, plan.classes, -1)
 
     def _soft(self, plan: TextPlan) -> Tensor:
         """(P, K, D)."""
@@ -238,7 +238,7 @@ class TextEncoder:
             texts = self._embed(some).repeat(len(offsets), 1, 1, 1)  # (P, k, L, W)
             texts[:, :, 1 : 1 + offsets.shape[1]] += offsets[:, None].to(texts.dtype)
             features = self._run(texts.flatten(0, 1), last.repeat(len(offsets)))  # (P * k, D)
-            classes.append(features.unflatten(0, (len(offsets), -1)))
+            classes.append(features.reshape(len(offsets), len(some), -1))
         return torch.cat(classes, dim=1)
 
     def _run(self, embeddings: Tensor, ends: Tensor) -> Tensor:
@@ -260,6 +260,7 @@ class TextEncoder:
 
     @property
     def device(self) -> torch.device:
+        """Where the tower computes."""
         return cast("torch.device", self._tower.positional_embedding.device)
 
     @property
@@ -315,7 +316,7 @@ def to_host(tensor: Tensor) -> Awaited:
         return tensor.cpu().numpy
     host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
     host.copy_(tensor, non_blocking=True)
-    copied = torch.cuda.Event()
+    copied: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
     copied.record()
 
     def wait() -> FloatArray:

@@ -67,6 +67,7 @@ class _InBlocks(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send head, parts and end; a reader that is too slow is cut off."""
+        del scope, receive
         start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         try:
             async with asyncio.timeout(self._deadline_s):
