@@ -162,3 +162,154 @@ def test_jobs_run_one_at_a_time_in_order():
         assert order == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
 
     asyncio.run(main())
+
+
+# --- several works, groups and running ahead ----------------------------------------------------
+
+
+class Passes:
+    """Launches that remember who went together; an item of None fails the whole pass."""
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, items):
+        self.seen.append(list(items))
+        if None in items:
+            raise ValueError("a poisoned item")
+        return [lambda item=item: item * 10 for item in items]
+
+    def work(self, owner, item, **fields):
+        return Work(owner, self, item, **({"group": "x"} | fields))
+
+
+async def piled(worker, *works):
+    """Run works, each for itself, that were all waiting when the device came to them."""
+    gate = Gate()
+    first = asyncio.create_task(run(worker, gate, deadline_s=10, owner="first"))
+    await until(gate.started)
+    waiting = [asyncio.create_task(worker.run([work], deadline_s=10)) for work in works]
+    while worker.waiting < len(works):
+        await asyncio.sleep(0.001)
+    gate.open.set()
+    await first
+    return await asyncio.gather(*waiting, return_exceptions=True)
+
+
+def test_works_of_one_group_go_together_and_each_gets_its_own_result():
+    passes = Passes()
+    works = [passes.work(owner, number) for number, owner in enumerate("abc")]
+    results = asyncio.run(piled(a_worker(most_together=9), *works))
+    assert passes.seen == [[0, 1, 2]]
+    assert [done.value for (done,) in results] == [0, 10, 20]
+
+
+def test_unless_told_so_nothing_goes_together():
+    passes = Passes()
+    asyncio.run(piled(a_worker(), *(passes.work("a", number) for number in range(3))))
+    assert passes.seen == [[0], [1], [2]]
+
+
+def test_a_poisoned_work_in_a_pass_fails_alone():
+    passes = Passes()
+    works = [passes.work("a", 1), passes.work("b", None), passes.work("c", 3)]
+    (one,), poisoned, (three,) = asyncio.run(piled(a_worker(most_together=9), *works))
+    assert (one.value, three.value) == (10, 30)
+    assert isinstance(poisoned, ValueError)
+    assert passes.seen == [[1, None, 3], [1], [None], [3]]
+
+
+def test_the_works_of_one_call_come_back_in_order_with_their_times():
+    async def main():
+        works = [Work.alone("ann", lambda n=number: n) for number in range(5)]
+        done = await a_worker().run(works, deadline_s=10)
+        assert [one.value for one in done] == [0, 1, 2, 3, 4]
+        assert all(one.waited_s >= 0 and one.ran_s >= 0 for one in done)
+
+    asyncio.run(main())
+
+
+def test_if_one_of_several_works_fails_those_that_wait_are_dropped():
+    async def main():
+        worker, ran = a_worker(), []
+        works = [Work.alone("ann", lambda: 1 / 0)]
+        works += [Work.alone("ann", lambda n=number: ran.append(n)) for number in range(1000)]
+        with pytest.raises(ZeroDivisionError):
+            await worker.run(works, deadline_s=10)
+        assert worker.waiting == 0
+        assert len(ran) < 1000
+
+    asyncio.run(main())
+
+
+def test_a_caller_that_leaves_once_one_of_its_works_runs_gets_all_of_them():
+    async def main():
+        worker, gate = a_worker(), Gate()
+        works = [Work.alone("ann", gate), Work.alone("ann", lambda: "second")]
+        running = asyncio.create_task(worker.run(works, deadline_s=10))
+        await until(gate.started)
+        running.cancel()
+        await asyncio.sleep(0.01)
+        gate.open.set()
+        assert [one.value for one in await running] == ["done", "second"]
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    ("ahead", "order"),
+    [
+        (False, ["launch 1", "wait 1", "launch 2", "wait 2"]),
+        (True, ["launch 1", "launch 2", "wait 1", "wait 2"]),
+    ],
+)
+def test_a_device_beside_the_host_gets_the_next_batch_before_the_last_is_waited_for(ahead, order):
+    events = []
+
+    def launch(items):
+        events.append(f"launch {items[0]}")
+        return [lambda: events.append(f"wait {items[0]}")]
+
+    works = [Work("ann", launch, number) for number in (1, 2)]
+    asyncio.run(piled(a_worker(ahead=ahead), *works))
+    assert events == order
+
+
+def test_units_are_bounded_but_a_large_request_alone_is_let_in():
+    worker = a_worker(requests=9, units=10)
+    with worker.admit(6):
+        with pytest.raises(Refusal) as caught, worker.admit(5):
+            pass
+        assert "units" in caught.value.detail
+        with worker.admit(4):
+            pass
+    with worker.admit(1000):
+        pass
+
+
+def test_a_worker_says_how_long_it_has_been_at_a_batch():
+    async def main():
+        worker, gate = a_worker(), Gate()
+        assert worker.busy_s == 0
+        running = asyncio.create_task(run(worker, gate, deadline_s=10))
+        await until(gate.started)
+        await asyncio.sleep(0.01)
+        assert worker.busy_s > 0
+        gate.open.set()
+        await running
+        while worker.busy_s:
+            await asyncio.sleep(0.001)
+
+    asyncio.run(main())
+
+
+def test_a_failure_after_a_success_is_not_well():
+    async def main():
+        worker = a_worker()
+        await run(worker, lambda: 1, deadline_s=10)
+        assert worker.well_s < 10
+        with pytest.raises(ZeroDivisionError):
+            await run(worker, lambda: 1 / 0, deadline_s=10)
+        assert worker.well_s == float("inf")
+
+    asyncio.run(main())

@@ -10,7 +10,8 @@ from craft_server.app import card_limits, create_app
 from craft_server.stub import StubBlackBox
 from craft_shared.errors import Code, Refusal
 from craft_shared.messages import LogitsRequest
-from serving import png, settings_in, text_request
+from craft_shared.wire import decode_request
+from serving import png, settings_in, soft_body, text_request
 
 
 class SlowBox(StubBlackBox):
@@ -259,3 +260,54 @@ def test_readiness_is_red_for_a_model_that_answers_nonsense(shop, monkeypatch):
             await shop.service.check_ready()
 
     asyncio.run(main())
+
+
+def test_readiness_is_red_while_the_device_is_stuck(shop, monkeypatch):
+    async def main():
+        buying = shop.start()
+        await shop.scoring()
+        monkeypatch.setattr("craft_server.service._STALLED_S", 0.0)
+        await asyncio.sleep(0.01)
+        with pytest.raises(Refusal) as caught:
+            await shop.service.check_ready()
+        assert "at one batch for" in caught.value.detail
+        shop.box.go.set()
+        await buying
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize(("batching", "passes"), [("deterministic", 4), ("merged", 2)])
+def test_requests_of_several_keys_for_the_same_classes_are_merged_only_if_asked_for(
+    tmp_path, batching, passes
+):
+    shop = Shop(tmp_path, batching=batching)
+    made, offsets = shop.request.image_set, np.ones((1, 4, 16), np.float32)
+    request, _ = decode_request(soft_body(made, offsets))
+    sizes = []
+
+    async def buy(number):
+        key = shop.parts.keys.verify(shop.parts.keys.create("ann", 10).token)
+        order = await shop.service.order(
+            key, request, offsets=offsets * number, idempotency_key="one"
+        )
+        return (await shop.service.buy(order)).logits
+
+    def counting(pieces, encode=shop.box.encode_texts):
+        sizes.append(len(pieces))
+        return encode(pieces)
+
+    async def main():
+        shop.box.encode_texts = counting
+        first = asyncio.create_task(buy(1))
+        await shop.scoring()
+        rest = [asyncio.create_task(buy(number)) for number in (2, 3, 4)]
+        while shop.service._worker.waiting < 3:
+            await asyncio.sleep(0.001)
+        shop.box.go.set()
+        return await asyncio.gather(first, *rest)
+
+    logits = asyncio.run(main())
+    assert (len(sizes), sum(sizes)) == (passes, 4)
+    alone = [asyncio.run(buy(number)) for number in (1, 2, 3, 4)]
+    np.testing.assert_allclose(logits, alone, atol=1e-4)
