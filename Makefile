@@ -46,8 +46,9 @@ docs: install  ## write docs/reference/ (settings, commands, OpenAPI) anew from 
 	$(BIN)/python scripts/write_reference.py docs/reference
 
 .PHONY: bench
-bench: install  ## on this machine: a request beside the model, and prompts/s against the usual way
+bench: install  ## on this machine: a request beside the model, images/s, and prompts/s against the usual way
 	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/images.py
 	$(BIN)/python benchmarks/text.py
 
 .PHONY: bench-accuracy
