@@ -28,17 +28,20 @@ pytestmark = pytest.mark.slow
 
 SCALE = 100.0
 TOLERANCE = 1e-3
-"""Largest difference of a float32 logit at scale 100; about 1e-4 is seen."""
+"""Largest difference of a float32 logit at scale 100."""
 
-HALF = {"float16": 0.3, "bfloat16": 2.0}
-"""Largest difference of a logit at scale 100 from float32's, by the towers' precision."""
+HALF = {"float16": 0.08, "bfloat16": 0.7}
+"""Largest difference of a logit at scale 100 from float32's, by the towers' precision.
+
+Seen on CPU: 0.026 and 0.23 with the embedded model, 0.020 and 0.14 with ViT-B-32's text tower.
+"""
 
 SIGLIP = "sigmoid-ViT-B-16"
 """open_clip's ViT-B-16-SigLIP with CLIP's vocabulary and tokenizer: its own is a download."""
 
 PACKED = ["ViT-B-32", "ViT-B-16", "ViT-B-32-quickgelu", "RN50", "embedded"]
 TOWERS = [*PACKED, SIGLIP]
-EXAMPLES = {"embedded": 25, "ViT-B-32": 5}
+EXAMPLES = {"embedded": 25, "ViT-B-32": 5, "ViT-B-16": 1}
 FEW_EXAMPLES = 2
 CONTEXT, SUFFIX = "a photo of a", "."
 PICTURES = [
@@ -88,10 +91,11 @@ class Shop:
 class Tower:
     """An open_clip model with random weights, and the shop that `load_clip` makes of it."""
 
-    def __init__(self, name, folder, patch):
+    def __init__(self, name, folder):
         self.model = None
-        patch.setattr(open_clip, "create_model", self._created(open_clip.create_model))
-        self.shop = Shop(load(folder, **fields_of(name, folder)))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(open_clip, "create_model", self._created(open_clip.create_model))
+            self.shop = Shop(load(folder, **fields_of(name, folder)))
         self.tokenizer = open_clip.SimpleTokenizer(context_length=self.shop.card.context_length)
         preprocessing = PreprocessCfg(**self.model.visual.preprocess_cfg)
         transform = image_transform_v2(preprocessing, is_train=False)
@@ -144,8 +148,7 @@ def sigmoid_config(folder):
 
 @pytest.fixture(scope="module", params=TOWERS)
 def tower(request, tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        yield Tower(request.param, tmp_path_factory.mktemp("tower"), patch)
+    return Tower(request.param, tmp_path_factory.mktemp("tower"))
 
 
 def by_text(templates):
@@ -266,25 +269,29 @@ def test_the_same_name_twice_has_the_same_logits(tower):
 
 # --- half precision -----------------------------------------------------------------------------
 
-TEXT_TOWER = {
-    "embed_dim": 512,
-    "vision_cfg": {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16, "head_width": 32},
-}
+RESNET = {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8}
+VIT = {"image_size": 32, "layers": 2, "width": 64, "patch_size": 16, "head_width": 32}
+TEXT = {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8}
+
+
+def written(folder, name, vision, layers):
+    """A model of this vision part and ViT-B-32's text part of `layers` layers, in files."""
+    config = {"embed_dim": 512, "vision_cfg": vision, "text_cfg": TEXT | {"layers": layers}}
+    path, weights = folder / f"{name}.json", folder / f"{name}.pt"
+    path.write_text(json.dumps(config))
+    open_clip.add_model_config(path)
+    torch.manual_seed(0)
+    torch.save(open_clip.create_model(name).state_dict(), weights)
+    return {"model": str(path), "pretrained": str(weights)}
 
 
 @pytest.fixture(scope="module")
 def half_shops(tmp_path_factory):
     """Shops by (model, precision): the embedded one, and ViT-B-32's text tower, random."""
     folder = tmp_path_factory.mktemp("half")
-    config = TEXT_TOWER | {"text_cfg": open_clip.get_model_config("ViT-B-32")["text_cfg"]}
-    path, weights = folder / "vit-b-32-text.json", folder / "weights.pt"
-    path.write_text(json.dumps(config))
-    open_clip.add_model_config(path)
-    torch.manual_seed(0)
-    torch.save(open_clip.create_model(path.stem).state_dict(), weights)
     fields = {
         "embedded": {"model": "embedded"},
-        "vit-b-32-text": {"model": str(path), "pretrained": str(weights)},
+        "text of ViT-B-32": written(folder, "half-text", RESNET, 12),
     }
     return {
         (name, kind): Shop(load(folder, precision=kind, **fields[name]))
@@ -308,7 +315,18 @@ def half_gap(shops, name, precision):
 
 
 @pytest.mark.parametrize("precision", HALF)
-@pytest.mark.parametrize("name", ["embedded", "vit-b-32-text"])
+@pytest.mark.parametrize("name", ["embedded", "text of ViT-B-32"])
 def test_half_precision_stays_within_the_stated_tolerance(half_shops, name, precision):
     assert half_shops[name, precision].card.dtype == precision
     assert max(half_gap(half_shops, name, precision)) < HALF[precision]
+
+
+@pytest.mark.xfail(strict=True, reason="pixels take the dtype of a weight that stays float32")
+@pytest.mark.parametrize("precision", HALF)
+def test_a_vision_transformer_encodes_images_in_half_precision(tmp_path, precision):
+    fields = written(tmp_path, "half-vit", VIT, 1)
+    exact = Shop(load(tmp_path, **fields))
+    half = Shop(load(tmp_path, precision=precision, **fields))
+    asked = ["cat", "grand piano"], by_text(["a photo of a {}."])
+    gap = np.abs(half.sell(*asked) - exact.sell(*asked)).max()
+    assert gap * SCALE / exact.card.logit_scale < HALF[precision]
