@@ -53,7 +53,7 @@ class Server:
             CalledProcessError: it failed, as `usage` does if the books do not balance.
         """
         command = [str(PROGRAM), *arguments, "--data-dir", str(self.folder)]
-        return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+        return subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stdout
 
     def mint(self, queries: int = PLENTY, owner: str = "bench") -> str:
         """A new key."""
