@@ -26,6 +26,8 @@ PLENTY = 10**9
 
 READY_S = 180.0
 _BOUNDARY = "craft-benchmark-boundary"
+MULTIPART = f"multipart/form-data; boundary={_BOUNDARY}"
+"""Content-Type of what `multipart` makes."""
 
 
 class Server:
@@ -99,9 +101,13 @@ class Wire:
 
         Header names are given with underscores: `Content_Type="application/json"`.
         """
+        self.begin(method, path, body, **headers)
+        return self._http.getresponse()
+
+    def begin(self, method: str, path: str, body: bytes | None = None, **headers: str) -> None:
+        """Send a request without waiting for its reply."""
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         self._http.request(method, path, body, self._headers | named)
-        return self._http.getresponse()
 
     def read(self, method: str, path: str, body: bytes | None = None, **headers: str) -> bytes:
         """The body of a successful reply.
@@ -117,9 +123,8 @@ class Wire:
 
     def image_set(self, files: Sequence[bytes]) -> str:
         """Upload image files; the id of the set of them in order."""
-        kind = f"multipart/form-data; boundary={_BOUNDARY}"
-        uploaded = json.loads(self.read("POST", "/v1/images", multipart(files), Content_Type=kind))
-        ids = [image["id"] for image in uploaded["images"]]
+        content = self.read("POST", "/v1/images", multipart(files), Content_Type=MULTIPART)
+        ids = [image["id"] for image in json.loads(content)["images"]]
         body = json.dumps({"images": ids}).encode()
         made = self.read("POST", "/v1/image-sets", body, Content_Type="application/json")
         return str(json.loads(made)["id"])
@@ -130,7 +135,7 @@ class Wire:
 
 
 def multipart(files: Sequence[bytes]) -> bytes:
-    """Image files as a multipart body with the boundary of `Wire.image_set`."""
+    """Image files as a multipart body of Content-Type `MULTIPART`."""
     parts = []
     for number, data in enumerate(files):
         head = f'Content-Disposition: form-data; name="files"; filename="{number}.png"'
