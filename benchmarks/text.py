@@ -46,6 +46,9 @@ PEAK_TOKENS = 4096
 SLOW_CLASSES = 100
 """Above this, the usual way is called once: it takes many seconds."""
 
+GROWTH = [4, 8, 16, 32], [25, 50, 100, 200, 397], [250, 1000, 4000, 16000]
+"""Sizes of P, K and N that `--growth` goes through."""
+
 COLUMNS = {
     "classes": "K",
     "dataset": "names",
@@ -229,16 +232,17 @@ def image_growth(images: Sequence[int], prompts: int, classes: int) -> Row:
     return {"unit": "image"} | fitted([float(count) for count in images], seconds)
 
 
-def grow(encoder: TextEncoder) -> list[Row]:
+def grow(
+    encoder: TextEncoder, prompts: Sequence[int], classes: Sequence[int], images: Sequence[int]
+) -> list[Row]:
     """One row per size that grows while the others stay."""
-    prompts, classes, images = [4, 8, 16, 32, 64], [25, 50, 100, 200, 397], [250, 1000, 4000, 16000]
     by_prompts = text_growth(encoder, [(count, 47) for count in prompts])
-    by_classes = text_growth(encoder, [(8, count) for count in classes])
+    by_classes = text_growth(encoder, [(4, count) for count in classes])
     by_images = image_growth(images, 8, 47)
     return [
         {"over": "P", "fixed": "K = 47", "smallest": prompts[0], "largest": prompts[-1]}
         | by_prompts,
-        {"over": "K", "fixed": "P = 8", "smallest": classes[0], "largest": classes[-1]}
+        {"over": "K", "fixed": "P = 4", "smallest": classes[0], "largest": classes[-1]}
         | by_classes,
         {"over": "N", "fixed": "P = 8, K = 47", "smallest": images[0], "largest": images[-1]}
         | by_images,
@@ -254,7 +258,7 @@ def main() -> None:
     encoder = TextEncoder(model, open_clip.SimpleTokenizer())
     if options.growth:
         print_heading("Growth of the cost of texts and logits", about)
-        rows, columns = grow(encoder), GROWTH_COLUMNS
+        rows, columns = grow(encoder, *GROWTH), GROWTH_COLUMNS
     else:
         print_heading("Texts: packed against the usual way", about)
         rows, columns = compare(options, model, encoder), COLUMNS
