@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+MINUTES ?= 30
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
@@ -46,10 +47,20 @@ docs: install  ## write docs/reference/ (settings, commands, OpenAPI) anew from 
 	$(BIN)/python scripts/write_reference.py docs/reference
 
 .PHONY: bench
-bench: install  ## on this machine: a request beside the model, images/s, and prompts/s against the usual way
-	$(BIN)/python benchmarks/overhead.py
-	$(BIN)/python benchmarks/images.py
-	$(BIN)/python benchmarks/text.py
+bench: install  ## all measurements on this machine, about ten minutes; figures in bench/*.json
+	mkdir -p bench
+	$(BIN)/python benchmarks/overhead.py --json bench/overhead.json
+	$(BIN)/python benchmarks/memory.py --json bench/memory.json
+	$(BIN)/python benchmarks/images.py --json bench/images.json
+	$(BIN)/python benchmarks/fit.py --json bench/fit.json
+	$(BIN)/python benchmarks/tuners.py --json bench/tuners.json
+	$(BIN)/python benchmarks/text.py --growth --json bench/growth.json
+	$(BIN)/python benchmarks/text.py --json bench/text.json
+
+.PHONY: soak
+soak: install  ## mixed clients against a real server for MINUTES: no failure, no drift, exact books
+	mkdir -p bench
+	$(BIN)/python benchmarks/soak.py --minutes $(MINUTES) --json bench/soak.json
 
 .PHONY: bench-accuracy
 bench-accuracy: install  ## the demo with seeds 1, 2 and 3, and their mean
@@ -60,4 +71,4 @@ check: test lint type demo bench-accuracy  ## what CI runs
 
 .PHONY: clean
 clean:  ## remove the virtual environment, caches and runs
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage* runs var
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage* runs var bench

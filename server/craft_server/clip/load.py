@@ -81,6 +81,7 @@ def load_clip(settings: Settings, limits: CardLimits) -> ClipBlackBox:
     images = ImageEncoder(
         model,
         image_transform_v2(preprocess, is_train=False),
+        dtype=getattr(torch, settings.precision),
         batch=settings.encode_batch,
         key=_image_key(card, preprocess),
     )

@@ -30,16 +30,24 @@ class ImageEncoder:
     Args:
         model: open_clip's model; only `encode_image` is used.
         preprocess: PIL image -> float32 (3, side, side); thread-safe.
+        dtype: of the tower's arithmetic; single weights may have another.
         batch: images per pass of the tower.
         key: see `craft_server.blackbox.BlackBox.image_key`.
     """
 
     def __init__(
-        self, model: Any, preprocess: Callable[[Image], Tensor], *, batch: int, key: str
+        self,
+        model: Any,
+        preprocess: Callable[[Image], Tensor],
+        *,
+        dtype: torch.dtype,
+        batch: int,
+        key: str,
     ) -> None:
         self.key = key
         self.preprocess = preprocess
         self._model = model
+        self._dtype = dtype
         self._batch = batch
 
     @torch.inference_mode()
@@ -57,30 +65,29 @@ class ImageEncoder:
     def load(self, records: Sequence[bytes]) -> Tensor:
         """Records as one float32 matrix (N, D) on the model's device."""
         values = np.frombuffer(bytearray().join(records), "<f4").astype(np.float32, copy=False)
-        return torch.from_numpy(values).reshape(len(records), -1).to(self._weight.device)
+        return torch.from_numpy(values).reshape(len(records), -1).to(self._device)
 
     @property
-    def _weight(self) -> Tensor:
-        """Any weight: all share device and dtype."""
+    def _device(self) -> torch.device:
         weight: Tensor = next(self._model.visual.parameters())
-        return weight
+        return weight.device
 
     def _pass(self, pixels: Sequence[Tensor]) -> Any:
         """Normalised features of one pass of the tower, little-endian float32 (N, D)."""
         filled = [*pixels, *[pixels[-1]] * (-len(pixels) % _MULTIPLE)]
-        features = self._model.encode_image(stack(filled, like=self._weight)).float()
+        features = self._model.encode_image(stack(filled, self._device).to(self._dtype)).float()
         rows = nn.functional.normalize(features, dim=-1)[: len(pixels)].cpu().numpy()
         if not np.isfinite(rows).all():
             raise RuntimeError("the image tower gave a feature that is not finite")
         return rows.astype("<f4", copy=False)
 
 
-def stack(pixels: Sequence[Tensor], *, like: Tensor) -> Tensor:
-    """Images (3, H, W) as one batch (N, 3, H, W) with the device and dtype of `like`.
+def stack(pixels: Sequence[Tensor], device: torch.device) -> Tensor:
+    """Images (3, H, W) as one batch (N, 3, H, W) on a device.
 
     On the way to a CUDA device the batch lies in pinned memory, so that the copy does not wait.
     """
-    pinned = like.device.type == "cuda"
+    pinned = device.type == "cuda"
     batch = torch.empty((len(pixels), *pixels[0].shape), dtype=pixels[0].dtype, pin_memory=pinned)
     torch.stack(list(pixels), out=batch)
-    return batch.to(like.device, non_blocking=pinned).to(like.dtype)
+    return batch.to(device, non_blocking=pinned)

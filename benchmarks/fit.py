@@ -1,0 +1,207 @@
+"""A whole fit over HTTP against the same calls in process, in one run, taking turns.
+
+    python benchmarks/fit.py [--generations 40] [--repeats 3] [--json FILE]
+
+The same fit of the handwritten digits with the embedded model, seed and budget: once through a real
+craft-server with key, meter and ledger, once by calling the server's black box in this process.
+Every repetition of the first has a fresh server, so that both sides encode all images: a server
+does so when they are first asked for, the other on upload, so only `together` compares. Medians;
+a server's start is not counted. Both must come to the same result.
+"""
+
+import statistics
+import tempfile
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple, cast
+
+import numpy as np
+from local import LocalBox, TimedBox, embedded_model
+from machine import (
+    Row,
+    describe,
+    median_seconds,
+    options_of,
+    print_heading,
+    print_table,
+    write_json,
+)
+
+from craft_server.blackbox import BlackBox as ModelPort
+from craft_shared import wire
+from craft_shared.messages import Counters, LogitsReply, LogitsRequest, SoftPrompts
+from craft_tuner import methods
+from craft_tuner.account import choose_model
+from craft_tuner.client import Client
+from craft_tuner.config import FitConfig, build
+from craft_tuner.connection import Connection
+from craft_tuner.data.dataset import labels_of
+from craft_tuner.data.sources import DIGITS
+from craft_tuner.evaluate import evaluate
+from craft_tuner.material import Setup, gather, send
+from craft_tuner.purchases import PURCHASES, Purchases
+from craft_tuner.runs import Run
+from craft_tuner.serving import local_server
+from craft_tuner.transport import Transport
+
+POPULATION = 40
+TESTS = 2
+"""Queries beside the generations: zero-shot and the final test."""
+
+FITNESS_TOLERANCE = 1e-4
+COLUMNS = {
+    "way": "way",
+    "upload_s": "upload and encode, s|.2f",
+    "fit_s": "fit, s|.2f",
+    "test_s": "test, s|.2f",
+    "total_s": "together, s|.2f",
+    "tuner_ms": "tuner alone, ms per generation|.2f",
+}
+
+
+class Outcome(NamedTuple):
+    """Where the time of one fit went, and what came of it."""
+
+    times: dict[str, float]
+    fitness: np.ndarray[tuple[int, ...], np.dtype[np.float64]]
+    """(G, P)."""
+    correct: int
+
+
+def carry_out(client: Client | LocalBox, config: FitConfig, folder: Path) -> Outcome:
+    """The steps of `craft_tuner.fit`, timed."""
+    method = methods.get(config.method)
+    setup = Setup(server="here", model=client.card.id, data=DIGITS)
+    material = gather(config, setup, views=method.views(config), card=client.card)
+    box = TimedBox(client)
+    with Run.create(folder, config, setup=setup.model_dump()) as run:
+        run.save_plan(method.plan(config, material.workload(client.card)))
+        marks = [time.perf_counter()]
+        task, test = send(material, cast("Client", client), config, on_uploaded=lambda _: None)
+        marks.append(time.perf_counter())
+        adapter = method.fit(box, task, run=run, on_progress=lambda _: None)
+        marks.append(time.perf_counter())
+        asked = box.seconds
+        if test is None:
+            raise ValueError("the digits have test images; the dataset changed")
+        labels = labels_of(material.test)
+        found = evaluate(box, adapter, test.images, labels, zero_shot=True).adapted
+        marks.append(time.perf_counter())
+        history = run.restore()
+    fitness = np.array([line.fitness for line in history.journal])
+    upload, fit, tested = np.diff(marks).tolist()
+    times = {"upload_s": upload, "fit_s": fit, "test_s": tested, "total_s": marks[-1] - marks[0]}
+    times["tuner_ms"] = 1000 * (fit - asked) / len(fitness)
+    return Outcome(times, fitness, 0 if found is None else found.correct)
+
+
+def over_http(config: FitConfig, folder: Path) -> Outcome:
+    """One fit through a server of its own."""
+    queries = (POPULATION + 1) * 10_000
+    with local_server(folder / "server", queries=queries) as server:
+        connection = Connection(server.url, server.key)
+        with closing(Transport(connection)) as transport:
+            card = choose_model(transport)
+            purchases = Purchases(folder / PURCHASES)
+            client = Client(transport, card, run_id=folder.name, purchases=purchases)
+            return carry_out(client, config, folder / "run")
+
+
+def in_process(model: ModelPort, config: FitConfig, folder: Path) -> Outcome:
+    """The same fit on the model itself."""
+    return carry_out(LocalBox(model), config, folder / "run")
+
+
+def codec_ms(model: ModelPort, config: FitConfig, classes: int = 10) -> float:
+    """Client's coding of one generation: its two requests encoded, its two replies decoded."""
+    images, names = config.shots * classes, [f"class {k}" for k in range(classes)]
+    cost = Counters(queries=POPULATION, calls=1, logit_vectors=1, texts=1)
+
+    def bodies(
+        prompts: int,
+    ) -> tuple[LogitsRequest, np.ndarray[tuple[int, ...], np.dtype[np.float32]], bytes]:
+        request = LogitsRequest(
+            model=model.card.id,
+            image_set="set_" + "0" * 32,
+            class_names=names,
+            prompts=SoftPrompts(context=config.context),
+        )
+        reply = LogitsReply(
+            model=model.card.id,
+            digest=model.card.digest,
+            image_set=request.image_set,
+            cost=cost,
+            budgets=LocalBox(model).budgets(),
+            replayed=False,
+        )
+        logits = np.zeros((prompts, images, classes), np.float32)
+        offsets = np.zeros((prompts, 4, model.card.context_width), np.float32)
+        return request, offsets, wire.encode_reply(reply, logits)
+
+    generation = [bodies(POPULATION), bodies(1)]
+
+    def code() -> None:
+        for request, offsets, reply in generation:
+            wire.encode_request(request, offsets)
+            wire.decode_reply(reply)
+
+    return 1000 * median_seconds(code, 20)
+
+
+def middle(way: str, outcomes: list[Outcome]) -> Row:
+    """Median of each time over the repetitions."""
+    names = outcomes[0].times
+    return {"way": way} | {
+        name: statistics.median(outcome.times[name] for outcome in outcomes) for name in names
+    }
+
+
+def check_same(outcomes: list[Outcome]) -> float:
+    """Largest difference of a fitness value between any two fits.
+
+    Raises:
+        SystemExit: it is not the same fit.
+    """
+    first = outcomes[0]
+    gaps = [float(np.abs(first.fitness - other.fitness).max()) for other in outcomes]
+    counts = {outcome.correct for outcome in outcomes}
+    if max(gaps) > FITNESS_TOLERANCE:
+        raise SystemExit(f"the fits differ: fitness by {max(gaps):g}, test images right {counts}")
+    return max(gaps)
+
+
+def main() -> None:
+    """Run both ways in turns and print a table in Markdown."""
+    options = options_of(__doc__, generations=40, repeats=3, seed=1)
+    budget = (POPULATION + 1) * options.generations + TESTS
+    config = build({"preset": DIGITS, "seed": options.seed, "budget": budget})
+    about, model = describe(), embedded_model()
+    print_heading(f"A fit of {options.generations} generations over HTTP and in process", about)
+    http, local = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for number in range(options.repeats):
+            local.append(in_process(model, config, Path(folder) / f"local{number}"))
+            http.append(over_http(config, Path(folder) / f"http{number}"))
+    gap, code = check_same([*http, *local]), codec_ms(model, config)
+    rows = [middle("over HTTP", http), middle("in process", local)]
+    generation_ms = 1000 * rows[0]["fit_s"] / options.generations
+    summary = {
+        "generations": options.generations,
+        "ratio": rows[0]["total_s"] / rows[1]["total_s"],
+        "codec_ms_per_generation": code,
+        "tuner_share": (rows[0]["tuner_ms"] + code) / generation_ms,
+        "largest_fitness_difference": gap,
+        "test_images_right": [outcome.correct for outcome in (*http, *local)],
+    }
+    print_table(rows, COLUMNS)
+    print(
+        f"HTTP / in process: {summary['ratio']:.3f} of the whole. Optimiser, head, journal and "
+        f"codec: {summary['tuner_share']:.1%} of a generation over HTTP ({generation_ms:.1f} ms), "
+        f"codec {code:.2f} ms. Fitness differs by at most {gap:.1e}."
+    )
+    write_json(options.json, about, rows=rows, summary=summary)
+
+
+if __name__ == "__main__":
+    main()
