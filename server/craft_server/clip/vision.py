@@ -23,9 +23,9 @@ class ImageEncoder:
 
     A record's bits do not depend on which images share its batch. They can depend on how many do,
     and on the number of threads: matrix libraries take other kernels for few rows. A pass is
-    therefore filled up to a multiple of four images, which is cheap. On the CPU measured, RN50 and
-    ViT-B/32 then gave the same bits at every batch size, with one thread and with two; the
-    embedded tower with two or more, while with one its records still move by 1e-7 below 16 images.
+    therefore filled up to a multiple of four images, which is cheap. On the CPU measured, with two
+    threads, the embedded tower, RN50 and ViT-B/32 then gave the same bits at every batch size
+    tried. With one thread the embedded tower (by 1e-7) and RN50 still differ in small batches.
     What is stable everywhere is the record that was stored first.
 
     Args:
