@@ -151,12 +151,12 @@ def test_the_route_reads_no_byte_of_a_body_without_a_place(tmp_path):
             ]
             await until(lambda: asked)
             await asyncio.sleep(0.05)
-            assert asked == ["first"]
+            assert len(asked) == 1
             go.set()
             assert [(await post).status_code for post in posts] == [200, 200]
 
     asyncio.run(main())
-    assert asked == ["first", "second"]
+    assert sorted(asked) == ["first", "second"]
     app.state.parts.uploads.close()
     app.state.parts.images.close()
     app.state.store.close()
