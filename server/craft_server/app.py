@@ -113,6 +113,7 @@ def serve(settings: Settings) -> None:
         host=settings.host,
         port=settings.port,
         server_header=False,
+        access_log=settings.access_log,
         timeout_graceful_shutdown=int(settings.drain_s),
     )
 

@@ -3,7 +3,7 @@
 Reads what meter.py writes and changes nothing. Must not know models, tokens or HTTP.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
@@ -149,19 +149,19 @@ def budgets_of(tx: Connection, key_id: str) -> Budgets:
     Raises:
         Refusal: `not_found`.
     """
-    row = tx.execute(_KEY, {"key_id": key_id}).first()
+    row = tx.execute(_KEY, {"key_id": key_id}).mappings().first()
     if row is None:
         raise Refusal(Code.NOT_FOUND, f"no key has the id {key_id!r}", param="key_id")
-    return budgets_in(row)
+    return budgets_in(dict(row))
 
 
-def budgets_in(row: Row[Any]) -> Budgets:
+def budgets_in(row: Mapping[str, Any]) -> Budgets:
     """Where the limits stand, from a row with a key's six counters."""
-    queries = _budget(row.queries_limit, row.queries_used, row.queries_held)
-    if row.logit_vectors_limit is None:
+    queries = _budget(row["queries_limit"], row["queries_used"], row["queries_held"])
+    if row["logit_vectors_limit"] is None:
         return Budgets(queries=queries)
-    vectors = _budget(row.logit_vectors_limit, row.logit_vectors_used, row.logit_vectors_held)
-    return Budgets(queries=queries, logit_vectors=vectors)
+    vectors = (row[f"logit_vectors_{name}"] for name in ("limit", "used", "held"))
+    return Budgets(queries=queries, logit_vectors=_budget(*vectors))
 
 
 def _budget(limit: int, used: int, held: int) -> Budget:

@@ -28,12 +28,12 @@ from sqlalchemy import Connection, Row, TextClause, select, text
 
 from craft_server.keys import invalid_key, is_live
 from craft_server.ledger import Ledger, budgets_in, budgets_of
-from craft_server.store import Clock, Store, wall_clock
+from craft_server.store import Clock, Statement, Store, wall_clock
 from craft_server.tables import keys, requests
 from craft_shared.errors import Code, Refusal
 from craft_shared.messages import Budget, Budgets, Counters
 
-OPEN = text("""
+OPEN = Statement("""
     INSERT INTO requests (key_id, idem_key, fingerprint, state, attempt, holder,
                           held_at, expires_at, queries, calls, logit_vectors, texts)
     VALUES (:key_id, :idem_key, :fingerprint, 'held', 1, :holder,
@@ -47,7 +47,7 @@ OPEN = text("""
       AND requests.fingerprint = excluded.fingerprint
     RETURNING attempt""")
 
-HOLD = text("""
+HOLD = Statement("""
     UPDATE keys SET queries_held = queries_held + :queries,
                     logit_vectors_held = logit_vectors_held + :logit_vectors
     WHERE id = :key_id
@@ -57,13 +57,13 @@ HOLD = text("""
            OR logit_vectors_used + logit_vectors_held + :logit_vectors <= logit_vectors_limit)
     RETURNING id""")
 
-SETTLE = text("""
+SETTLE = Statement("""
     UPDATE requests
     SET state = 'settled', settled_at = :now, reply_sha256 = :reply_sha256, reply = :reply
     WHERE key_id = :key_id AND idem_key = :idem_key AND attempt = :attempt AND state = 'held'
     RETURNING queries, calls, logit_vectors, texts""")
 
-CHARGE = text("""
+CHARGE = Statement("""
     UPDATE keys SET queries_held = queries_held - :queries,
                     queries_used = queries_used + :queries,
                     logit_vectors_held = logit_vectors_held - :logit_vectors,
@@ -72,18 +72,18 @@ CHARGE = text("""
     RETURNING queries_limit, queries_used, queries_held,
               logit_vectors_limit, logit_vectors_used, logit_vectors_held""")
 
-RECORD = text("""
+RECORD = Statement("""
     INSERT INTO ledger (at, key_id, request_id, model, image_set, prompts, images, classes,
                         queries, calls, logit_vectors, texts, tag, milliseconds)
     VALUES (:now, :key_id, :idem_key, :model, :image_set, :prompts, :images, :classes,
             :queries, :calls, :logit_vectors, :texts, :tag, :milliseconds)""")
 
-MOVE = text("""
+MOVE = Statement("""
     UPDATE requests SET state = :state
     WHERE key_id = :key_id AND idem_key = :idem_key AND attempt = :attempt AND state = :was
     RETURNING queries, logit_vectors""")
 
-GIVE_BACK = text("""
+GIVE_BACK = Statement("""
     UPDATE keys SET queries_held = queries_held - :queries,
                     logit_vectors_held = logit_vectors_held - :logit_vectors
     WHERE id = :key_id""")
@@ -187,14 +187,14 @@ class Meter(Ledger):
         with self._store.write() as tx:
             now = self._clock()
             expires_at = now + round(hold_s * _SECOND_US)
-            opened = tx.execute(OPEN, values | {"now": now, "expires_at": expires_at}).first()
+            opened = OPEN.first(tx, values | {"now": now, "expires_at": expires_at})
             if opened is None:
                 _check_live(tx, key_id, now)
                 return _replay(_request(tx, key_id, idem_key), fingerprint)
             if not _hold(tx, key_id, now, cost.model_dump()):
                 _check_live(tx, key_id, now)
                 raise _no_room(budgets_of(tx, key_id), cost)
-            return Hold(key_id, idem_key, opened.attempt)
+            return Hold(key_id, idem_key, opened["attempt"])
 
     def settle(self, hold: Hold, reply: bytes, *, line: LedgerLine, keep: bool = True) -> Budgets:
         """Charge a held request; only then may its reply leave the server.
@@ -216,12 +216,13 @@ class Meter(Ledger):
         with self._store.write() as tx:
             now = self._clock()
             values = vars(hold) | {"now": now, "reply": kept, "reply_sha256": digest}
-            cost = tx.execute(SETTLE, values).mappings().first()
+            cost = SETTLE.first(tx, values)
             if cost is None and _revive(tx, hold, now):
-                cost = tx.execute(SETTLE, values).mappings().first()
+                cost = SETTLE.first(tx, values)
             if cost is not None:
-                tx.execute(RECORD, values | vars(line) | dict(cost))
-                return budgets_in(tx.execute(CHARGE, {"key_id": hold.key_id, **cost}).one())
+                RECORD.first(tx, values | vars(line) | cost)
+                stands = CHARGE.first(tx, {"key_id": hold.key_id, **cost})
+                return budgets_of(tx, hold.key_id) if stands is None else budgets_in(stands)
             if _request(tx, hold.key_id, hold.idem_key).state != "settled":
                 raise _too_late()
             return budgets_of(tx, hold.key_id)
@@ -262,7 +263,7 @@ class Meter(Ledger):
 
 
 def _hold(tx: Connection, key_id: str, now: int, cost: Mapping[str, int]) -> bool:
-    return tx.execute(HOLD, {"key_id": key_id, "now": now, **cost}).first() is not None
+    return HOLD.first(tx, {"key_id": key_id, "now": now, **cost}) is not None
 
 
 def _check_live(tx: Connection, key_id: str, now: int) -> None:
@@ -273,16 +274,16 @@ def _check_live(tx: Connection, key_id: str, now: int) -> None:
 
 def _revive(tx: Connection, hold: Hold, now: int) -> bool:
     """Take an expired hold again, unless a retry did, or there is no more room."""
-    cost = tx.execute(MOVE, vars(hold) | {"was": "expired", "state": "held"}).mappings().first()
-    if cost is not None and not _hold(tx, hold.key_id, now, dict(cost)):
+    cost = MOVE.first(tx, vars(hold) | {"was": "expired", "state": "held"})
+    if cost is not None and not _hold(tx, hold.key_id, now, cost):
         raise _too_late()
     return cost is not None
 
 
 def _give_back(tx: Connection, hold: Hold, state: Literal["released", "expired"]) -> bool:
-    cost = tx.execute(MOVE, vars(hold) | {"was": "held", "state": state}).mappings().first()
+    cost = MOVE.first(tx, vars(hold) | {"was": "held", "state": state})
     if cost is not None:
-        tx.execute(GIVE_BACK, {"key_id": hold.key_id, **cost})
+        GIVE_BACK.first(tx, {"key_id": hold.key_id, **cost})
     return cost is not None
 
 

@@ -12,7 +12,7 @@ import asyncio
 import hashlib
 import logging
 import weakref
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from functools import partial
 from typing import Any, TypeVar
@@ -126,9 +126,13 @@ class LogitsService:
         Raises:
             Refusal: not admitted, not affordable, in progress, too slow; nothing was charged.
         """
+        return await self.start(order)
+
+    def start(self, order: Order) -> "asyncio.Task[Delivery]":
+        """`buy`, begun at once; cancel the task if the caller leaves."""
         task = asyncio.create_task(self._buy(order))
         self._wait_for(task)
-        return await task
+        return task
 
     async def check_ready(self) -> None:
         """Score a canary on the device, unless real work succeeded just now.
@@ -194,7 +198,7 @@ class LogitsService:
             cost=order.cost,
             hold_s=self._settings.hold_s,
         )
-        reserving = asyncio.ensure_future(self._teller.run(reserve))
+        reserving = self._teller.run(reserve, durable=False)
         try:
             return await asyncio.shield(reserving)
         except asyncio.CancelledError:
@@ -204,7 +208,7 @@ class LogitsService:
             raise
 
     async def _release(self, hold: Hold) -> None:
-        await _finish(self._teller.run(partial(self._meter.release, hold)))
+        await _finish(self._teller.run(partial(self._meter.release, hold), durable=False))
 
     async def _sell(self, order: Order, hold: Hold) -> Delivery:
         try:
@@ -276,11 +280,10 @@ def _line(order: Order, seconds: float) -> LedgerLine:
     )
 
 
-async def _finish(work: Coroutine[Any, Any, T]) -> T:
-    """Run to the end even if the caller is cancelled meanwhile."""
-    task = asyncio.ensure_future(work)
+async def _finish(work: "asyncio.Future[T]") -> T:
+    """Wait to the end even if the caller is cancelled meanwhile."""
     try:
-        return await asyncio.shield(task)
+        return await asyncio.shield(work)
     except asyncio.CancelledError:
-        await task
+        await work
         raise

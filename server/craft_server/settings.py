@@ -29,6 +29,9 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on")
+    access_log: bool = Field(
+        default=False, description="write a line for every HTTP request; the ledger has every sale"
+    )
     data_dir: Path = Field(Path("var"), description="folder of the ledger and the image store")
     database_url: str | None = Field(
         None, description="SQLAlchemy URL of the ledger; default: craft.db in data_dir"

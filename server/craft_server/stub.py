@@ -96,12 +96,10 @@ class StubBlackBox:
 
     def _encode(self, plan: _Plan, run: slice) -> FloatArray:
         texts, offsets = plan
-        rows = texts[run] if offsets is None else texts
-        words = np.stack([[_word(text) for text in row] for row in rows])
-        if offsets is not None:
-            moved = offsets[run].reshape(run.stop - run.start, -1) @ self._mixing
-            words = words + np.tanh(moved)[:, None]
-        return _unit(words)
+        if offsets is None:
+            return np.stack([_unit(_words(tuple(row))) for row in texts[run]])
+        moved = offsets[run].reshape(run.stop - run.start, -1) @ self._mixing
+        return _unit(_words(tuple(texts[0])) + np.tanh(moved)[:, None])
 
     def logits(self, texts: Texts, features: Features, *, prompts: slice, images: slice) -> Awaited:
         """Cosines times 100."""
@@ -126,8 +124,8 @@ def _check_offsets(context: str, offsets: FloatArray | None) -> int:
 
 
 @lru_cache(65_536)
-def _word(text: str) -> FloatArray:
-    return _noise(text, (EMBED,))
+def _words(texts: tuple[str, ...]) -> FloatArray:
+    return np.stack([_noise(text, (EMBED,)) for text in texts])
 
 
 def _noise(word: str, shape: tuple[int, ...]) -> FloatArray:

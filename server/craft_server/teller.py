@@ -37,20 +37,21 @@ class Teller:
         if self._pool is None:
             self._thread.start()
 
-    async def run(self, work: Callable[[], T]) -> T:
-        """Do `work`, which writes by `store.write` alone; returns or raises what it does.
+    def run(self, work: Callable[[], T], *, durable: bool = True) -> "asyncio.Future[T]":
+        """Do `work`, which writes by `store.write` alone; await the result for what it does.
 
-        It is done even if the caller is cancelled meanwhile.
+        It is done even if the caller is cancelled meanwhile. What is not `durable` does not wait
+        for the disk and may be undone by a power failure, as if it had never been asked for.
 
         Raises:
             Refusal: `not_ready`, also where the commit of all that were done together failed.
         """
         loop = asyncio.get_running_loop()
         if self._pool is not None:
-            return await loop.run_in_executor(self._pool, work)
+            return loop.run_in_executor(self._pool, work)
         result: asyncio.Future[T] = loop.create_future()
-        self._waiting.put(_Work(work, loop, result))
-        return await result
+        self._waiting.put(_Work(work, durable, loop, result))
+        return result
 
     def close(self) -> None:
         """Finish what waits, then stop."""
@@ -73,19 +74,21 @@ class Teller:
 
     def _do(self, works: list["_Work[Any]"]) -> list["_Outcome"]:
         """Do works in one transaction; one that fails by a bug is not to harm the others."""
-        if len(works) > 1:
-            try:
-                with self._store.together():
-                    return [work.do(only=Refusal) for work in works]
-            except Refusal as outage:  # nothing was committed
-                return [_Outcome(work, None, outage) for work in works]
-            except Exception:  # noqa: BLE001 - logged, and each work meets it again alone
-                _LOG.exception("one of %d works failed; each is done again alone", len(works))
-        return [work.do(only=BaseException) for work in works]
+        try:
+            with self._store.together(durable=any(work.durable for work in works)):
+                return [work.do(only=Refusal) for work in works]
+        except Refusal as outage:  # nothing was committed
+            return [_Outcome(work, None, outage) for work in works]
+        except BaseException as error:  # noqa: BLE001 - nothing was committed, and all are told
+            if len(works) == 1:
+                return [_Outcome(works[0], None, error)]
+        _LOG.warning("one of %d works failed; each is done again alone", len(works))
+        return [outcome for work in works for outcome in self._do([work])]
 
 
 class _Work(NamedTuple, Generic[T]):
     call: Callable[[], T]
+    durable: bool
     loop: asyncio.AbstractEventLoop
     result: "asyncio.Future[T]"
 

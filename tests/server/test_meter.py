@@ -1,14 +1,14 @@
 """A purchase is held, then charged once or given back; nothing is ever sold beyond a limit."""
 
 import hashlib
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from sqlalchemy import select, text, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import exc, select, text, update
 
 from craft_server.keys import Keys
 from craft_server.ledger import Discrepancy
@@ -181,7 +181,7 @@ def test_a_refused_reservation_leaves_no_request_behind(shop: Shop):
 
 
 def test_an_unknown_key_holds_nothing(shop: Shop):
-    with pytest.raises(IntegrityError):
+    with pytest.raises(sqlite3.IntegrityError):
         shop.meter.reserve("key_0", "a", fingerprint="f", cost=cost(1), hold_s=1)
 
 
@@ -408,7 +408,7 @@ def test_a_crash_before_settling_costs_nothing_once_the_hold_is_stale(shop: Shop
 )
 def test_the_database_itself_refuses_to_be_inconsistent(shop: Shop, statement: str):
     shop.buy("a", 2)
-    with pytest.raises(IntegrityError), shop.store.write() as tx:
+    with pytest.raises(exc.IntegrityError), shop.store.write() as tx:
         tx.execute(text(statement))
 
 

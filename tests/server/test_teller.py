@@ -37,9 +37,9 @@ class Counter:
 
     async def pile(self, *works):
         """Run works that were all waiting when the teller came to them."""
-        first = asyncio.create_task(self.teller.run(self.wait))
+        first = self.teller.run(self.wait)
         await asyncio.to_thread(self.begun.wait, 10)
-        waiting = [asyncio.create_task(self.teller.run(work)) for work in works]
+        waiting = [self.teller.run(work) for work in works]
         await asyncio.sleep(0)
         self.gate.set()
         await first
@@ -57,11 +57,13 @@ def counter(tmp_path):
 def test_works_that_wait_together_share_one_commit(counter, monkeypatch):
     commits = []
     together = counter.store.together
-    monkeypatch.setattr(counter.store, "together", lambda: commits.append(1) or together())
+    monkeypatch.setattr(
+        counter.store, "together", lambda **how: commits.append(1) or together(**how)
+    )
     works = [lambda name=name: counter.add(name) for name in "abc"]
     assert asyncio.run(counter.pile(*works)) == ["a", "b", "c"]
     assert counter.names() == {"a", "b", "c"}
-    assert commits == [1]
+    assert commits == [1, 1]  # the one at the gate, then all others
 
 
 def test_a_refusal_undoes_its_own_work_alone(counter):
@@ -90,7 +92,8 @@ def test_nobody_is_told_before_the_commit_and_all_are_told_if_it_fails(counter):
 
     async def main():
         with other.write():
-            return await counter.pile(lambda: counter.add("a"), lambda: counter.add("b"))
+            adding = [counter.teller.run(lambda name=name: counter.add(name)) for name in "ab"]
+            return await asyncio.gather(*adding, return_exceptions=True)
 
     results = asyncio.run(main())
     other.close()
@@ -100,9 +103,9 @@ def test_nobody_is_told_before_the_commit_and_all_are_told_if_it_fails(counter):
 
 def test_a_caller_that_leaves_does_not_undo_the_work(counter):
     async def main():
-        first = asyncio.create_task(counter.teller.run(counter.wait))
+        first = counter.teller.run(counter.wait)
         await asyncio.to_thread(counter.begun.wait, 10)
-        second = asyncio.create_task(counter.teller.run(lambda: counter.add("a")))
+        second = counter.teller.run(lambda: counter.add("a"))
         await asyncio.sleep(0)
         second.cancel()
         counter.gate.set()
@@ -115,7 +118,7 @@ def test_a_caller_that_leaves_does_not_undo_the_work(counter):
 
 def test_closing_finishes_what_waits(counter):
     async def main():
-        adding = asyncio.create_task(counter.teller.run(lambda: counter.add("a")))
+        adding = counter.teller.run(lambda: counter.add("a"))
         await asyncio.sleep(0)
         await asyncio.to_thread(counter.teller.close)
         assert await adding == "a"

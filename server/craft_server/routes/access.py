@@ -1,9 +1,8 @@
 """Who is asking, and what a handler may reach: the dependencies of every route."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Annotated, Any, cast
+from typing import Annotated, cast
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -40,34 +39,37 @@ _bearer = HTTPBearer(auto_error=False, description="An API key: `craft_...`")
 _Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 
 
-async def _any_key(parts: PartsOf, credentials: _Credentials) -> Key:
+async def _any_key(request: Request, credentials: _Credentials) -> Key:
     if credentials is None:
         detail = "send the header Authorization: Bearer craft_..."
         raise Refusal(Code.INVALID_KEY, detail, param="Authorization")
+    parts = await _parts(request)
     return await asyncio.to_thread(parts.recent_keys.verify, credentials.credentials)
 
 
-async def _recent_key(parts: PartsOf, credentials: _Credentials) -> Key:
-    """As `_any_key`, but a look at the store may be a second old: buying checks the key again."""
-    token = credentials.credentials if credentials else ""
-    return parts.recent_keys.known(token) or await _any_key(parts, credentials)
+async def _logits_key(request: Request, credentials: _Credentials) -> Key:
+    """As the others, but a look at the store may be a second old: buying checks the key again."""
+    parts, token = await _parts(request), credentials.credentials if credentials else ""
+    key = parts.recent_keys.known(token) or await _any_key(request, credentials)
+    return _with_scope(key, Scope.LOGITS_READ)
+
+
+async def _images_key(request: Request, credentials: _Credentials) -> Key:
+    return _with_scope(await _any_key(request, credentials), Scope.IMAGES_WRITE)
+
+
+async def _usage_key(request: Request, credentials: _Credentials) -> Key:
+    return _with_scope(await _any_key(request, credentials), Scope.USAGE_READ)
+
+
+def _with_scope(key: Key, scope: Scope) -> Key:
+    if scope not in key.scopes:
+        detail = f"this call needs the scope {scope}; the key has {', '.join(key.scopes)}"
+        raise Refusal(Code.SCOPE_DENIED, detail, param="Authorization")
+    return key
 
 
 AnyKey = Annotated[Key, Depends(_any_key)]
-
-
-def _with(
-    scope: Scope, whose: Callable[..., Any] = _any_key
-) -> Callable[[Key], Coroutine[Any, Any, Key]]:
-    async def check(key: Annotated[Key, Depends(whose)]) -> Key:
-        if scope not in key.scopes:
-            detail = f"this call needs the scope {scope}; the key has {', '.join(key.scopes)}"
-            raise Refusal(Code.SCOPE_DENIED, detail, param="Authorization")
-        return key
-
-    return check
-
-
-LogitsKey = Annotated[Key, Depends(_with(Scope.LOGITS_READ, _recent_key))]
-ImagesKey = Annotated[Key, Depends(_with(Scope.IMAGES_WRITE))]
-UsageKey = Annotated[Key, Depends(_with(Scope.USAGE_READ))]
+LogitsKey = Annotated[Key, Depends(_logits_key)]
+ImagesKey = Annotated[Key, Depends(_images_key)]
+UsageKey = Annotated[Key, Depends(_usage_key)]

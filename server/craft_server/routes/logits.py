@@ -1,8 +1,7 @@
 """POST /v1/logits: the only door through which a model's answers leave."""
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 from fastapi import APIRouter, Header, Request, Response
 
@@ -40,7 +39,7 @@ async def logits(
     order = await parts.service.order(
         key, message, offsets=offsets, idempotency_key=idempotency_key
     )
-    delivery = await _unless_left(request, parts.service.buy(order))
+    delivery = await _unless_left(request, parts.service.start(order))
     return await response_to(
         delivery, tensors=wants_tensors(request), deadline_s=parts.settings.deadline_s
     )
@@ -58,9 +57,8 @@ def _decode_json(body: bytes) -> tuple[LogitsRequest, FloatArray | None]:
     return message, offsets_from_json(message)
 
 
-async def _unless_left(request: Request, work: Coroutine[Any, Any, T]) -> T:
+async def _unless_left(request: Request, task: "asyncio.Task[T]") -> T:
     """Await work, cancelling it if the client hangs up meanwhile."""
-    task = asyncio.ensure_future(work)
     watcher = asyncio.ensure_future(_left(request))
     try:
         await asyncio.wait([task, watcher], return_when=asyncio.FIRST_COMPLETED)
