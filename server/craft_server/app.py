@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from craft_server import memory
 from craft_server.blackbox import BlackBox
 from craft_server.image_store import ImageStore
 from craft_server.images import ImageLimits
@@ -136,8 +137,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 async def _sweep(meter: Meter, every_s: float) -> None:
-    """Give back the holds of requests whose server died, regularly."""
+    """Give back the holds of requests whose server died, and freed memory, regularly."""
     while True:
+        await asyncio.to_thread(memory.give_back)
         try:
             expired = await asyncio.to_thread(meter.expire)
         except Refusal as refusal:

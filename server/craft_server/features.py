@@ -7,8 +7,9 @@ or HTTP: whoever asks hands in the way to the device thread.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from typing import Protocol, TypeVar
 
 from craft_server.blackbox import BlackBox, Features, Pixels
@@ -57,19 +58,24 @@ class FeatureShelf:
         self._turn = asyncio.Lock()
         self._loading = asyncio.Lock()
 
-    async def of(self, images: ImageSetRecord, run: RunOnDevice) -> Features:
+    async def of(
+        self, images: ImageSetRecord, run: RunOnDevice, *, patience_s: float = 600.0
+    ) -> Features:
         """The set's features, in its order.
 
         What was encoded stays encoded, also if the caller is cancelled or `run` raises meanwhile.
 
         Raises:
             StoredImageError: an image's file cannot be opened; other callers are not affected.
+            TimeoutError: others encoded for longer than `patience_s`.
             RuntimeError: the model gave a feature that is not finite.
         """
         if kept := self._matrices.get([images.id]):
             return kept[images.id]
-        records = await self._all_records(list(dict.fromkeys(images.digests)), run)
-        async with self._loading:
+        records = await self._all_records(
+            list(dict.fromkeys(images.digests)), run, patience_s=patience_s
+        )
+        async with _within(patience_s, self._loading):
             if kept := self._matrices.get([images.id]):
                 return kept[images.id]
             ordered = [records[digest] for digest in images.digests]
@@ -82,12 +88,14 @@ class FeatureShelf:
         self._thread.shutdown()
         self._disk.close()
 
-    async def _all_records(self, digests: list[str], run: RunOnDevice) -> dict[str, bytes]:
+    async def _all_records(
+        self, digests: list[str], run: RunOnDevice, *, patience_s: float
+    ) -> dict[str, bytes]:
         """Records of distinct images, encoding what is nowhere yet."""
         records = await _in(self._thread, self._known, digests)
         absent = _without(digests, records)
         for some in _slices(absent, self._batch * _TURN_BATCHES):
-            async with self._turn:
+            async with _within(patience_s, self._turn):
                 known = await _in(self._thread, self._known, some)  # by whoever had a turn before
                 fresh = await self._encoded(_without(some, known), run)
             records |= known | fresh
@@ -132,6 +140,17 @@ class FeatureShelf:
             return records
 
         return encode
+
+
+@asynccontextmanager
+async def _within(patience_s: float, lock: asyncio.Lock) -> AsyncIterator[None]:
+    """Hold a lock, having waited so long for it at most."""
+    async with asyncio.timeout(patience_s):
+        await lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 async def _in(thread: Executor, work: Callable[[list[str]], T], argument: list[str]) -> T:

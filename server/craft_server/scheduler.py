@@ -166,7 +166,7 @@ class DeviceWorker:
         if len(done) < len(tickets):
             for result in results:
                 result.cancel()
-            raise _too_late(deadline_s, "in the queue" if left == len(tickets) else "on the device")
+            raise too_late(deadline_s, "in the queue" if left == len(tickets) else "on the device")
         return done
 
     def drain(self) -> None:
@@ -275,6 +275,7 @@ def _dropped() -> Refusal:
     return Refusal(Code.DRAINING, "the server shut down before the work began")
 
 
-def _too_late(deadline_s: float, where: str) -> Refusal:
+def too_late(deadline_s: float, where: str) -> Refusal:
+    """The refusal of a request whose time ended at some place."""
     detail = f"not finished after {deadline_s:g} s; the time ended {where}"
     return Refusal(Code.DEADLINE_EXCEEDED, detail, retry_after_s=_RETRY_AFTER_S)

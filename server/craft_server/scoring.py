@@ -23,7 +23,7 @@ from craft_server.blackbox import Awaited, BlackBox, Features, FloatArray, Piece
 from craft_server.blocks import Block, cut
 from craft_server.features import FeatureShelf
 from craft_server.orders import Order
-from craft_server.scheduler import DeviceWorker, Done, Work
+from craft_server.scheduler import DeviceWorker, Done, Work, too_late
 from craft_shared.messages import LogitsRequest, TextPrompts
 
 T = TypeVar("T")
@@ -131,7 +131,10 @@ class Scorer:
             (done,) = await self._worker.run([work], deadline_s=clock.left_s)
             return clock.count(done)
 
-        return await self._shelf.of(order.images, run)
+        try:
+            return await self._shelf.of(order.images, run, patience_s=clock.left_s)
+        except TimeoutError as error:
+            raise too_late(self._deadline_s, "while images were encoded") from error
 
     async def _encode(
         self, order: Order, features: Features, clock: "_Clock", *, images: slice

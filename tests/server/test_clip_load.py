@@ -229,3 +229,10 @@ def test_openai_checkpoints_run_with_the_activation_they_were_trained_with(tmp_p
 def test_devices_are_picked_or_refused():
     assert pick_device("cpu").type == "cpu"
     assert pick_device("auto").type in {"cpu", "cuda", "mps"}
+
+
+def test_a_tokenizer_that_is_not_clips_is_refused_before_weights_are_read(tmp_path):
+    file = tmp_path / "weights.pt"
+    file.touch()
+    with pytest.raises(ModelError, match="ViT-B-16-SigLIP needs another tokenizer"):
+        load(tmp_path, model="ViT-B-16-SigLIP", pretrained=str(file))

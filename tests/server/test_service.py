@@ -311,3 +311,21 @@ def test_requests_of_several_keys_for_the_same_classes_are_merged_only_if_asked_
     assert (len(sizes), sum(sizes)) == (passes, 4)
     alone = [asyncio.run(buy(number)) for number in (1, 2, 3, 4)]
     np.testing.assert_allclose(logits, alone, atol=1e-4)
+
+
+def test_waiting_for_another_requests_images_is_bounded_too(tmp_path):
+    shop, go = Shop(tmp_path, deadline_s=0.2), threading.Event()
+    encode = shop.box.encode_images
+    shop.box.encode_images = lambda pixels: (go.wait(10), encode(pixels))[1]
+
+    async def main():
+        first, second = shop.start("one"), shop.start("two")
+        results = await asyncio.gather(first, second, return_exceptions=True)
+        go.set()
+        shop.box.go.set()
+        return results, await shop.buy("three")
+
+    refusals, third = asyncio.run(main())
+    assert {refusal.code for refusal in refusals} == {Code.DEADLINE_EXCEEDED}
+    assert "while images were encoded" in " ".join(refusal.detail for refusal in refusals)
+    assert (third.logits.shape, shop.stands()) == ((2, 2, 2), (2, 0))

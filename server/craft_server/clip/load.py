@@ -52,12 +52,12 @@ def load_clip(settings: Settings, limits: CardLimits) -> ClipBlackBox:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     source = _source(settings)
+    tokenizer = _tokenizer(source.name)
     model = _create(source, "float32", torch.device("cpu"))
     digest = _digest(model)
     if settings.precision != "float32":  # open_clip builds other norm layers for half precision
         model = _create(source, settings.precision, device)
     model = model.to(device)
-    tokenizer = _tokenizer(source.name)
     tower = getattr(model, "text", model)
     cut = can_be_cut(tower)
     text = TextEncoder(tower, tokenizer, full=None if cut else model.encode_text)
@@ -178,7 +178,10 @@ def _embedded_weights() -> dict[str, Tensor]:
 
 
 def _tokenizer(name: str) -> Any:
-    tokenizer = open_clip.get_tokenizer(name)
+    try:
+        tokenizer = open_clip.get_tokenizer(name)
+    except ImportError as error:
+        raise ModelError(f"{name} needs another tokenizer than CLIP's: {error}") from error
     if not hasattr(tokenizer, "sot_token_id"):
         raise ModelError(f"{name} does not use CLIP's tokenizer; only that one is supported")
     return tokenizer
