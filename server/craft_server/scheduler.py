@@ -53,6 +53,24 @@ class Work(Generic[T]):
         return Work(owner, launch)
 
 
+class Deadline:
+    """Until when a request has to be done, from now on."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._end = time.monotonic() + seconds
+
+    @property
+    def left_s(self) -> float:
+        """Seconds left, at least 0."""
+        return max(0.0, self._end - time.monotonic())
+
+    def passed(self, where: str) -> Refusal:
+        """The refusal of a request whose time ended at some place."""
+        detail = f"not finished after {self._seconds:g} s; the time ended {where}"
+        return Refusal(Code.DEADLINE_EXCEEDED, detail, retry_after_s=_RETRY_AFTER_S)
+
+
 class Done(NamedTuple, Generic[T]):
     """A result and the seconds it took, waiting and running."""
 
@@ -138,7 +156,7 @@ class DeviceWorker:
             for name, amount in asked.items():
                 self._admitted[name] -= amount
 
-    async def run(self, works: Sequence[Work[T]], *, deadline_s: float) -> list[Done[T]]:
+    async def run(self, works: Sequence[Work[T]], *, deadline: Deadline) -> list[Done[T]]:
         """Queue works and wait for all their results.
 
         If the caller is cancelled while all of them wait, they are dropped and never run, and the
@@ -146,15 +164,17 @@ class DeviceWorker:
         one fails, those that still wait are dropped.
 
         Raises:
-            Refusal: `deadline_exceeded` after `deadline_s` seconds of waiting and running (a
-                running work's result is then thrown away), `draining` if one was dropped.
+            Refusal: `deadline_exceeded` (a running work's result is then thrown away),
+                `draining` if one was dropped.
         """
         loop = asyncio.get_running_loop()
         tickets = [_Ticket(work, loop, loop.create_future()) for work in works]
         if not self._queue.put(tickets):
             raise _dropped()
         results = [ticket.result for ticket in tickets]
-        waiting = asyncio.wait(results, timeout=deadline_s, return_when=asyncio.FIRST_EXCEPTION)
+        waiting = asyncio.wait(
+            results, timeout=deadline.left_s, return_when=asyncio.FIRST_EXCEPTION
+        )
         try:
             await waiting
         except asyncio.CancelledError:
@@ -166,7 +186,7 @@ class DeviceWorker:
         if len(done) < len(tickets):
             for result in results:
                 result.cancel()
-            raise too_late(deadline_s, "in the queue" if left == len(tickets) else "on the device")
+            raise deadline.passed("in the queue" if left == len(tickets) else "on the device")
         return done
 
     def drain(self) -> None:
@@ -273,9 +293,3 @@ def _raise(error: BaseException) -> None:
 
 def _dropped() -> Refusal:
     return Refusal(Code.DRAINING, "the server shut down before the work began")
-
-
-def too_late(deadline_s: float, where: str) -> Refusal:
-    """The refusal of a request whose time ended at some place."""
-    detail = f"not finished after {deadline_s:g} s; the time ended {where}"
-    return Refusal(Code.DEADLINE_EXCEEDED, detail, retry_after_s=_RETRY_AFTER_S)

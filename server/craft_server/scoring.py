@@ -9,7 +9,6 @@ are sent. Either way the same order gives the same bits in whatever company, unl
 told to merge the works of several clients.
 """
 
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +22,7 @@ from craft_server.blackbox import Awaited, BlackBox, Features, FloatArray, Piece
 from craft_server.blocks import Block, cut
 from craft_server.features import FeatureShelf
 from craft_server.orders import Order
-from craft_server.scheduler import DeviceWorker, Done, Work, too_late
+from craft_server.scheduler import Deadline, DeviceWorker, Done, Work
 from craft_shared.messages import LogitsRequest, TextPrompts
 
 T = TypeVar("T")
@@ -123,18 +122,18 @@ class Scorer:
 
     async def check(self, *, deadline_s: float) -> None:
         """Score one text on one image."""
-        await self._worker.run([Work.alone(_CANARY, self._canary)], deadline_s=deadline_s)
+        await self._worker.run([Work.alone(_CANARY, self._canary)], deadline=Deadline(deadline_s))
 
     async def _features(self, order: Order, clock: "_Clock") -> Features:
         async def run(job: Callable[[], T]) -> T:
             work = Work.alone(order.key.id, job)
-            (done,) = await self._worker.run([work], deadline_s=clock.left_s)
+            (done,) = await self._worker.run([work], deadline=clock.deadline)
             return clock.count(done)
 
         try:
-            return await self._shelf.of(order.images, run, patience_s=clock.left_s)
+            return await self._shelf.of(order.images, run, patience_s=clock.deadline.left_s)
         except TimeoutError as error:
-            raise too_late(self._deadline_s, "while images were encoded") from error
+            raise clock.deadline.passed("while others' images were encoded") from error
 
     async def _encode(
         self, order: Order, features: Features, clock: "_Clock", *, images: slice
@@ -151,7 +150,7 @@ class Scorer:
             )
             for run in prompts.pieces
         ]
-        done = await self._worker.run(works, deadline_s=clock.left_s)
+        done = await self._worker.run(works, deadline=clock.deadline)
         parts = [clock.count(part) for part in done]
         for run, part in zip(prompts.pieces, parts, strict=True):
             _check(part.logits, (run.stop - run.start, images.stop - images.start, order.shape[2]))
@@ -176,7 +175,7 @@ class Scorer:
         for block in cut(order.prompts.pieces, images, classes=classes, limit=BLOCK_LOGITS):
             launch = partial(self._launch_block, texts[block.piece], features, block)
             work: Work[FloatArray] = Work(order.key.id, launch)
-            (done,) = await self._worker.run([work], deadline_s=self._deadline_s)
+            (done,) = await self._worker.run([work], deadline=Deadline(self._deadline_s))
             yield done.value.astype(dtype_of(order.request), copy=False)
 
     def _launch_block(
@@ -203,12 +202,8 @@ class _Clock:
     """One order's deadline, and where its time went."""
 
     def __init__(self, deadline_s: float) -> None:
-        self._end = time.monotonic() + deadline_s
+        self.deadline = Deadline(deadline_s)
         self.seconds = {"queue": 0.0, "model": 0.0}
-
-    @property
-    def left_s(self) -> float:
-        return max(0.0, self._end - time.monotonic())
 
     def count(self, done: Done[T]) -> T:
         self.seconds["queue"] += done.waited_s

@@ -409,3 +409,35 @@ def test_the_probes_need_no_key_and_tell_nothing(anonymous):
 def test_unknown_addresses_and_methods_are_problem_documents(anonymous):
     assert code_of(anonymous.get("/v1/weights")) == "not_found"
     assert code_of(anonymous.get("/v1/logits")) == "method_not_allowed"
+
+
+def test_more_texts_than_the_card_allows_are_refused(client, box):
+    box.card = box.card.model_copy(
+        update={"limits": box.card.limits.model_copy(update={"texts": 3})}
+    )
+    reply = ask(client, text_request(image_set(client, 1), prompts=2))
+    assert code_of(reply) == "too_large"
+    assert "2 prompts x 2 classes = 4 texts, at most 3" in reply.json()["detail"]
+
+
+def test_many_logits_in_json_are_the_tensors(client):
+    set_id = image_set(client, 30)
+    offsets = np.random.default_rng(0).normal(size=(80, 4, 16)).astype(np.float32)
+    headers = tensor_headers("one")
+    tensors = client.post("/v1/logits", content=soft_body(set_id, offsets), headers=headers)
+    _, logits = wire.decode_reply(tensors.content)
+    headers = tensor_headers("two") | {"Accept": "application/json"}
+    reply = client.post("/v1/logits", content=soft_body(set_id, offsets), headers=headers)
+    np.testing.assert_array_equal(np.array(reply.json()["logits"], np.float32), logits)
+
+
+@pytest.mark.parametrize("name", ["new", "bought"])
+def test_a_key_revoked_a_moment_ago_buys_nothing_and_gets_no_replay(app, client, name):
+    request = text_request(image_set(client))
+    assert ask(client, request, "bought").status_code == 200
+    key_id = client.get("/v1/key").json()["id"]
+    app.state.parts.keys.revoke(key_id)
+    assert app.state.parts.recent_keys.known(client.headers["Authorization"].split()[1])
+    reply = ask(client, request, name)
+    assert code_of(reply) == "invalid_key"
+    assert app.state.parts.ledger.budgets(key_id).queries.used == 2

@@ -254,3 +254,18 @@ def test_an_unknown_key_is_not_found(keys: Keys, change: dict[str, object]):
         keys.set_budget("key_0", **change)
     with refused(Code.NOT_FOUND, "key_id"):
         keys.revoke("key_0")
+
+
+def test_recent_identities_are_remembered_for_a_second_and_never_grow_without_bound(
+    store, monkeypatch
+):
+    made = Keys(store).create("lab", 1)
+    recent = RecentKeys(Keys(store))
+    assert recent.known(made.token) is None
+    assert recent.verify(made.token) == recent.known(made.token)
+    monkeypatch.setattr("craft_server.keys.RECENT_S", 0.0)
+    assert recent.known(made.token) is None
+    monkeypatch.setattr("craft_server.keys._RECENT_KEYS", 1)
+    other = Keys(store).create("lab", 1)
+    recent.verify(other.token)
+    assert len(recent._seen) == 1

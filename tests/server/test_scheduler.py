@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from craft_server.scheduler import DeviceWorker, Work
+from craft_server.scheduler import Deadline, DeviceWorker, Work
 from craft_shared.errors import Code, Refusal
 
 
@@ -30,7 +30,7 @@ def a_worker(**fields):
 
 
 async def run(worker, job, *, deadline_s, owner="ann"):
-    (done,) = await worker.run([Work.alone(owner, job)], deadline_s=deadline_s)
+    (done,) = await worker.run([Work.alone(owner, job)], deadline=Deadline(deadline_s))
     return done.value
 
 
@@ -188,7 +188,7 @@ async def piled(worker, *works):
     gate = Gate()
     first = asyncio.create_task(run(worker, gate, deadline_s=10, owner="first"))
     await until(gate.started)
-    waiting = [asyncio.create_task(worker.run([work], deadline_s=10)) for work in works]
+    waiting = [asyncio.create_task(worker.run([work], deadline=Deadline(10))) for work in works]
     while worker.waiting < len(works):
         await asyncio.sleep(0.001)
     gate.open.set()
@@ -222,7 +222,7 @@ def test_a_poisoned_work_in_a_pass_fails_alone():
 def test_the_works_of_one_call_come_back_in_order_with_their_times():
     async def main():
         works = [Work.alone("ann", lambda n=number: n) for number in range(5)]
-        done = await a_worker().run(works, deadline_s=10)
+        done = await a_worker().run(works, deadline=Deadline(10))
         assert [one.value for one in done] == [0, 1, 2, 3, 4]
         assert all(one.waited_s >= 0 and one.ran_s >= 0 for one in done)
 
@@ -235,7 +235,7 @@ def test_if_one_of_several_works_fails_those_that_wait_are_dropped():
         works = [Work.alone("ann", lambda: 1 / 0)]
         works += [Work.alone("ann", lambda n=number: ran.append(n)) for number in range(1000)]
         with pytest.raises(ZeroDivisionError):
-            await worker.run(works, deadline_s=10)
+            await worker.run(works, deadline=Deadline(10))
         assert worker.waiting == 0
         assert len(ran) < 1000
 
@@ -246,7 +246,7 @@ def test_a_caller_that_leaves_once_one_of_its_works_runs_gets_all_of_them():
     async def main():
         worker, gate = a_worker(), Gate()
         works = [Work.alone("ann", gate), Work.alone("ann", lambda: "second")]
-        running = asyncio.create_task(worker.run(works, deadline_s=10))
+        running = asyncio.create_task(worker.run(works, deadline=Deadline(10)))
         await until(gate.started)
         running.cancel()
         await asyncio.sleep(0.01)

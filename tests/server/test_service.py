@@ -327,5 +327,5 @@ def test_waiting_for_another_requests_images_is_bounded_too(tmp_path):
 
     refusals, third = asyncio.run(main())
     assert {refusal.code for refusal in refusals} == {Code.DEADLINE_EXCEEDED}
-    assert "while images were encoded" in " ".join(refusal.detail for refusal in refusals)
+    assert all("not finished after 0.2 s" in refusal.detail for refusal in refusals)
     assert (third.logits.shape, shop.stands()) == ((2, 2, 2), (2, 0))
