@@ -172,15 +172,13 @@ class DeviceWorker:
         if not self._queue.put(tickets):
             raise _dropped()
         results = [ticket.result for ticket in tickets]
-        waiting = asyncio.wait(
-            results, timeout=deadline.left_s, return_when=asyncio.FIRST_EXCEPTION
-        )
+        until = asyncio.FIRST_EXCEPTION
         try:
-            await waiting
+            await asyncio.wait(results, timeout=deadline.left_s, return_when=until)
         except asyncio.CancelledError:
             if self._queue.withdraw(tickets, unless_begun=True):
                 raise
-            await asyncio.wait(results, return_when=asyncio.FIRST_EXCEPTION)
+            await asyncio.wait(results, return_when=until)
         left = self._queue.withdraw(tickets)
         done = [ticket.done() for ticket in tickets if ticket.result.done()]  # raises what failed
         if len(done) < len(tickets):

@@ -421,8 +421,8 @@ def test_more_texts_than_the_card_allows_are_refused(client, box):
 
 
 def test_many_logits_in_json_are_the_tensors(client):
-    set_id = image_set(client, 30)
-    offsets = np.random.default_rng(0).normal(size=(80, 4, 16)).astype(np.float32)
+    set_id = image_set(client, 60)
+    offsets = np.random.default_rng(0).normal(size=(40, 4, 16)).astype(np.float32)
     headers = tensor_headers("one")
     tensors = client.post("/v1/logits", content=soft_body(set_id, offsets), headers=headers)
     _, logits = wire.decode_reply(tensors.content)

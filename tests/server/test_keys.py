@@ -10,7 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import select
 
-from craft_server.keys import BASE62, MAX_LIMIT, Keys, Scope, checksum, checksum_fits, mint_token
+from craft_server.keys import (
+    BASE62,
+    MAX_LIMIT,
+    Keys,
+    RecentKeys,
+    Scope,
+    checksum,
+    checksum_fits,
+    mint_token,
+)
 from craft_server.ledger import Ledger
 from craft_server.meter import Hold, LedgerLine, Meter
 from craft_server.store import Store, to_us
