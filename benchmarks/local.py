@@ -38,7 +38,9 @@ ENCODE_BATCH = 64
 def embedded_model() -> ModelPort:
     """The embedded model as `craft-server serve` loads it."""
     settings = Settings(model=EMBEDDED, data_dir=Path(tempfile.gettempdir()))
-    return load_clip(settings, card_limits(settings))
+    model = load_clip(settings, card_limits(settings))
+    model.start()
+    return model
 
 
 def encode(model: ModelPort, files: Sequence[bytes]) -> list[bytes]:

@@ -80,6 +80,10 @@ class BlackBox(Protocol):
         """
         ...
 
+    def start(self) -> None:
+        """Get ready on the calling thread, which is the device thread from now on."""
+        ...
+
     def prepare(self, request: LogitsRequest, offsets: FloatArray | None) -> Prompts:
         """Check the prompts against the model and plan their encoding; cheap, on no device.
 

@@ -87,7 +87,13 @@ class DeviceWorker:
     """
 
     def __init__(
-        self, *, requests: int, units: int, most_together: int = 0, ahead: bool = False
+        self,
+        *,
+        requests: int,
+        units: int,
+        most_together: int = 0,
+        ahead: bool = False,
+        start: Callable[[], None] = lambda: None,
     ) -> None:
         """Bound what is admitted.
 
@@ -96,11 +102,13 @@ class DeviceWorker:
             units: most texts and images those may ask for together.
             most_together: largest sum of sizes in one merged batch; 0 merges nothing.
             ahead: launch the next batch before waiting for the last one.
+            start: called on the thread before any work.
         """
         self._room = {"requests": requests, "units": units}
         self._admitted = {"requests": 0, "units": 0}
         self._queue: FairQueue[_Ticket] = FairQueue(most_together=most_together)
         self._ahead = ahead
+        self._start = start
         self._draining = False
         self._running_since: float | None = None
         self._last_success = self._last_failure = float("-inf")
@@ -200,6 +208,7 @@ class DeviceWorker:
     # --- the thread -----------------------------------------------------------------------------
 
     def _serve(self) -> None:
+        self._start()
         launched: _Launched | None = None
         while (batch := self._queue.take(wait=launched is None)) is not None:
             before, launched = launched, self._launch(batch) if batch else None

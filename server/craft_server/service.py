@@ -101,6 +101,7 @@ class LogitsService:
             units=settings.queue_texts,
             most_together=blackbox.tokens_per_pass if settings.batching == "merged" else 0,
             ahead=blackbox.asynchronous,
+            start=blackbox.start,
         )
         self._desk = OrderDesk(blackbox, images)
         self._scorer = Scorer(blackbox, self._shelf, self._worker, deadline_s=settings.deadline_s)

@@ -53,6 +53,9 @@ class StubBlackBox:
         self._mixing = _noise("offsets", (N_CTX * WIDTH, EMBED)) / np.sqrt(N_CTX * WIDTH)
         self._eye = _noise("image", (SIDE * SIDE * 3, EMBED)) / np.sqrt(SIDE * SIDE * 3)
 
+    def start(self) -> None:
+        """Nothing to do."""
+
     def prepare(self, request: LogitsRequest, offsets: FloatArray | None) -> Prompts:
         """Count words as tokens; a soft prompt's context has four of them."""
         names = tuple(request.class_names)

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from craft_server.clip.model import ClipBlackBox
 from craft_server.clip.text import TextEncoder, can_be_cut
+from craft_server.clip.threads import stay_small
 from craft_server.clip.vision import RECORD_FORMAT, ImageEncoder
 from craft_server.settings import EMBEDDED, ModelError, Settings
 from craft_shared.messages import CardLimits, ModelCard
@@ -49,8 +50,8 @@ def load_clip(settings: Settings, limits: CardLimits) -> ClipBlackBox:
         ModelError: unknown name or tag, missing or unreadable file, no network, no such device.
     """
     device = pick_device(settings.device)
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
+    threads = settings.threads or torch.get_num_threads()
+    stay_small()
     source = _source(settings)
     tokenizer = _tokenizer(source.name)
     model = _create(source, "float32", torch.device("cpu"))
@@ -85,7 +86,7 @@ def load_clip(settings: Settings, limits: CardLimits) -> ClipBlackBox:
         batch=settings.encode_batch,
         key=_image_key(card, preprocess),
     )
-    return ClipBlackBox(card, text, images, bias=bias)
+    return ClipBlackBox(card, text, images, bias=bias, threads=threads)
 
 
 def pick_device(name: str) -> torch.device:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from craft_server.blackbox import Awaited, Features, FloatArray, Piece, Pixels, Prompts, Texts
 from craft_server.clip.text import TextEncoder, TextPlan, to_host
+from craft_server.clip.threads import compute_here, stay_small
 from craft_server.clip.vision import ImageEncoder
 from craft_shared.errors import Code, Refusal
 from craft_shared.messages import LogitsRequest, ModelCard, SoftPrompts
@@ -22,15 +23,27 @@ class ClipBlackBox:
         text: the text encoder.
         images: the image encoder.
         bias: the checkpoint's logit bias (SigLIP), 0 for CLIP.
+        threads: CPU threads of the device thread.
     """
 
     def __init__(
-        self, card: ModelCard, text: TextEncoder, images: ImageEncoder, *, bias: float = 0.0
+        self,
+        card: ModelCard,
+        text: TextEncoder,
+        images: ImageEncoder,
+        *,
+        bias: float = 0.0,
+        threads: int = 1,
     ) -> None:
         self.card = card
         self._text = text
         self._images = images
         self._bias = bias
+        self._threads = threads
+
+    def start(self) -> None:
+        """Make the calling thread the device's."""
+        compute_here(self._threads)
 
     def prepare(self, request: LogitsRequest, offsets: FloatArray | None) -> Prompts:
         """Tokenise and check; see `craft_server.blackbox.BlackBox.prepare`."""
@@ -59,6 +72,7 @@ class ClipBlackBox:
 
     def preprocess(self, image: Image) -> Pixels:
         """open_clip's own preprocessing: float32 (3, side, side) in the host's memory."""
+        stay_small()
         return Pixels(self._images.preprocess(image))
 
     def encode_images(self, pixels: Sequence[Pixels]) -> list[bytes]:
