@@ -11,13 +11,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import open_clip
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from craft_server.app import card_limits
 from craft_server.blackbox import BlackBox as ModelPort
 from craft_server.blackbox import Features, Piece, Prompts
 from craft_server.clip.load import load_clip
-from craft_server.settings import EMBEDDED, Settings
+from craft_server.settings import Settings
 from craft_shared.messages import (
     Budget,
     Budgets,
@@ -35,9 +38,17 @@ UNLIMITED = 10**9
 ENCODE_BATCH = 64
 
 
-def embedded_model() -> ModelPort:
-    """The embedded model as `craft-server serve` loads it."""
-    settings = Settings(model=EMBEDDED, data_dir=Path(tempfile.gettempdir()))
+def random_checkpoint(folder: Path) -> Path:
+    """RN50's tensors, random, in a file."""
+    torch.manual_seed(0)
+    file = folder / "random.safetensors"
+    save_file(open_clip.create_model("RN50").state_dict(), str(file))
+    return file
+
+
+def load_model(**fields: str) -> ModelPort:
+    """A model as `craft-server serve` loads it, on this thread."""
+    settings = Settings.model_validate({"data_dir": tempfile.gettempdir()} | fields)
     model = load_clip(settings, card_limits(settings))
     model.start()
     return model

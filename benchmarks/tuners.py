@@ -16,11 +16,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import open_clip
-import torch
 from class_names import names_of
+from local import random_checkpoint
 from machine import Row, describe, options_of, print_heading, print_table, write_json
-from safetensors.torch import save_file
 from servers import Wire, noise_png, serving
 
 from craft_shared import wire
@@ -103,14 +101,6 @@ def side(jobs: list[Job]) -> Row:
         "slowest_over_fastest": max(each) / min(each),
         "requests_per_tuner": [len(times) for times in replies],
     }
-
-
-def random_checkpoint(folder: Path) -> Path:
-    """RN50's tensors, random, in a file."""
-    torch.manual_seed(0)
-    file = folder / "random.safetensors"
-    save_file(open_clip.create_model("RN50").state_dict(), str(file))
-    return file
 
 
 def main() -> None:
