@@ -1,6 +1,6 @@
 """One tuner against several at once on one server: prompts per second together, and fairness.
 
-    python benchmarks/tuners.py [--tuners 8] [--seconds 60] [--dataset dtd] [--json FILE]
+    python benchmarks/tuners.py [--tuners 8] [--seconds 120] [--dataset dtd] [--json FILE]
 
 RN50 with random weights behind a real craft-server; every tuner is a process with a key of its own
 that sends one request of P soft prompts after the other. Each side asks for a fixed time and then
@@ -105,7 +105,7 @@ def side(jobs: list[Job]) -> Row:
 
 def main() -> None:
     """Run both sides and print a table in Markdown."""
-    options = options_of(__doc__, tuners=8, seconds=60.0, prompts=40, dataset="dtd")
+    options = options_of(__doc__, tuners=8, seconds=120.0, prompts=40, dataset="dtd")
     about, names = describe(), names_of(options.dataset)
     print_heading(f"Tuners at once: {options.dataset}, P = {options.prompts}", about)
     with tempfile.TemporaryDirectory() as folder:

@@ -79,8 +79,6 @@ def from_us(stored: int) -> datetime:
 _OUR_BUGS = (DataError, IntegrityError, NotSupportedError, ProgrammingError)
 """A broken constraint or statement is no outage: it must be seen, not retried."""
 
-_OUR_BUGS_IN_DRIVERS = {error.__name__ for error in _OUR_BUGS}
-
 
 class Statement:
     """SQL with `:names` that runs on the driver itself, in a transaction of a `Store`.
@@ -167,14 +165,13 @@ class Store:
 def _transaction(engine: Engine) -> Iterator[Connection]:
     """The one place where an outage becomes a refusal, so that the server fails closed."""
     driver = engine.dialect.loaded_dbapi
+    driver_bugs = tuple(getattr(driver, error.__name__) for error in _OUR_BUGS)
     try:
         with engine.begin() as connection:
             yield connection
-    except _OUR_BUGS:
+    except (*_OUR_BUGS, *driver_bugs):
         raise
     except (DBAPIError, PoolTimeout, driver.Error) as error:
-        if type(error).__name__ in _OUR_BUGS_IN_DRIVERS:
-            raise
         raise Refusal(
             Code.NOT_READY,
             "the store does not answer; the same Idempotency-Key is never charged twice",

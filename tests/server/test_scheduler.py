@@ -313,3 +313,15 @@ def test_a_failure_after_a_success_is_not_well():
         assert worker.well_s == float("inf")
 
     asyncio.run(main())
+
+
+def test_the_thread_gets_ready_before_any_work():
+    threads = []
+
+    async def main():
+        worker = a_worker(start=lambda: threads.append(threading.current_thread()))
+        await run(worker, lambda: threads.append(threading.current_thread()), deadline_s=10)
+
+    asyncio.run(main())
+    assert threads[0] is threads[1]
+    assert threads[0] is not threading.current_thread()
