@@ -199,3 +199,25 @@ def test_a_reader_that_is_too_slow_is_cut_off_and_gives_its_place_up(shop, caplo
 
     asyncio.run(main())
     assert "cut off" in caplog.text
+
+
+def test_nothing_more_is_computed_for_a_reader_that_hung_up(shop, box):
+    sent = []
+
+    async def send(message):
+        sent.append(message)
+        await asyncio.sleep(0)
+
+    async def receive():
+        while len(sent) < 3:
+            await asyncio.sleep(0)
+        return {"type": "http.disconnect"}
+
+    async def main():
+        response = await response_to(await shop.buy("one"), tensors=True, deadline_s=10)
+        box.good = 2  # the third product of four would fail
+        await response({"type": "http"}, receive, send)
+        await shop.buy("two")
+
+    asyncio.run(main())
+    assert [message.get("more_body") for message in sent] == [None, True, True]

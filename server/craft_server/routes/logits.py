@@ -8,7 +8,7 @@ from fastapi import APIRouter, Header, Request, Response
 from craft_server.blackbox import FloatArray
 from craft_server.routes.access import LogitsKey, PartsOf
 from craft_server.routes.bodies import JSON_MEDIA_TYPE, describe, media_type, wants_tensors
-from craft_server.routes.sending import response_to
+from craft_server.routes.sending import hung_up, response_to
 from craft_shared.errors import Code, Refusal
 from craft_shared.messages import LogitsReply, LogitsRequest
 from craft_shared.tensors import TENSOR_MEDIA_TYPE
@@ -59,7 +59,7 @@ def _decode_json(body: bytes) -> tuple[LogitsRequest, FloatArray | None]:
 
 async def _unless_left(request: Request, task: "asyncio.Task[T]") -> T:
     """Await work, cancelling it if the client hangs up meanwhile."""
-    watcher = asyncio.ensure_future(_left(request))
+    watcher = asyncio.ensure_future(hung_up(request.receive))
     try:
         await asyncio.wait([task, watcher], return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
@@ -71,8 +71,3 @@ async def _unless_left(request: Request, task: "asyncio.Task[T]") -> T:
     if task.cancelled():
         raise Refusal(Code.DEADLINE_EXCEEDED, "the client hung up; nothing was charged")
     return task.result()
-
-
-async def _left(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass

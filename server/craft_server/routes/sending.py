@@ -66,19 +66,31 @@ class _InBlocks(Response):
             self._parts = _json_parts(delivery)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send head, parts and end; a reader that is too slow is cut off."""
-        del scope, receive
-        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+        """Send head, parts and end; stop computing for a reader that left or is too slow."""
+        del scope
+        left = asyncio.ensure_future(hung_up(receive))
         try:
             async with asyncio.timeout(self._deadline_s):
-                await send(start)
-                async for part in self._parts:
-                    await send({"type": "http.response.body", "body": part, "more_body": True})
-                await send({"type": "http.response.body", "body": b"", "more_body": False})
+                await self._send(send, left)
         except TimeoutError:
             _LOG.warning("a reader took longer than %g s and was cut off", self._deadline_s)
         finally:
+            left.cancel()
             self._delivery.close()
+
+    async def _send(self, send: Send, left: "asyncio.Future[None]") -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        async for part in self._parts:
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+            if left.done():
+                return
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def hung_up(receive: Receive) -> None:
+    """Return when the client hangs up; its request's body must have been read."""
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 async def _tensor_parts(delivery: Delivery, begin: bytes) -> AsyncIterator[bytes]:
