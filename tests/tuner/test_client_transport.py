@@ -1,5 +1,8 @@
 """A call is sent again only where that is safe and useful, and waits as it is told to."""
 
+import gc
+import weakref
+
 import httpx
 import pytest
 
@@ -223,3 +226,19 @@ def test_keys_that_no_header_can_carry_are_refused(key):
 def test_no_proxy_stands_between_this_machine_and_itself(url, trusted):
     with Transport(Connection(url, KEY)) as transport:
         assert transport._http.trust_env is trusted
+
+
+def test_a_reply_is_freed_once_it_is_read_without_waiting_for_the_collector():
+    seen = []
+
+    def read(response):
+        seen.append(weakref.ref(response))
+        return len(response.content)
+
+    gc.disable()
+    try:
+        with a_transport(Script(good())) as transport:
+            transport.send(MODELS, read)
+            assert seen[0]() is None
+    finally:
+        gc.enable()

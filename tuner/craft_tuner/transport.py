@@ -159,6 +159,7 @@ class Transport:
                 files=call.files,
                 timeout=self._timeout(call),
             )
+            response.stream = httpx.ByteStream(b"")  # it is read, and its cycle would keep the body
             return self._judge(call, response, read)
         except httpx.TransportError as error:
             return Trouble(_reason(error))
