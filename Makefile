@@ -69,6 +69,7 @@ bench-accuracy: install  ## the demo with seeds 1, 2 and 3, and their mean
 
 .PHONY: check
 check: test lint type demo bench-accuracy  ## what CI runs
+	$(MAKE) soak MINUTES=1
 
 .PHONY: clean
 clean:  ## remove the virtual environment, caches and runs

@@ -100,6 +100,7 @@ def load_blackbox(settings: Settings) -> BlackBox:
     limits = card_limits(settings)
     if settings.model == "stub":
         return StubBlackBox(limits, seconds_per_query=settings.stub_seconds_per_query)
+    memory.bound_caches()
     from craft_server.clip.load import load_clip  # noqa: PLC0415 - see the docstring
 
     return load_clip(settings, limits)

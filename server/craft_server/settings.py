@@ -34,7 +34,9 @@ class Settings(BaseSettings):
     )
     data_dir: Path = Field(Path("var"), description="folder of the ledger and the image store")
     database_url: str | None = Field(
-        None, description="SQLAlchemy URL of the ledger; default: craft.db in data_dir"
+        None,
+        description="SQLAlchemy URL of the ledger, as in postgresql+psycopg://user@host/name; "
+        "default: SQLite, craft.db in data_dir",
     )
 
     model: str = Field(

@@ -11,6 +11,7 @@ COMMITTED is the one meant.
 """
 
 import re
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -27,6 +28,7 @@ from sqlalchemy import (
     create_engine,
     event,
     make_url,
+    text,
 )
 from sqlalchemy.exc import (
     ArgumentError,
@@ -50,6 +52,9 @@ metadata = MetaData()
 
 Clock = Callable[[], int]
 """Microseconds since 1970 UTC: how every time is stored. Injected, so that tests can jump it."""
+
+_ONE_AT_A_TIME = text("SELECT pg_advisory_xact_lock(7232648)")
+_WAL_PAUSE_S = 0.01
 
 _FULL, _NORMAL = "PRAGMA synchronous=FULL", "PRAGMA synchronous=NORMAL"
 _IMMEDIATE = "BEGIN IMMEDIATE"
@@ -123,6 +128,8 @@ class Store:
         self._hasty = self._engine.execution_options(craft_begin=(_NORMAL, _IMMEDIATE))
         self._open = threading.local()
         with self.write() as connection:
+            if not self.one_writer:  # others that start now wait here, and find all tables made
+                connection.execute(_ONE_AT_A_TIME)
             metadata.create_all(connection)
 
     def read(self) -> AbstractContextManager[Connection]:
@@ -214,7 +221,8 @@ def _sqlite(url: URL, busy_timeout_s: float) -> Engine:
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # the driver begins nothing by itself: `begin` does
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        _switch_to_wal(connection, busy_timeout_s)
+        for pragma in ("synchronous=FULL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")
@@ -224,3 +232,17 @@ def _sqlite(url: URL, busy_timeout_s: float) -> Engine:
             driver.execute(statement)
 
     return engine
+
+
+def _switch_to_wal(connection: Any, patience_s: float) -> None:
+    """Several processes may open a new file at once, and SQLite does not wait here by itself."""
+    end = time.monotonic() + patience_s
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(_WAL_PAUSE_S)
+        else:
+            return

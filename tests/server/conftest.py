@@ -4,7 +4,16 @@ import pytest
 from starlette.testclient import TestClient
 
 from craft_server.app import create_app
+from databases import fresh_postgres
 from serving import settings_in, stub_box
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database_url(request, tmp_path):
+    """An empty database, once of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'craft.db'}"
+    return fresh_postgres()
 
 
 @pytest.fixture

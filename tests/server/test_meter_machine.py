@@ -24,6 +24,7 @@ from craft_server.meter import Hold, LedgerLine, Meter, Replay
 from craft_server.store import Store
 from craft_shared.errors import Code, Refusal
 from craft_shared.messages import Budgets, Counters
+from databases import fresh_postgres
 
 T = TypeVar("T")
 
@@ -137,11 +138,15 @@ class MeterMachine(RuleBasedStateMachine):
     @initialize(queries=st.integers(0, 12), vectors=st.none() | st.integers(0, 24))
     def open(self, queries: int, vectors: int | None) -> None:
         self.folder = tempfile.TemporaryDirectory()
+        self.url = self.new_url()
         self.now = START_US
         self._start()
         minted = Keys(self.store).create("lab", queries, logit_vectors_limit=vectors)
         self.key_id = minted.key.id
         self.model = Model(queries, vectors)
+
+    def new_url(self) -> str:
+        return f"sqlite:///{Path(self.folder.name) / 'craft.db'}"
 
     def teardown(self) -> None:
         if hasattr(self, "store"):
@@ -149,7 +154,7 @@ class MeterMachine(RuleBasedStateMachine):
             self.folder.cleanup()
 
     def _start(self) -> None:
-        self.store = Store(f"sqlite:///{Path(self.folder.name) / 'craft.db'}")
+        self.store = Store(self.url)
         self.meter = Meter(self.store, clock=lambda: self.now)
 
     @rule(
@@ -250,6 +255,16 @@ class MeterMachine(RuleBasedStateMachine):
         requests = self.model.requests.items()
         assert sorted(sold) == sorted(key for key, one in requests if one.state == "settled")
 
+
+class PostgresMachine(MeterMachine):
+    """The same on Postgres, a new database for every example."""
+
+    def new_url(self) -> str:
+        return fresh_postgres()
+
+
+TestPostgresMachine = PostgresMachine.TestCase
+TestPostgresMachine.settings = settings(max_examples=10, stateful_step_count=30, deadline=None)
 
 TestMeterMachine = MeterMachine.TestCase
 TestMeterMachine.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)

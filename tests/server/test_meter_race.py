@@ -134,13 +134,8 @@ def workers(
 
 
 @pytest.fixture
-def url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'craft.db'}"
-
-
-@pytest.fixture
-def store(url: str) -> Iterator[Store]:
-    store = Store(url, busy_timeout_s=30)
+def store(database_url: str) -> Iterator[Store]:
+    store = Store(database_url, busy_timeout_s=30)
     yield store
     store.close()
 
@@ -151,11 +146,11 @@ def sold(meter: Meter, key_id: str) -> list[str]:
 
 @pytest.mark.slow
 def test_eight_processes_sell_the_whole_budget_and_not_a_query_more(
-    tmp_path: Path, store: Store, url: str
+    tmp_path: Path, store: Store, database_url: str
 ):
     meter = Meter(store)
     key_id = Keys(store).create("lab", BUDGET, logit_vectors_limit=VECTORS).key.id
-    with workers(tmp_path, "race", url, key_id=key_id, count=PROCESSES) as crew:
+    with workers(tmp_path, "race", database_url, key_id=key_id, count=PROCESSES) as crew:
         complaints = [worker.finish() for worker in crew]
     assert complaints == [b""] * PROCESSES
     outcomes = Counter(outcome for worker in crew for outcome, _ in worker.reports)
@@ -178,12 +173,12 @@ def test_eight_processes_sell_the_whole_budget_and_not_a_query_more(
 
 @pytest.mark.slow
 def test_processes_killed_in_the_middle_lose_no_charge_and_leave_no_debt(
-    tmp_path: Path, store: Store, url: str
+    tmp_path: Path, store: Store, database_url: str
 ):
     key_id = Keys(store).create("lab", 10**6).key.id
     acknowledged: set[str] = set()
     for seconds in (0.3, 0.7):
-        with workers(tmp_path, "loop", url, key_id=key_id, count=4) as crew:
+        with workers(tmp_path, "loop", database_url, key_id=key_id, count=4) as crew:
             time.sleep(seconds)
             for worker in crew:
                 worker.process.send_signal(signal.SIGKILL)

@@ -1,8 +1,9 @@
 """The store commits whole transactions, lets one writer in, and fails closed."""
 
+import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -125,16 +126,26 @@ def test_sqlite_is_set_to_survive_a_power_cut(store: Store, pragma: str, value: 
         assert tx.execute(text(f"PRAGMA {pragma}")).scalar_one() == value
 
 
-def test_eight_stores_may_create_the_same_database_at_once(tmp_path: Path):
+def test_eight_stores_may_create_the_same_database_at_once(database_url: str):
     ready = threading.Barrier(8)
 
     def create() -> None:
         ready.wait()
-        Store(url(tmp_path)).close()
+        Store(database_url).close()
 
     with ThreadPoolExecutor(8) as pool:
         for created in [pool.submit(create) for _ in range(8)]:
             created.result()
+
+
+def test_a_file_that_stays_locked_while_it_is_switched_to_wal_is_an_outage(tmp_path: Path):
+    path = tmp_path / "craft.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("CREATE TABLE t (a)")
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(Refusal) as refused:
+            Store(f"sqlite:///{path}", busy_timeout_s=0.05)
+    assert refused.value.code is Code.NOT_READY
 
 
 @pytest.mark.parametrize("bad", ["sqlite://", "sqlite:///:memory:", "nonsense", "nodb://x/y"])
