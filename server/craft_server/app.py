@@ -13,7 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from craft_server import memory
+from craft_server import environment, memory
 from craft_server.blackbox import BlackBox
 from craft_server.image_store import ImageStore
 from craft_server.images import ImageLimits
@@ -100,7 +100,7 @@ def load_blackbox(settings: Settings) -> BlackBox:
     limits = card_limits(settings)
     if settings.model == "stub":
         return StubBlackBox(limits, seconds_per_query=settings.stub_seconds_per_query)
-    memory.bound_caches()
+    environment.tell()
     from craft_server.clip.load import load_clip  # noqa: PLC0415 - see the docstring
 
     return load_clip(settings, limits)

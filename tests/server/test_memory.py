@@ -1,6 +1,5 @@
 """Freed memory goes back to the system where the C library can be asked for it."""
 
-import os
 import sys
 from pathlib import Path
 
@@ -23,16 +22,6 @@ def test_what_was_freed_in_many_small_blocks_is_given_back():
     memory.give_back()
     assert before - resident_bytes() > 60_000_000
     assert len(kept) == 5
-
-
-def test_an_environment_that_bounds_a_cache_itself_is_left_alone(monkeypatch):
-    name = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
-    monkeypatch.delenv(name, raising=False)
-    memory.bound_caches()
-    assert os.environ[name] == "256"
-    monkeypatch.setenv(name, "7")
-    memory.bound_caches()
-    assert os.environ[name] == "7"
 
 
 def test_elsewhere_nothing_happens(monkeypatch):
