@@ -100,11 +100,19 @@ def actions(client: SoakClient) -> Counter[str]:
 
 
 def drift(samples: list[Sample]) -> tuple[float, float]:
-    """(MB per hour, MB) that memory grew in the second half, by least squares."""
+    """(MB per hour, MB) that each minute's highest memory grew in the second half, least squares.
+
+    The highest, since the server gives freed memory back every half minute: samples are a saw.
+    """
     half = samples[len(samples) // 2 :]
-    seconds = [sample.seconds for sample in half]
-    per_second = slope(seconds, [sample.resident_mb for sample in half])
-    return 3600 * per_second, per_second * (seconds[-1] - seconds[0])
+    highest: dict[int, float] = {}
+    for sample in half:
+        minute = int(sample.seconds // 60)
+        highest[minute] = max(highest.get(minute, 0.0), sample.resident_mb)
+    if len(highest) < 2:
+        return 0.0, 0.0
+    per_minute = slope(list(highest), list(highest.values()))
+    return 60 * per_minute, per_minute * (max(highest) - min(highest))
 
 
 def books(server: Server, clients: list[SoakClient]) -> list[Row]:
