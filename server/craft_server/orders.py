@@ -66,7 +66,7 @@ class OrderDesk:
         if request.model != card.id:
             detail = f"model {request.model!r} is not served here; served: {card.id!r}"
             raise Refusal(Code.UNKNOWN_MODEL, detail, param="model")
-        prompts, classes = _count(request, offsets), len(request.class_names)
+        prompts, classes = count_prompts(request, offsets), len(request.class_names)
         _check_limits(card.limits, prompts=prompts, classes=classes)
         images = self._images.find_set(key.owner, request.image_set)
         _check_logits(card.limits, prompts=prompts, images=len(images.digests), classes=classes)
@@ -86,7 +86,8 @@ class OrderDesk:
         )
 
 
-def _count(request: LogitsRequest, offsets: FloatArray | None) -> int:
+def count_prompts(request: LogitsRequest, offsets: FloatArray | None) -> int:
+    """P, which is also the price in queries; refuses soft prompts without offsets."""
     if isinstance(request.prompts, TextPrompts):
         return len(request.prompts.templates)
     if offsets is None:

@@ -18,6 +18,7 @@ from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from craft_server.fair_queue import FairQueue
+from craft_server.handover import Outcome
 from craft_shared.errors import Code, Refusal
 
 T = TypeVar("T")
@@ -147,9 +148,7 @@ class DeviceWorker:
             Refusal: `draining` or `overloaded`, both with Retry-After.
         """
         if self._draining:
-            raise Refusal(
-                Code.DRAINING, "the server is shutting down", retry_after_s=_RETRY_AFTER_S
-            )
+            raise shutting_down()
         asked = {"requests": 1, "units": units}
         for name, amount in asked.items():
             taken, room = self._admitted[name], self._room[name]
@@ -203,7 +202,7 @@ class DeviceWorker:
         """Admit nothing more, drop what waits, let the running batch finish."""
         self._draining = True
         for ticket in self._queue.close():
-            ticket.tell(None, _dropped())
+            ticket.tell(Outcome(None, _dropped()))
 
     # --- the thread -----------------------------------------------------------------------------
 
@@ -230,16 +229,16 @@ class DeviceWorker:
             return _Launched(batch, [partial(_raise, error)] * len(batch))
 
     def _finish(self, launched: "_Launched") -> None:
-        outcomes = [_outcome(wait) for wait in launched.waits]
-        for ticket, (value, error) in zip(launched.tickets, outcomes, strict=True):
-            if error is not None and len(launched.tickets) > 1:
+        outcomes = [Outcome.of(wait) for wait in launched.waits]
+        for ticket, outcome in zip(launched.tickets, outcomes, strict=True):
+            if outcome.error is not None and len(launched.tickets) > 1:
                 self._finish(self._launch([ticket]))  # only the one at fault is to fail
                 continue
-            if error is None:
+            if outcome.error is None:
                 self._last_success = time.monotonic()
-            elif not isinstance(error, Refusal):
+            elif not isinstance(outcome.error, Refusal):
                 self._last_failure = time.monotonic()
-            ticket.tell(value, error)
+            ticket.tell(outcome)
 
 
 @dataclass(eq=False)
@@ -268,18 +267,10 @@ class _Ticket:
     def done(self) -> Done[Any]:
         return Done(self.result.result(), self.began - self.asked, self.ended - self.began)
 
-    def tell(self, value: Any, error: BaseException | None) -> None:
+    def tell(self, outcome: Outcome) -> None:
         self.ended = time.monotonic()
         if not self.loop.is_closed():
-            self.loop.call_soon_threadsafe(self._tell, value, error)
-
-    def _tell(self, value: Any, error: BaseException | None) -> None:
-        if self.result.done():  # nobody waits any more
-            return
-        if error is None:
-            self.result.set_result(value)
-        else:
-            self.result.set_exception(error)
+            self.loop.call_soon_threadsafe(outcome.tell, self.result)
 
 
 class _Launched(NamedTuple):
@@ -287,15 +278,13 @@ class _Launched(NamedTuple):
     waits: Sequence[Callable[[], Any]]
 
 
-def _outcome(wait: Callable[[], T]) -> tuple[T | None, BaseException | None]:
-    try:
-        return wait(), None
-    except BaseException as error:  # noqa: BLE001 - it belongs to whoever waits
-        return None, error
-
-
 def _raise(error: BaseException) -> None:
     raise error
+
+
+def shutting_down() -> Refusal:
+    """The refusal of whoever comes after a drain began."""
+    return Refusal(Code.DRAINING, "the server is shutting down", retry_after_s=_RETRY_AFTER_S)
 
 
 def _dropped() -> Refusal:

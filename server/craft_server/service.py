@@ -24,8 +24,8 @@ from craft_server.features import FeatureShelf
 from craft_server.image_store import ImageStore
 from craft_server.keys import Key
 from craft_server.meter import Hold, LedgerLine, Meter, Replay
-from craft_server.orders import Order, OrderDesk
-from craft_server.scheduler import DeviceWorker
+from craft_server.orders import Order, OrderDesk, count_prompts
+from craft_server.scheduler import DeviceWorker, shutting_down
 from craft_server.scoring import Logits, Scorer, Stream, Whole, dtype_of, fits_a_block
 from craft_server.settings import Settings
 from craft_server.teller import Teller
@@ -114,9 +114,8 @@ class LogitsService:
         take = partial(
             self._desk.take, key, request, offsets=offsets, idempotency_key=idempotency_key
         )
-        prompts = 1 if offsets is None else len(offsets)
-        small = prompts * len(request.class_names) <= _SMALL_TEXTS
-        return take() if small else await asyncio.to_thread(take)
+        texts = count_prompts(request, offsets) * len(request.class_names)
+        return take() if texts <= _SMALL_TEXTS else await asyncio.to_thread(take)
 
     async def buy(self, order: Order) -> Delivery:
         """Carry an order out, once per idempotency key, and charge it.
@@ -142,7 +141,7 @@ class LogitsService:
             Refusal: `draining` or `not_ready`.
         """
         if self._worker.draining:
-            raise Refusal(Code.DRAINING, "the server is shutting down", retry_after_s=2)
+            raise shutting_down()
         if (busy_s := self._worker.busy_s) > _STALLED_S:
             detail = f"the device has been at one batch for {busy_s:.0f} s"
             raise Refusal(Code.NOT_READY, detail, retry_after_s=5)

@@ -53,12 +53,6 @@ metadata = MetaData()
 Clock = Callable[[], int]
 """Microseconds since 1970 UTC: how every time is stored. Injected, so that tests can jump it."""
 
-_ONE_AT_A_TIME = text("SELECT pg_advisory_xact_lock(7232648)")
-_WAL_PAUSE_S = 0.01
-
-_FULL, _NORMAL = "PRAGMA synchronous=FULL", "PRAGMA synchronous=NORMAL"
-_IMMEDIATE = "BEGIN IMMEDIATE"
-
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -83,6 +77,12 @@ def from_us(stored: int) -> datetime:
 
 _OUR_BUGS = (DataError, IntegrityError, NotSupportedError, ProgrammingError)
 """A broken constraint or statement is no outage: it must be seen, not retried."""
+
+_ONE_AT_A_TIME = text("SELECT pg_advisory_xact_lock(7232648)")
+_WAL_PAUSE_S = 0.01
+
+_FULL, _NORMAL = "PRAGMA synchronous=FULL", "PRAGMA synchronous=NORMAL"
+_IMMEDIATE = "BEGIN IMMEDIATE"
 
 
 class Statement:

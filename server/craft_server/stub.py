@@ -13,7 +13,7 @@ from typing import cast
 import numpy as np
 from PIL.Image import Image
 
-from craft_server.blackbox import Awaited, Features, FloatArray, Piece, Pixels, Prompts, Texts
+from craft_server.blackbox import Awaited, Features, FloatArray, Piece, Pixels, Prompts, Texts, runs
 from craft_shared.errors import Code, Refusal
 from craft_shared.messages import CardLimits, LogitsRequest, ModelCard, SoftPrompts
 
@@ -74,7 +74,7 @@ class StubBlackBox:
             count=count,
             class_names=names,
             plan=(texts, offsets),
-            pieces=_pieces(count, len(names)),
+            pieces=runs(count, TOKENS_PER_PASS // len(names)),
             tokens=len(names),
             group=None if offsets is None else tuple(texts[0]),
         )
@@ -110,11 +110,6 @@ class StubBlackBox:
         rows = cast("FloatArray", features)[images]
         logits = SCALE * np.einsum("pkd,nd->pnk", words, rows)
         return lambda: logits.astype(np.float32, copy=False)
-
-
-def _pieces(count: int, classes: int) -> tuple[slice, ...]:
-    step = max(1, TOKENS_PER_PASS // classes)
-    return tuple(slice(start, min(start + step, count)) for start in range(0, count, step))
 
 
 def _check_offsets(context: str, offsets: FloatArray | None) -> int:

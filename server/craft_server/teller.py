@@ -11,16 +11,20 @@ import asyncio
 import logging
 import queue
 import threading
+from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, NamedTuple, TypeVar
 
+from craft_server.handover import Outcome
 from craft_server.store import Store
 from craft_shared.errors import Refusal
 
 T = TypeVar("T")
 
 _LOG = logging.getLogger(__name__)
+
+_Told = tuple[Outcome, "asyncio.Future[Any]"]
 
 _MOST_TOGETHER = 64
 """Works in one transaction: it must end soon, since readers of a budget wait for its end."""
@@ -70,18 +74,18 @@ class Teller:
                     self._waiting.put(None)
                     break
                 works.append(work)
-            _tell(self._do(works))
+            _tell(works, self._do(works))
 
-    def _do(self, works: list["_Work[Any]"]) -> list["_Outcome"]:
+    def _do(self, works: list["_Work[Any]"]) -> list[Outcome]:
         """Do works in one transaction; one that fails by a bug is not to harm the others."""
         try:
             with self._store.together(durable=any(work.durable for work in works)):
-                return [work.do(only=Refusal) for work in works]
+                return [Outcome.of(work.call, only=Refusal) for work in works]
         except Refusal as outage:  # nothing was committed
-            return [_Outcome(work, None, outage) for work in works]
+            return [Outcome(None, outage)] * len(works)
         except BaseException as error:  # noqa: BLE001 - nothing was committed, and all are told
             if len(works) == 1:
-                return [_Outcome(works[0], None, error)]
+                return [Outcome(None, error)]
         _LOG.warning("one of %d works failed; each is done again alone", len(works))
         return [outcome for work in works for outcome in self._do([work])]
 
@@ -92,37 +96,17 @@ class _Work(NamedTuple, Generic[T]):
     loop: asyncio.AbstractEventLoop
     result: "asyncio.Future[T]"
 
-    def do(self, *, only: type[BaseException]) -> "_Outcome":
-        """Errors of type `only` belong to whoever waits; others to the whole transaction."""
-        try:
-            return _Outcome(self, self.call(), None)
-        except only as error:
-            return _Outcome(self, None, error)
 
-
-class _Outcome(NamedTuple):
-    work: _Work[Any]
-    value: Any
-    error: BaseException | None
-
-    def tell(self) -> None:
-        result = self.work.result
-        if result.done():  # the caller was cancelled
-            return
-        if self.error is None:
-            result.set_result(self.value)
-        else:
-            result.set_exception(self.error)
-
-
-def _tell(outcomes: list[_Outcome]) -> None:
+def _tell(works: list[_Work[Any]], outcomes: list[Outcome]) -> None:
     """Wake every loop once."""
-    for loop in {outcome.work.loop for outcome in outcomes}:
-        mine = [outcome for outcome in outcomes if outcome.work.loop is loop]
+    told: defaultdict[asyncio.AbstractEventLoop, list[_Told]] = defaultdict(list)
+    for work, outcome in zip(works, outcomes, strict=True):
+        told[work.loop].append((outcome, work.result))
+    for loop, mine in told.items():
         if not loop.is_closed():
             loop.call_soon_threadsafe(_tell_all, mine)
 
 
-def _tell_all(outcomes: list[_Outcome]) -> None:
-    for outcome in outcomes:
-        outcome.tell()
+def _tell_all(told: list[_Told]) -> None:
+    for outcome, result in told:
+        outcome.tell(result)

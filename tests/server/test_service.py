@@ -329,3 +329,15 @@ def test_waiting_for_another_requests_images_is_bounded_too(tmp_path):
     assert {refusal.code for refusal in refusals} == {Code.DEADLINE_EXCEEDED}
     assert all("not finished after 0.2 s" in refusal.detail for refusal in refusals)
     assert (third.logits.shape, shop.stands()) == ((2, 2, 2), (2, 0))
+
+
+@pytest.mark.parametrize(("prompts", "on_the_loop"), [(2, True), (200, False)])
+def test_an_order_of_many_texts_is_checked_off_the_event_loop(tmp_path, prompts, on_the_loop):
+    shop, threads = Shop(tmp_path), []
+    prepare = shop.box.prepare
+    shop.box.prepare = lambda *what: (threads.append(threading.current_thread()), prepare(*what))[1]
+    shop.request = LogitsRequest.model_validate(
+        text_request(shop.request.image_set, prompts=prompts)
+    )
+    asyncio.run(shop.order())
+    assert (threads == [threading.current_thread()]) is on_the_loop

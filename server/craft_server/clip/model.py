@@ -8,8 +8,9 @@ from PIL.Image import Image
 from torch import Tensor
 
 from craft_server.blackbox import Awaited, Features, FloatArray, Piece, Pixels, Prompts, Texts
-from craft_server.clip.text import TextEncoder, TextPlan, to_host
+from craft_server.clip.text import TextEncoder, TextPlan
 from craft_server.clip.threads import compute_here, stay_small
+from craft_server.clip.transfer import to_host
 from craft_server.clip.vision import ImageEncoder
 from craft_shared.errors import Code, Refusal
 from craft_shared.messages import LogitsRequest, ModelCard, SoftPrompts
@@ -60,7 +61,7 @@ class ClipBlackBox:
             count=plan.prompts,
             class_names=names,
             plan=plan,
-            pieces=tuple(self._text.pieces(plan)),
+            pieces=self._text.pieces(plan),
             tokens=self._text.tokens_per_prompt(plan),
             group=plan.group,
         )

@@ -23,8 +23,9 @@ from typing import Any, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from craft_server.blackbox import Awaited, FloatArray
+from craft_server.blackbox import runs
 from craft_server.clip.packed import Layout, can_be_packed, lay_out, run_packed
+from craft_server.clip.transfer import to_device
 from craft_shared.errors import Code, Refusal
 
 PACKED, CUT, FULL = "packed prefix", "cut at end-of-text", "full length"
@@ -152,15 +153,12 @@ class TextEncoder:
         )
         return TextPlan(rows, len(names), None)
 
-    def pieces(self, plan: TextPlan) -> list[slice]:
+    def pieces(self, plan: TextPlan) -> tuple[slice, ...]:
         """The prompts in runs that one pass of the tower takes, each in bounded memory.
 
         They depend on the plan alone, so the same plan gives the same bits in whatever company.
         """
-        step = max(1, self.tokens_per_pass // self.tokens_per_prompt(plan))
-        return [
-            slice(start, min(start + step, plan.prompts)) for start in range(0, plan.prompts, step)
-        ]
+        return runs(plan.prompts, self.tokens_per_pass // self.tokens_per_prompt(plan))
 
     @torch.inference_mode()
     def encode(self, plan: TextPlan) -> Tensor:
@@ -301,29 +299,6 @@ class TextEncoder:
             detail = f"{shown!r} takes {len(row)} tokens, at most {self.context_length} fit"
             raise Refusal(Code.TOO_MANY_TOKENS, detail, param="prompts")
         return row
-
-
-def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Bring a CPU tensor to a device; to a GPU through pinned memory, without waiting for it."""
-    if device.type != "cuda":
-        return tensor.to(device)
-    return tensor.pin_memory().to(device, non_blocking=True)
-
-
-def to_host(tensor: Tensor) -> Awaited:
-    """Start bringing a tensor to the host; call the result to wait for it and get it as numpy."""
-    if tensor.device.type != "cuda":
-        return tensor.cpu().numpy
-    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-    host.copy_(tensor, non_blocking=True)
-    copied: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    copied.record()
-
-    def wait() -> FloatArray:
-        copied.synchronize()
-        return cast("FloatArray", host.numpy())
-
-    return wait
 
 
 def _in_common(rows: Sequence[Row]) -> int:

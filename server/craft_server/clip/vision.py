@@ -12,6 +12,8 @@ import torch
 from PIL.Image import Image
 from torch import Tensor, nn
 
+from craft_server.clip.transfer import to_device
+
 RECORD_FORMAT = 1
 """Raised when the bytes of a record change their meaning."""
 
@@ -84,11 +86,5 @@ class ImageEncoder:
 
 
 def stack(pixels: Sequence[Tensor], device: torch.device) -> Tensor:
-    """Images (3, H, W) as one batch (N, 3, H, W) on a device.
-
-    On the way to a CUDA device the batch lies in pinned memory, so that the copy does not wait.
-    """
-    pinned = device.type == "cuda"
-    batch = torch.empty((len(pixels), *pixels[0].shape), dtype=pixels[0].dtype, pin_memory=pinned)
-    torch.stack(list(pixels), out=batch)
-    return batch.to(device, non_blocking=pinned)
+    """Images (3, H, W) as one batch (N, 3, H, W) on a device."""
+    return to_device(torch.stack(list(pixels)), device)
