@@ -24,6 +24,7 @@ from sqlalchemy import Connection, Row, bindparam, insert, select, update
 from craft_server.store import Clock, Store, from_us, to_us, wall_clock
 from craft_server.tables import keys
 from craft_shared.errors import Code, Refusal
+from craft_shared.messages import Policy
 
 PREFIX = "craft_"
 SECRET_CHARS = 43
@@ -45,6 +46,9 @@ _BY_TOKEN = select(keys).where(keys.c.token_sha256 == bindparam("token_sha256"))
 UNLIMITED: Literal["unlimited"] = "unlimited"
 
 
+_ANYTHING = Policy()
+
+
 class Scope(StrEnum):
     """What a key may do."""
 
@@ -63,6 +67,8 @@ class Key:
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
+    version: int = 0
+    policy: Policy = _ANYTHING
 
 
 class Minted(NamedTuple):
@@ -254,6 +260,8 @@ def _key(row: Row[Any]) -> Key:
         created_at=from_us(row.created_at),
         expires_at=None if row.expires_at is None else from_us(row.expires_at),
         revoked_at=None if row.revoked_at is None else from_us(row.revoked_at),
+        version=row.version,
+        policy=Policy.model_validate_json(row.policy),
     )
 
 

@@ -74,9 +74,9 @@ CHARGE = Statement("""
 
 RECORD = Statement("""
     INSERT INTO ledger (at, key_id, request_id, model, image_set, prompts, images, classes,
-                        queries, calls, logit_vectors, texts, tag, milliseconds)
+                        queries, calls, logit_vectors, texts, tag, run, milliseconds)
     VALUES (:now, :key_id, :idem_key, :model, :image_set, :prompts, :images, :classes,
-            :queries, :calls, :logit_vectors, :texts, :tag, :milliseconds)""")
+            :queries, :calls, :logit_vectors, :texts, :tag, :run, :milliseconds)""")
 
 MOVE = Statement("""
     UPDATE requests SET state = :state
@@ -140,6 +140,7 @@ class LedgerLine:
     images: int
     classes: int
     tag: str = ""
+    run: str = ""
     milliseconds: int = 0
 
 

@@ -133,8 +133,10 @@ def _check_idempotency_key(value: str) -> None:
 
 
 def _fingerprint(digest: str, request: LogitsRequest, offsets: FloatArray | None) -> str:
-    """SHA-256 of what is bought; the tag and the transport do not count."""
-    content = request.model_dump(mode="json", exclude={"tag": True, "prompts": {"offsets"}})
+    """SHA-256 of what is bought; tag, run and transport do not count."""
+    content = request.model_dump(
+        mode="json", exclude={"tag": True, "run": True, "prompts": {"offsets"}}
+    )
     text = json.dumps([digest, content], sort_keys=True, separators=(",", ":"))
     fingerprint = hashlib.sha256(text.encode())
     if offsets is not None:

@@ -276,6 +276,7 @@ def _line(order: Order, seconds: float) -> LedgerLine:
         images=images,
         classes=classes,
         tag=order.request.tag,
+        run=order.request.run,
         milliseconds=round(seconds * 1000),
     )
 

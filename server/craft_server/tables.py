@@ -1,4 +1,4 @@
-"""The three tables of metering, and the constraints that hold whatever the code does.
+"""The tables of metering, and the constraints that hold whatever the code does.
 
 A budget is overdrawn, a request sold twice or a counter negative only if the database says so,
 and it does not. Times are microseconds since 1970 UTC; counts are exact integers.
@@ -45,12 +45,17 @@ keys = Table(
     _count("created_at"),
     Column("expires_at", BigInteger),
     Column("revoked_at", BigInteger),
+    Column("version", Integer, nullable=False, server_default="0"),
+    Column("policy", String, nullable=False, server_default="{}"),
+    Column("previous_sha256", String(64), unique=True),
+    Column("previous_until", BigInteger),
     _count("queries_limit"),
     _total("queries_used"),
     _total("queries_held"),
     Column("logit_vectors_limit", BigInteger),
     _total("logit_vectors_used"),
     _total("logit_vectors_held"),
+    CheckConstraint("(previous_sha256 IS NULL) = (previous_until IS NULL)", "previous_token_until"),
     CheckConstraint("queries_used >= 0 AND queries_held >= 0", "queries_count"),
     CheckConstraint("queries_used + queries_held <= queries_limit", "queries_fit"),
     CheckConstraint("logit_vectors_used >= 0 AND logit_vectors_held >= 0", "logit_vectors_count"),
@@ -62,8 +67,24 @@ keys = Table(
 )
 """Who a key is (keys.py writes) and what it has spent (meter.py alone changes used and held).
 
-`used` is settled, `held` is reserved by requests in flight; a limit of NULL is no limit.
+`used` is settled, `held` is reserved by requests in flight; a limit of NULL is no limit. `version`
+changes with all that a key may do, so that nobody buys by what it was. The token before a rotation
+is good until `previous_until`. `policy` is a `craft_shared.messages.Policy` in JSON.
 """
+
+admin_acts = Table(
+    "admin_acts",
+    metadata,
+    Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
+    _count("at"),
+    _text("actor", 160),
+    _text("act", 32),
+    _text("key_id", 32),
+    _text("details"),
+)
+"""The audit trail: who changed which key, in the transaction that did; never changed itself."""
+
+Index("admin_acts_of_key", admin_acts.c.key_id, admin_acts.c.id)
 
 requests = Table(
     "requests",
@@ -123,6 +144,7 @@ ledger = Table(
     _count("logit_vectors"),
     _count("texts"),
     _text("tag", MAX_TAG_CHARS),
+    Column("run", String(MAX_TAG_CHARS), nullable=False, server_default=""),
     _count("milliseconds"),
     ForeignKeyConstraint(["key_id", "request_id"], ["requests.key_id", "requests.idem_key"]),
     UniqueConstraint("key_id", "request_id", name="charged_once"),
@@ -130,3 +152,4 @@ ledger = Table(
 """One line per settled request, never changed; `request_id` is its Idempotency-Key."""
 
 Index("ledger_pages", ledger.c.key_id, ledger.c.id)
+Index("ledger_runs", ledger.c.key_id, ledger.c.run)

@@ -26,7 +26,9 @@ ClassName = Annotated[str, StringConstraints(min_length=1, max_length=MAX_CLASS_
 Template = Annotated[str, StringConstraints(min_length=2, max_length=MAX_TEMPLATE_CHARS)]
 Tag = Annotated[str, StringConstraints(max_length=MAX_TAG_CHARS, pattern=r"^[A-Za-z0-9_.:/-]*$")]
 Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
 PromptKind = Literal["soft", "text"]
+OutputKind = Literal["logits", "rounded", "log_probabilities", "top_k", "label"]
 
 
 class Request(BaseModel):
@@ -196,6 +198,7 @@ class LogitsRequest(Request):
     prompts: Annotated[SoftPrompts | TextPrompts, Field(discriminator="kind")]
     dtype: Literal["float32", "float16"] = "float32"
     tag: Tag = Field(default="", description="what the call is for; copied to the ledger")
+    run: Tag = Field(default="", description="which run it belongs to; copied to the ledger")
 
 
 class LogitsReply(Reply):
@@ -216,6 +219,40 @@ class LogitsReply(Reply):
 # --- keys and usage -----------------------------------------------------------------------------
 
 
+class Output(Reply):
+    """What a key is told of each row of K logits; every kind has the same shape.
+
+    `logits`: as they are. `rounded`: to the nearest multiple of `step`. `log_probabilities`: of a
+    softmax over the classes. `top_k`: those of the `k` best classes alone. `label`: 0, the
+    logarithm of 1, for the best class alone. A class of which nothing is told has -inf, which is
+    null in JSON.
+    """
+
+    kind: OutputKind = "logits"
+    step: float | None = Field(None, gt=0, allow_inf_nan=False, description="of `rounded`")
+    k: Positive | None = Field(None, description="of `top_k`")
+
+    @model_validator(mode="after")
+    def _fits_the_kind(self) -> "Output":
+        for name, kind in (("step", "rounded"), ("k", "top_k")):
+            if (getattr(self, name) is not None) != (self.kind == kind):
+                raise ValueError(f"`{name}` belongs to the output {kind!r}, and {kind!r} needs it")
+        return self
+
+
+class Policy(Reply):
+    """What a key may do beside its scopes and budgets; None is as much as the server allows."""
+
+    models: list[str] | None = Field(None, description="ids of the models it may use")
+    prompt_kinds: list[PromptKind] | None = Field(None, description="kinds of prompts it may send")
+    output: Output = Field(Output(), description="what it is told of the logits")
+    max_classes: Positive | None = Field(None, description="class names in one request")
+    max_images: Positive | None = Field(None, description="images in a set that it asks about")
+    max_concurrent: Positive | None = Field(None, description="metered requests at a time")
+    requests_per_minute: Positive | None = Field(None, description="calls of any kind")
+    image_bytes: Count | None = Field(None, description="bytes of images that its owner may keep")
+
+
 class KeyInfo(Reply):
     """GET /v1/key: what this key may do and what it has left."""
 
@@ -223,6 +260,7 @@ class KeyInfo(Reply):
     owner: str
     scopes: list[str]
     budgets: Budgets
+    policy: Policy = Policy()
     created_at: datetime
     expires_at: datetime | None = None
 
@@ -256,6 +294,7 @@ class UsageEvent(Reply):
     logit_vectors: int
     texts: int
     tag: str
+    run: str = ""
     seconds: float
 
 

@@ -27,6 +27,7 @@ from serving import (
 FLOATS = {
     "LogitsReply.logits": "what is sold",
     "ModelCard.logit_scale": "one number, needed to read logits as probabilities",
+    "Output.step": "what logits are rounded to, chosen by the owner",
     "UsageEvent.seconds": "device time",
 }
 """Every field of a reply that may hold a number which is not an integer."""
@@ -43,6 +44,8 @@ REPLIES = {
     "ManifestReply",
     "ModelCard",
     "ModelList",
+    "Output",
+    "Policy",
     "Problem",
     "StoredImage",
     "UploadReply",

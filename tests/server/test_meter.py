@@ -20,7 +20,9 @@ START_US = to_us(datetime(2026, 1, 1, 12, tzinfo=UTC))
 SECOND_US = 1_000_000
 HOLD_S = 60.0
 REPLY = b"logits"
-LINE = LedgerLine("tiny", "set_1", prompts=1, images=2, classes=3, tag="test", milliseconds=1500)
+LINE = LedgerLine(
+    "tiny", "set_1", prompts=1, images=2, classes=3, tag="test", run="r1", milliseconds=1500
+)
 
 
 class Clock:
@@ -215,6 +217,7 @@ def test_settling_writes_all_that_the_ledger_says(shop: Shop):
         "logit_vectors": 2,
         "texts": 9,
         "tag": "test",
+        "run": "r1",
         "seconds": 1.5,
     }
 
@@ -401,7 +404,7 @@ def test_a_crash_before_settling_costs_nothing_once_the_hold_is_stale(shop: Shop
         "UPDATE requests SET queries = -1",
         "DELETE FROM requests",
         """INSERT INTO ledger SELECT id + 1, at, key_id, request_id, model, image_set, prompts,
-           images, classes, queries, calls, logit_vectors, texts, tag, milliseconds FROM ledger""",
+           images, classes, queries, calls, logit_vectors, texts, tag, run, milliseconds FROM ledger""",
     ],
 )
 def test_the_database_itself_refuses_to_be_inconsistent(shop: Shop, statement: str):

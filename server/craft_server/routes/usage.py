@@ -26,6 +26,7 @@ async def key_info(parts: PartsOf, key: AnyKey) -> KeyInfo:
         owner=key.owner,
         scopes=sorted(key.scopes),
         budgets=budgets,
+        policy=key.policy,
         created_at=key.created_at,
         expires_at=key.expires_at,
     )
