@@ -404,7 +404,8 @@ def test_a_crash_before_settling_costs_nothing_once_the_hold_is_stale(shop: Shop
         "UPDATE requests SET queries = -1",
         "DELETE FROM requests",
         """INSERT INTO ledger SELECT id + 1, at, key_id, request_id, model, image_set, prompts,
-           images, classes, queries, calls, logit_vectors, texts, tag, run, milliseconds FROM ledger""",
+           images, classes, queries, calls, logit_vectors, texts, tag, run, milliseconds
+           FROM ledger""",
     ],
 )
 def test_the_database_itself_refuses_to_be_inconsistent(shop: Shop, statement: str):
