@@ -73,6 +73,12 @@ class Settings(BaseSettings):
     queue_texts: int = Field(
         2**20, ge=1, description="texts (prompts x classes) of requests in work before 503"
     )
+    key_requests: int = Field(
+        64, ge=1, description="metered requests of one key in work at a time before 429"
+    )
+    requests_per_minute: int = Field(
+        0, ge=0, description="calls of one key a minute, on this replica, before 429; 0: any number"
+    )
     batching: Literal["deterministic", "merged"] = Field(
         "deterministic",
         description="`merged` encodes prompts of several clients for the same classes in one pass: "

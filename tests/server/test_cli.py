@@ -203,7 +203,11 @@ def test_a_ledger_that_disagrees_is_a_failure_that_names_key_and_figures(
         ("keys revoke key_0", 2, "no key has the id 'key_0'"),
         ("keys set-budget key_0", 2, "nothing to change: give --queries"),
         ("keys set-budget key_0 --logit-vectors x", 2, "'x' is neither a whole number nor"),
-        ("keys create --owner lab --queries -1", 2, "queries_limit -1 is not a whole number"),
+        (
+            "keys create --owner lab --queries -1",
+            2,
+            "queries_limit: Input should be greater than or equal to 0; got -1",
+        ),
         ("usage --key key_0", 2, "no key has the id 'key_0'"),
         ("keys list --database-url nonsense", 2, "database_url cannot be used"),
         ("keys list --database-url sqlite:////", 1, "the database does not answer: unable to"),

@@ -9,20 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import select
 
-from craft_server.keys import (
-    BASE62,
-    MAX_LIMIT,
-    Keys,
-    RecentKeys,
-    Scope,
-    checksum,
-    checksum_fits,
-    mint_token,
-)
+from craft_server.identity import CLIENT_SCOPES, MAX_LIMIT, Scope
+from craft_server.keys import Keys
 from craft_server.ledger import Ledger
 from craft_server.meter import Hold, LedgerLine, Meter
+from craft_server.recent_keys import RecentKeys
 from craft_server.store import Store, to_us
 from craft_server.tables import keys as table
+from craft_server.tokens import BASE62, checksum, checksum_fits, mint_token
 from craft_shared.errors import Code, Refusal
 from craft_shared.messages import Counters
 
@@ -128,7 +122,7 @@ def test_a_token_finds_its_key(keys: Keys):
     assert keys.verify(minted.token) == minted.key
     assert minted.key.owner == "lab"
     assert minted.key.created_at == NOON
-    assert minted.key.scopes == tuple(Scope)
+    assert minted.key.scopes == CLIENT_SCOPES
 
 
 def test_unknown_revoked_and_expired_tokens_are_refused_in_the_same_words(keys: Keys, clock: Clock):
@@ -221,7 +215,7 @@ def test_a_budget_can_be_raised_and_lowered_to_what_is_spent(keys: Keys, store: 
     key = keys.create("lab", 10, logit_vectors_limit=100).key
     spend(store, key.id)
     for limit in (1000, 7):
-        keys.set_budget(key.id, queries_limit=limit, logit_vectors_limit=10 * limit)
+        keys.change(key.id, queries_limit=limit, logit_vectors_limit=10 * limit)
         budgets = Ledger(store).budgets(key.id)
         assert budgets.logit_vectors is not None
         assert (budgets.queries.limit, budgets.logit_vectors.limit) == (limit, 10 * limit)
@@ -231,9 +225,9 @@ def test_a_budget_below_what_is_spent_is_refused_with_the_figures(keys: Keys, st
     key = keys.create("lab", 10, logit_vectors_limit=100).key
     spend(store, key.id)
     with refused(Code.INVALID_REQUEST, "queries_limit") as queries:
-        keys.set_budget(key.id, queries_limit=6)
+        keys.change(key.id, queries_limit=6)
     with refused(Code.INVALID_REQUEST, "logit_vectors_limit") as vectors:
-        keys.set_budget(key.id, queries_limit=50, logit_vectors_limit=69)
+        keys.change(key.id, queries_limit=50, logit_vectors_limit=69)
     assert "6 is below 3 used + 4 held = 7" in queries.value.detail
     assert "69 is below 30 used + 40 held = 70" in vectors.value.detail
     assert Ledger(store).budgets(key.id).queries.limit == 10
@@ -241,9 +235,9 @@ def test_a_budget_below_what_is_spent_is_refused_with_the_figures(keys: Keys, st
 
 def test_a_limit_on_logit_vectors_can_be_taken_away_and_set_again(keys: Keys, store: Store):
     key = keys.create("lab", 10, logit_vectors_limit=100).key
-    keys.set_budget(key.id, logit_vectors_limit="unlimited")
+    keys.change(key.id, logit_vectors_limit="unlimited")
     unlimited = Ledger(store).budgets(key.id)
-    keys.set_budget(key.id, logit_vectors_limit=5)
+    keys.change(key.id, logit_vectors_limit=5)
     limited = Ledger(store).budgets(key.id)
     assert (unlimited.logit_vectors, unlimited.queries.limit) == (None, 10)
     assert limited.logit_vectors is not None
@@ -253,13 +247,13 @@ def test_a_limit_on_logit_vectors_can_be_taken_away_and_set_again(keys: Keys, st
 def test_a_limit_that_is_out_of_range_is_refused(keys: Keys):
     key = keys.create("lab", 10).key
     with refused(Code.INVALID_REQUEST, "queries_limit"):
-        keys.set_budget(key.id, queries_limit=-1)
+        keys.change(key.id, queries_limit=-1)
 
 
 @pytest.mark.parametrize("change", [{}, {"queries_limit": 1}, {"logit_vectors_limit": "unlimited"}])
 def test_an_unknown_key_is_not_found(keys: Keys, change: dict[str, object]):
     with refused(Code.NOT_FOUND, "key_id"):
-        keys.set_budget("key_0", **change)
+        keys.change("key_0", **change)
     with refused(Code.NOT_FOUND, "key_id"):
         keys.revoke("key_0")
 
@@ -271,9 +265,9 @@ def test_recent_identities_are_remembered_for_a_second_and_never_grow_without_bo
     recent = RecentKeys(Keys(store))
     assert recent.known(made.token) is None
     assert recent.verify(made.token) == recent.known(made.token)
-    monkeypatch.setattr("craft_server.keys.RECENT_S", 0.0)
+    monkeypatch.setattr("craft_server.recent_keys.RECENT_S", 0.0)
     assert recent.known(made.token) is None
-    monkeypatch.setattr("craft_server.keys._RECENT_KEYS", 1)
+    monkeypatch.setattr("craft_server.recent_keys._RECENT_KEYS", 1)
     other = Keys(store).create("lab", 1)
     recent.verify(other.token)
     assert len(recent._seen) == 1

@@ -6,9 +6,11 @@ from typing import Annotated, TypeVar
 from fastapi import APIRouter, Header, Request, Response
 
 from craft_server.blackbox import FloatArray
-from craft_server.routes.access import LogitsKey, PartsOf
+from craft_server.identity import Key, KeyChanged
+from craft_server.routes.access import LogitsKey, LogitsKeyNow, PartsOf
 from craft_server.routes.bodies import JSON_MEDIA_TYPE, describe, media_type, wants_tensors
 from craft_server.routes.sending import hung_up, response_to
+from craft_server.service import Delivery
 from craft_shared.errors import Code, Refusal
 from craft_shared.messages import LogitsReply, LogitsRequest
 from craft_shared.tensors import TENSOR_MEDIA_TYPE
@@ -32,14 +34,21 @@ async def logits(
     request: Request,
     parts: PartsOf,
     key: LogitsKey,
+    key_now: LogitsKeyNow,
     idempotency_key: Annotated[str, Header(description="the same on every retry")] = "",
 ) -> Response:
     """Score P prompts of K classes on an image set. Costs P queries, once per Idempotency-Key."""
     message, offsets = await _read(request)
-    order = await parts.service.order(
-        key, message, offsets=offsets, idempotency_key=idempotency_key
-    )
-    delivery = await _unless_left(request, parts.service.start(order))
+    service = parts.service
+
+    async def buy(key: Key) -> Delivery:
+        order = await service.order(key, message, offsets=offsets, idempotency_key=idempotency_key)
+        return await _unless_left(request, service.start(order))
+
+    try:
+        delivery = await buy(key)
+    except KeyChanged:
+        delivery = await buy(await key_now())
     return await response_to(
         delivery, tensors=wants_tensors(request), deadline_s=parts.settings.deadline_s
     )
