@@ -1,4 +1,4 @@
-"""The command line: `craft-server serve | keys | usage`.
+"""The command line: `craft-server serve | keys | usage | db`.
 
 Thin: reads options, calls the part that knows, shows what comes back. Only `serve` loads a model.
 Exit codes: 0 done, 1 it failed, 2 it was asked wrongly.
@@ -7,17 +7,18 @@ Exit codes: 0 done, 1 it failed, 2 it was asked wrongly.
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 from pydantic import ValidationError
 
+from craft_server import cli_db
+from craft_server.cli_options import AsJson, DatabaseUrl, DataDir, open_store, settings_of
 from craft_server.keys import UNLIMITED, Key, Keys, Scope
 from craft_server.ledger import Ledger
 from craft_server.output import Row, say, show, show_json
-from craft_server.settings import ModelError, Settings
-from craft_server.store import Store
+from craft_server.schema import SchemaError
+from craft_server.settings import ModelError
 from craft_shared.errors import Code, Refusal
 
 app = typer.Typer(
@@ -28,12 +29,8 @@ app = typer.Typer(
 )
 keys_app = typer.Typer(help="Who may ask, and how much.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
+app.add_typer(cli_db.app, name="db")
 
-DatabaseUrl = Annotated[
-    str | None, typer.Option(help="SQLAlchemy URL of the ledger; default: craft.db in --data-dir")
-]
-DataDir = Annotated[Path | None, typer.Option(help="Folder of the ledger and the image store")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON")]
 KeyId = Annotated[str, typer.Argument(help="Id of the key, as `keys list` shows it", metavar="ID")]
 
 _TIME_FORMATS = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"]
@@ -48,7 +45,7 @@ def main() -> None:
             cause = getattr(refusal.__cause__, "orig", None) or refusal.detail
             _stop(f"the database does not answer: {cause}", 1)
         _stop(refusal.detail, 2)
-    except (ModelError, OSError) as error:
+    except (ModelError, SchemaError, OSError) as error:
         _stop(str(error), 1)
     except ValueError as error:
         _stop(_sentence(error), 2)
@@ -73,7 +70,7 @@ def serve(  # noqa: PLR0913 - one parameter per option
     database_url: DatabaseUrl = None,
 ) -> None:
     """Serve a model until SIGTERM; what is not given here comes from CRAFT_SERVER_* or defaults."""
-    settings = _settings(
+    settings = settings_of(
         host=host,
         port=port,
         model=model,
@@ -106,7 +103,7 @@ def create_key(  # noqa: PLR0913 - one parameter per option
     database_url: DatabaseUrl = None,
 ) -> None:
     """Mint a key and show it, this once."""
-    with closing(_store(data_dir, database_url)) as store:
+    with closing(open_store(data_dir, database_url)) as store:
         minted = Keys(store).create(
             owner,
             queries,
@@ -127,7 +124,7 @@ def list_keys(
     *, as_json: AsJson = False, data_dir: DataDir = None, database_url: DatabaseUrl = None
 ) -> None:
     """Show every key, what it may do and where its budget stands."""
-    with closing(_store(data_dir, database_url)) as store:
+    with closing(open_store(data_dir, database_url)) as store:
         rows = [_describe(key, Ledger(store)) for key in Keys(store).all()]
     show(rows, as_json=as_json)
 
@@ -147,7 +144,7 @@ def set_budget(
     if queries is None and logit_vectors is None:
         raise ValueError("nothing to change: give --queries, --logit-vectors or both")
     vectors = None if logit_vectors is None else _limit(logit_vectors)
-    with closing(_store(data_dir, database_url)) as store:
+    with closing(open_store(data_dir, database_url)) as store:
         Keys(store).set_budget(key_id, queries_limit=queries, logit_vectors_limit=vectors)
         budgets = Ledger(store).budgets(key_id)
     say(f"{key_id} has {budgets.queries.remaining} of {budgets.queries.limit} queries left")
@@ -158,7 +155,7 @@ def revoke_key(
     key_id: KeyId, *, data_dir: DataDir = None, database_url: DatabaseUrl = None
 ) -> None:
     """Refuse a key from now on; requests in flight are finished."""
-    with closing(_store(data_dir, database_url)) as store:
+    with closing(open_store(data_dir, database_url)) as store:
         key = Keys(store).revoke(key_id)
     say(f"{key.id} of {key.owner} is revoked")
 
@@ -174,7 +171,7 @@ def usage(
     database_url: DatabaseUrl = None,
 ) -> None:
     """Show what every key has bought, and whether the ledger agrees with the counters."""
-    with closing(_store(data_dir, database_url)) as store:
+    with closing(open_store(data_dir, database_url)) as store:
         ledger = Ledger(store)
         found = [one for one in Keys(store).all() if key in {None, one.id}]
         if key is not None and not found:
@@ -194,15 +191,6 @@ def usage(
 
 
 # --- what stands behind the options -------------------------------------------------------------
-
-
-def _settings(**options: Any) -> Settings:
-    return Settings(**{name: value for name, value in options.items() if value is not None})
-
-
-def _store(data_dir: Path | None, database_url: str | None) -> Store:
-    settings = _settings(data_dir=data_dir, database_url=database_url)
-    return Store(settings.resolved_database_url)
 
 
 def _limit(text: str) -> int | Literal["unlimited"]:
