@@ -7,6 +7,7 @@ which nobody else does (store.py). Alembic is imported only where a database is 
 An empty database gets every table of `metadata` at once; an old one is led through migrations/.
 """
 
+import logging
 import threading
 
 from sqlalchemy import Connection, inspect, text
@@ -88,6 +89,7 @@ def _create(tx: Connection) -> None:
 
 
 def _upgrade(tx: Connection, found: str) -> None:
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # the store tells what was done
     from alembic import command  # noqa: PLC0415 - see the docstring
     from alembic.config import Config  # noqa: PLC0415
 
