@@ -100,9 +100,9 @@ def _upgrade(tx: Connection, found: str) -> None:
         with _ALEMBIC:
             command.upgrade(config, HEAD)
     except SQLAlchemyError as error:
+        cause = str(getattr(error, "orig", error)).partition("\n")[0]
         raise SchemaError(
-            f"the database stays at revision {found}, its upgrade to {HEAD} failed: "
-            f"{getattr(error, 'orig', error)}"
+            f"the database stays at revision {found}, its upgrade to {HEAD} failed: {cause}"
         ) from error
     if tx.dialect.name == "sqlite" and tx.exec_driver_sql("PRAGMA foreign_key_check").first():
         raise SchemaError(
