@@ -4,7 +4,6 @@ Thin: reads options, calls the part that knows, shows what comes back. Only `ser
 Exit codes: 0 done, 1 it failed, 2 it was asked wrongly.
 """
 
-from collections.abc import Iterable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,10 +13,11 @@ import typer
 from pydantic import ValidationError
 
 from craft_server.keys import UNLIMITED, Key, Keys, Scope
-from craft_server.ledger import Ledger
-from craft_server.output import Row, say, show, show_json
+from craft_server.ledger import Ledger, Lines
+from craft_server.output import Form, Row, say, show, show_json, write
 from craft_server.settings import ModelError, Settings
 from craft_server.store import Store
+from craft_server.usage_rows import By, line_rows, sum_rows
 from craft_shared.errors import Code, Refusal
 
 app = typer.Typer(
@@ -37,6 +37,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON")]
 KeyId = Annotated[str, typer.Argument(help="Id of the key, as `keys list` shows it", metavar="ID")]
 
 _TIME_FORMATS = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"]
+Moment = Annotated[
+    datetime | None,
+    typer.Option(formats=_TIME_FORMATS, metavar="TIME", help="2030-01-31T18:00:00Z, or a day"),
+]
 
 
 def main() -> None:
@@ -97,10 +101,7 @@ def create_key(  # noqa: PLR0913 - one parameter per option
         int | None, typer.Option(help="Logit vectors (prompts x images) that it may buy")
     ] = None,
     scope: Annotated[list[Scope] | None, typer.Option(help="Repeatable; default: all")] = None,
-    expires_at: Annotated[
-        datetime | None,
-        typer.Option(formats=_TIME_FORMATS, metavar="TIME", help="2030-01-31T18:00:00Z, or a day"),
-    ] = None,
+    expires_at: Moment = None,
     as_json: AsJson = False,
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
@@ -164,28 +165,40 @@ def revoke_key(
 
 
 @app.command()
-def usage(
+def usage(  # noqa: PLR0913 - one parameter per option
     *,
+    by: Annotated[By, typer.Option(help="A sum for each of these")] = "key",
+    events: Annotated[
+        bool, typer.Option("--events", help="The lines of the ledger in place of sums")
+    ] = False,
     key: Annotated[str | None, typer.Option(help="Only this key, by its id")] = None,
-    events: Annotated[bool, typer.Option("--events", help="The ledger line by line")] = False,
-    as_json: AsJson = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV")] = False,
+    tag: Annotated[str | None, typer.Option(help="Only calls with this tag, as in fitness")] = None,
+    run: Annotated[str | None, typer.Option(help="Only calls of this run of a tuner")] = None,
+    since: Moment = None,
+    until: Moment = None,
+    export: Annotated[
+        Form | None, typer.Option(help="For other programs; json has the audit too")
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="File to export to")] = None,
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
 ) -> None:
-    """Show what every key has bought, and whether the ledger agrees with the counters."""
+    """Show what was bought, and whether the ledger agrees with the counters (1 if it does not)."""
+    if output is not None and export is None:
+        raise ValueError("--output needs --export csv, json or ndjson")
+    lines = Lines(since=since, until=until, tag=tag, run=run)
     with closing(_store(data_dir, database_url)) as store:
-        ledger = Ledger(store)
-        found = [one for one in Keys(store).all() if key in {None, one.id}]
+        ledger, every = Ledger(store), Keys(store).all()
+        found = [one for one in every if key in {None, one.id}]
         if key is not None and not found:
             raise ValueError(f"no key has the id {key!r}")
-        rows = _events(found, ledger) if events else _totals(found, ledger)
+        sums = sum_rows(ledger, found, lines, by=by, key_id=key)
+        rows = line_rows(ledger, found, lines) if events else sums
         faults = [fault._asdict() for fault in ledger.audit()]
-        if as_json:
-            name = "events" if events else "keys"
-            show_json({name: list(rows), "audit": faults})
+        if export is None:
+            show(rows)
         else:
-            show(rows, as_csv=as_csv)
+            write(rows, export, output, name="events" if events else "usage", audit=faults)
     for fault in faults:
         say("AUDIT: {key_id} counts {counted} {counter}, its rows say {summed}".format(**fault))
     if faults:
@@ -238,26 +251,6 @@ def _state(key: Key) -> str:
         return "revoked"
     expired = key.expires_at is not None and key.expires_at <= datetime.now(UTC)
     return "expired" if expired else "active"
-
-
-def _totals(keys: Iterable[Key], ledger: Ledger) -> Iterator[Row]:
-    totals = ledger.totals()
-    nothing = dict.fromkeys(("queries", "calls", "logit_vectors", "texts"), 0)
-    for key in keys:
-        budget = ledger.budgets(key.id).queries
-        counters = totals[key.id].model_dump() if key.id in totals else nothing
-        left = {"queries_limit": budget.limit, "queries_remaining": budget.remaining}
-        yield {"key": key.id, "owner": key.owner, **counters, **left}
-
-
-def _events(keys: Iterable[Key], ledger: Ledger) -> Iterator[Row]:
-    for key in keys:
-        after: int | None = 0
-        while after is not None:
-            page = ledger.events(key.id, after=after)
-            for event in page.events:
-                yield {"key": key.id, **event.model_dump(mode="json")}
-            after = page.next
 
 
 # --- failures -----------------------------------------------------------------------------------
