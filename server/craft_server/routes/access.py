@@ -44,13 +44,16 @@ async def _any_key(request: Request, credentials: _Credentials) -> Key:
         detail = "send the header Authorization: Bearer craft_..."
         raise Refusal(Code.INVALID_KEY, detail, param="Authorization")
     parts = await _parts(request)
-    return await asyncio.to_thread(parts.recent_keys.verify, credentials.credentials)
+    key = await asyncio.to_thread(parts.recent_keys.verify, credentials.credentials)
+    request.state.key_id = key.id  # for the log
+    return key
 
 
 async def _logits_key(request: Request, credentials: _Credentials) -> Key:
     """As the others, but a look at the store may be a second old: buying checks the key again."""
     parts, token = await _parts(request), credentials.credentials if credentials else ""
     key = parts.recent_keys.known(token) or await _any_key(request, credentials)
+    request.state.key_id = key.id
     return _with_scope(key, Scope.LOGITS_READ)
 
 
