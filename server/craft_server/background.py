@@ -25,7 +25,7 @@ async def sweep(meter: Meter, telemetry: Telemetry, *, every_s: float, audit_s: 
     audit_at = time.monotonic() if audit_s else float("inf")
     while True:
         now = time.monotonic()
-        await asyncio.to_thread(_round, meter, telemetry, audit=now >= audit_at)
+        await asyncio.to_thread(sweep_once, meter, telemetry, audit=now >= audit_at)
         if now >= audit_at:
             audit_at = now + audit_s
         await asyncio.sleep(every_s)
@@ -45,7 +45,8 @@ def tell_given_back(holds: int) -> None:
         _LOG.warning("%d holds of requests that never ended were given back", holds)
 
 
-def _round(meter: Meter, telemetry: Telemetry, *, audit: bool) -> None:
+def sweep_once(meter: Meter, telemetry: Telemetry, *, audit: bool) -> None:
+    """One round of `sweep`; an outage of the store is told and survived."""
     memory.give_back()
     try:
         tell_given_back(meter.expire())
