@@ -191,13 +191,7 @@ async def _stop(app: FastAPI) -> None:
 
 async def _on_error(request: Request, error: Exception) -> JSONResponse:
     refusal = _as_refusal(error)
-    metrics: Metrics = request.app.state.metrics
-    metrics.refused(refusal.code)
-    if isinstance(refusal, StoreDown):
-        metrics.outage()
-    if refusal.code is Code.NOT_READY:
-        cause = refusal.__cause__
-        _LOG.error("not ready: %s (%s)", refusal, getattr(cause, "orig", None) or cause)
+    _report(refusal, request.app.state.metrics)
     headers = {}
     if refusal.retry_after_s is not None:
         headers["Retry-After"] = str(refusal.retry_after_s)
@@ -210,6 +204,16 @@ async def _on_error(request: Request, error: Exception) -> JSONResponse:
         headers=headers,
         media_type=PROBLEM_MEDIA_TYPE,
     )
+
+
+def _report(refusal: Refusal, metrics: Metrics) -> None:
+    metrics.refused(refusal.code)
+    if isinstance(refusal, StoreDown):
+        metrics.outage()
+        cause = refusal.__cause__
+        _LOG.error("%s (%s)", refusal, getattr(cause, "orig", cause))  # SQLAlchemy's quotes values
+    elif refusal.code is Code.NOT_READY:
+        _LOG.error("not ready: %s", refusal)
 
 
 def _as_refusal(error: Exception) -> Refusal:
