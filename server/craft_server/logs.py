@@ -30,6 +30,7 @@ REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
 """Id of the HTTP request that is being answered, in every line written meanwhile."""
 
 _MOST_FRAMES = 30
+_encode = json.JSONEncoder(ensure_ascii=False, default=str).encode
 
 
 def configure(form: Literal["text", "json"], level: str) -> None:
@@ -53,7 +54,7 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
-        return json.dumps(_facts(record), ensure_ascii=False, default=str)
+        return _encode(_facts(record))
 
 
 class TextLines(logging.Formatter):

@@ -192,7 +192,7 @@ def provoke(client, token, turn=""):
         post("/v1/logits", json=good, headers={"Idempotency-Key": f"1{turn}"}),
         post(
             "/v1/logits",
-            json=good | {"class_names": ["a"]},
+            json=other,
             headers={"Idempotency-Key": f"1{turn}"},
         ),
         post("/v1/logits", content=soft, headers=tensor_headers(f"2{turn}")),
