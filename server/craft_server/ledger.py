@@ -36,7 +36,7 @@ from craft_shared.messages import (
 )
 
 Bucket = Literal["total", "hour", "day"]
-Label = Literal["tag", "run"]
+Label = Literal["tag", "run", "image_set"]
 
 _WIDTHS_US = {"hour": 3_600_000_000, "day": 86_400_000_000}
 
@@ -133,7 +133,7 @@ class Ledger:
             key_id: whose; None is everybody's.
             lines: what is added up.
             bucket: one sum for all of it, or one for each hour or day (UTC) that has any.
-            by: a sum for each tag or run (in each bucket), the largest in queries first.
+            by: a sum for each tag, run or image set (in each bucket), the largest in queries first.
         """
         starts = [] if bucket == "total" else [_start(bucket)]
         labels = [] if by is None else [ledger.c[by]]
@@ -221,6 +221,7 @@ def _bucket(row: RowMapping) -> UsageBucket:
         start=None if "start" not in row else from_us(row["start"]),
         tag=row.get("tag"),
         run=row.get("run"),
+        image_set=row.get("image_set"),
         counters=Counters.model_validate(dict(row)),
     )
 

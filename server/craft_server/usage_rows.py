@@ -1,4 +1,4 @@
-"""What `craft-server usage` shows: sums of the ledger by key, tag, run, day or hour, or its lines.
+"""What `craft-server usage` shows: sums of the ledger by key, tag, run, image set, day or hour, or its lines.
 
 Reads the ledger and the keys. Must not know options or how rows are shown.
 """
@@ -11,12 +11,13 @@ from craft_server.ledger import Bucket, Label, Ledger, Lines
 from craft_server.output import Row
 from craft_shared.messages import Counters
 
-By = Literal["key", "tag", "run", "day", "hour"]
+By = Literal["key", "tag", "run", "image_set", "day", "hour"]
 
 _NOTHING = Counters(queries=0, calls=0, logit_vectors=0, texts=0)
 _GROUPS: dict[By, tuple[Bucket, Label | None]] = {
     "tag": ("total", "tag"),
     "run": ("total", "run"),
+    "image_set": ("total", "image_set"),
     "day": ("day", None),
     "hour": ("hour", None),
 }

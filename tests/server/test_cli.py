@@ -191,6 +191,8 @@ def test_where_the_queries_went_is_one_command(run: Run, key: dict[str, str], st
     assert by_run["audit"] == []
     (day,) = json.loads(run("usage", "--by", "day", "--export", "json").out)["usage"]
     assert (day["day"][10:], day["queries"]) == ("T00:00:00Z", 8)
+    (one,) = json.loads(run("usage", "--by", "image_set", "--export", "json").out)["usage"]
+    assert (one["image_set"], one["queries"]) == ("set_1", 8)
 
 
 def test_usage_is_cut_by_time_tag_run_and_key(run: Run, key: dict[str, str], store: Store):
