@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 MINUTES ?= 30
+SECONDS ?= 60
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
@@ -62,6 +63,16 @@ bench: install  ## all measurements on this machine, about ten minutes; figures 
 soak: install  ## mixed clients against a real server for MINUTES: no failure, no drift, exact books
 	mkdir -p bench
 	$(BIN)/python benchmarks/soak.py --minutes $(MINUTES) --json bench/soak.json
+
+.PHONY: bombs
+bombs: install  ## hostile requests against a real server: what answers, when, at what memory
+	mkdir -p bench
+	$(BIN)/python benchmarks/bombs.py --json bench/bombs.json
+
+.PHONY: fuzz
+fuzz: install  ## attack the readers of untrusted bytes with atheris, SECONDS for each
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
+	$(BIN)/python scripts/fuzz.py --seconds $(SECONDS)
 
 .PHONY: bench-accuracy
 bench-accuracy: install  ## the demo with seeds 1, 2 and 3, and their mean

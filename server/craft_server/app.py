@@ -15,11 +15,12 @@ from starlette.exceptions import HTTPException
 
 from craft_server import environment, memory
 from craft_server.blackbox import BlackBox
+from craft_server.connections import Door
 from craft_server.image_store import ImageStore
 from craft_server.images import ImageLimits
 from craft_server.keys import Keys, RecentKeys
 from craft_server.meter import Meter
-from craft_server.middleware import BodyCap, RequestId
+from craft_server.middleware import BodyCap, BodyLimits, RequestId
 from craft_server.routes import ROUTERS
 from craft_server.routes.access import Parts
 from craft_server.routes.bodies import schemas
@@ -76,7 +77,7 @@ def create_app(settings: Settings, blackbox: BlackBox) -> FastAPI:
     app.add_exception_handler(Refusal, _on_error)
     app.add_exception_handler(RequestValidationError, _on_error)
     app.add_exception_handler(HTTPException, _on_error)
-    app.add_middleware(BodyCap, max_bytes=settings.max_body_bytes)
+    app.add_middleware(BodyCap, limits=_body_limits(settings))
     app.add_middleware(RequestId)
     return app
 
@@ -117,6 +118,15 @@ def serve(settings: Settings) -> None:
         server_header=False,
         access_log=settings.access_log,
         timeout_graceful_shutdown=int(settings.drain_s),
+        http=connection_door(settings),
+        ws="none",
+    )
+
+
+def connection_door(settings: Settings) -> Any:
+    """What uvicorn takes for its protocol: bounds on connections that send no request."""
+    return Door(
+        head_s=settings.head_s, reply_s=settings.deadline_s, connections=settings.connections
     )
 
 
@@ -199,6 +209,15 @@ def _describe_bodies(app: FastAPI) -> None:
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it
+
+
+def _body_limits(settings: Settings) -> BodyLimits:
+    return BodyLimits(
+        bytes=settings.max_body_bytes,
+        json_bytes=min(settings.max_json_bytes, settings.max_body_bytes),
+        all_bytes=settings.bodies_bytes,
+        seconds=settings.body_s,
+    )
 
 
 def _image_limits(settings: Settings) -> ImageLimits:

@@ -6,7 +6,7 @@ the model card. The two tensor bodies of POST /v1/logits are in `craft_shared.wi
 """
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
@@ -25,6 +25,11 @@ ImageSetId = Annotated[str, StringConstraints(pattern=r"^set_[0-9a-f]{32}$")]
 ClassName = Annotated[str, StringConstraints(min_length=1, max_length=MAX_CLASS_NAME_CHARS)]
 Template = Annotated[str, StringConstraints(min_length=2, max_length=MAX_TEMPLATE_CHARS)]
 Tag = Annotated[str, StringConstraints(max_length=MAX_TAG_CHARS, pattern=r"^[A-Za-z0-9_.:/-]*$")]
+
+Each = TypeVar("Each")
+Many = Annotated[list[Each], Field(fail_fast=True)]
+"""A list of which the first fault is told: a million of them would take gigabytes to describe."""
+
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
 PromptKind = Literal["soft", "text"]
@@ -118,7 +123,7 @@ class ModelList(Reply):
 class Manifest(Request):
     """POST /v1/images/missing: which of these are not here yet?"""
 
-    ids: list[ImageId] = Field(min_length=1, max_length=MAX_IDS_PER_CALL)
+    ids: Many[ImageId] = Field(min_length=1, max_length=MAX_IDS_PER_CALL)
 
 
 class ManifestReply(Reply):
@@ -146,7 +151,7 @@ class UploadReply(Reply):
 class ImageSetRequest(Request):
     """POST /v1/image-sets: an ordered list of uploaded images. The same list gives the same id."""
 
-    images: list[ImageId] = Field(min_length=1, max_length=MAX_IDS_PER_CALL)
+    images: Many[ImageId] = Field(min_length=1, max_length=MAX_IDS_PER_CALL)
     name: Tag = ""
 
 
@@ -172,14 +177,14 @@ class SoftPrompts(Request):
     kind: Literal["soft"] = "soft"
     context: Annotated[str, StringConstraints(min_length=1, max_length=MAX_TEMPLATE_CHARS)]
     suffix: Annotated[str, StringConstraints(max_length=MAX_TEMPLATE_CHARS)] = "."
-    offsets: list[list[list[float]]] | None = None
+    offsets: Many[Many[Many[float]]] | None = None
 
 
 class TextPrompts(Request):
     """P prompts as templates; each contains `{}` exactly once, for the class name."""
 
     kind: Literal["text"] = "text"
-    templates: list[Template] = Field(min_length=1)
+    templates: Many[Template] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _one_gap(self) -> "TextPrompts":
@@ -194,7 +199,7 @@ class LogitsRequest(Request):
 
     model: str
     image_set: ImageSetId
-    class_names: list[ClassName] = Field(min_length=1)
+    class_names: Many[ClassName] = Field(min_length=1)
     prompts: Annotated[SoftPrompts | TextPrompts, Field(discriminator="kind")]
     dtype: Literal["float32", "float16"] = "float32"
     tag: Tag = Field(default="", description="what the call is for; copied to the ledger")

@@ -6,7 +6,7 @@ import struct
 import zlib
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
 from craft_server.image_store import ImageStore
 from craft_server.image_tables import image_sets
@@ -233,5 +233,6 @@ def test_a_decoder_that_fails_in_its_own_way_is_an_undecodable_image(monkeypatch
     def explode(*_, **__):
         raise MemoryError("decoder bug")
 
-    monkeypatch.setattr(Image.Image, "convert", explode)
-    assert refusal_of(png(1)).code is Code.UNDECODABLE_IMAGE
+    data = png(1)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", explode)
+    assert refusal_of(data).code is Code.UNDECODABLE_IMAGE

@@ -20,7 +20,7 @@ class SlowImages:
         self.inside, self.most = 0, 0
         self._lock = threading.Lock()
 
-    def add(self, owner, files):
+    def add(self, owner, files, *, owner_bytes, end):
         with self._lock:
             self.inside += 1
             self.most = max(self.most, self.inside)
@@ -70,7 +70,7 @@ async def until(condition):
 
 def test_a_body_is_not_read_before_there_is_a_place(store, make_door):
     async def main():
-        door, senders = make_door(2), [Sender() for _ in range(5)]
+        door, senders = make_door(3), [Sender() for _ in range(5)]
         uploads = [asyncio.create_task(door.add("ann", sender.read)) for sender in senders]
         await until(lambda: store.inside == 2)
         assert [sender.read_by_server for sender in senders] == [True, True, False, False, False]
