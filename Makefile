@@ -84,4 +84,4 @@ check: test lint type demo bench-accuracy  ## what CI runs
 
 .PHONY: clean
 clean:  ## remove the virtual environment, caches and runs
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage* runs var bench
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage* runs var bench fuzz
