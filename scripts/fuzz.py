@@ -2,10 +2,11 @@
 
     python scripts/fuzz.py [--seconds 60] [--target codec|message|picture]
 
-Each target is a function of any bytes at all that raises `BrokenError` if an invariant of the reader
-does not hold: only its documented error escapes, what was read can be written and read again to
-the same, and the time is bounded. This script drives the targets with atheris (the extra `fuzz`);
-tests/shared/test_fuzz.py drives the same with Hypothesis. What breaks a target is kept in fuzz/.
+Each target is a function of any bytes at all that raises `BrokenError` if an invariant of the
+reader does not hold: only its documented error escapes, what was read can be written and read
+again to the same, and the time is bounded. This script drives the targets with atheris (the extra
+`fuzz`); tests/shared/test_fuzz.py drives the same with Hypothesis. What breaks a target is kept in
+fuzz/.
 """
 
 import argparse

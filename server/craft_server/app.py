@@ -13,7 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from craft_server import environment, memory
+from craft_server import environment, memory, openapi
 from craft_server.blackbox import BlackBox
 from craft_server.connections import Door
 from craft_server.image_store import ImageStore
@@ -23,15 +23,14 @@ from craft_server.meter import Meter
 from craft_server.middleware import BodyCap, BodyLimits, RequestId
 from craft_server.routes import ROUTERS
 from craft_server.routes.access import Parts
-from craft_server.routes.bodies import schemas
 from craft_server.service import LogitsService
 from craft_server.settings import Settings
 from craft_server.store import Store
 from craft_server.stub import StubBlackBox
 from craft_server.teller import Teller
 from craft_server.uploads import UploadDoor
-from craft_shared.errors import PROBLEM_MEDIA_TYPE, Code, Problem, Refusal
-from craft_shared.messages import CardLimits, ImageSetRequest, LogitsRequest, Manifest
+from craft_shared.errors import PROBLEM_MEDIA_TYPE, Code, Refusal
+from craft_shared.messages import CardLimits
 
 _LOG = logging.getLogger(__name__)
 _HTTP_CODES = {404: Code.NOT_FOUND, 405: Code.METHOD_NOT_ALLOWED, 413: Code.TOO_LARGE}
@@ -54,8 +53,10 @@ def create_app(settings: Settings, blackbox: BlackBox) -> FastAPI:
         title="craft-server",
         summary="Prompts in, logits out, every query counted.",
         version="1",
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+        redirect_slashes=False,
         lifespan=_lifespan,
-        responses={"4XX": {"model": Problem}, "5XX": {"model": Problem}},
     )
     keys = Keys(store)
     app.state.parts = Parts(
@@ -72,7 +73,7 @@ def create_app(settings: Settings, blackbox: BlackBox) -> FastAPI:
     app.state.meter = meter
     for router in ROUTERS:
         app.include_router(router)
-    _describe_bodies(app)
+    openapi.complete(app)
     app.add_exception_handler(Exception, _on_error)
     app.add_exception_handler(Refusal, _on_error)
     app.add_exception_handler(RequestValidationError, _on_error)
@@ -196,19 +197,6 @@ def _as_refusal(error: Exception) -> Refusal:
         return Refusal(code, str(error.detail))
     detail = f"{type(error).__name__}; ask again with the same Idempotency-Key, if it had one"
     return Refusal(Code.INTERNAL, detail)
-
-
-def _describe_bodies(app: FastAPI) -> None:
-    """Add the messages that routes read themselves to the OpenAPI document's components."""
-    generate = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        document = generate()
-        components = document.setdefault("components", {}).setdefault("schemas", {})
-        components |= schemas(LogitsRequest, ImageSetRequest, Manifest)
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it
 
 
 def _body_limits(settings: Settings) -> BodyLimits:

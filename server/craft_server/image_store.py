@@ -10,6 +10,7 @@ uploaded it, and an upload takes the same path whether or not another owner has 
 import hashlib
 import math
 import os
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -40,6 +41,7 @@ from craft_shared.messages import ImageSet, StoredImage
 _DIGEST_BYTES = 32
 _LISTED_IDS = 10
 _KEPT_DIGESTS = 500_000
+_SET_ID = re.compile("set_[0-9a-f]{32}")
 
 T = TypeVar("T")
 
@@ -200,10 +202,12 @@ class ImageStore:
                 insert_new(connection, images, list(fresh.values()))
 
     def _set(self, owner: str, identifier: str) -> Any:
-        with self._store.read() as connection:
-            row = find_set(connection, owner, identifier)
+        row = None
+        if _SET_ID.fullmatch(identifier):  # Postgres takes no text with a NUL in it
+            with self._store.read() as connection:
+                row = find_set(connection, owner, identifier)
         if row is None:
-            detail = f"{identifier} is not an image set of this key's owner"
+            detail = f"{identifier!r} is not an image set of this key's owner"
             raise Refusal(Code.UNKNOWN_IMAGE_SET, detail, param="image_set")
         return row
 

@@ -6,7 +6,7 @@ the model card. The two tensor bodies of POST /v1/logits are in `craft_shared.wi
 """
 
 from datetime import datetime
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
@@ -166,6 +166,11 @@ class ImageSet(Reply):
 # --- logits -------------------------------------------------------------------------------------
 
 
+def _kind_first(schema: dict[str, Any]) -> None:
+    """The wire needs the kind to tell prompts apart, though code that builds them does not."""
+    schema["required"] = ["kind", *schema["required"]]
+
+
 class SoftPrompts(Request):
     """P prompts that differ from a text by an offset to its context's token embeddings.
 
@@ -173,6 +178,8 @@ class SoftPrompts(Request):
     tokens; prompt p adds `offsets[p]`, float32 of shape (n_ctx, context_width), to their
     embeddings. In a tensor body the offsets are the tensor `offsets` and this field is absent.
     """
+
+    model_config = ConfigDict(json_schema_extra=_kind_first)
 
     kind: Literal["soft"] = "soft"
     context: Annotated[str, StringConstraints(min_length=1, max_length=MAX_TEMPLATE_CHARS)]
@@ -182,6 +189,8 @@ class SoftPrompts(Request):
 
 class TextPrompts(Request):
     """P prompts as templates; each contains `{}` exactly once, for the class name."""
+
+    model_config = ConfigDict(json_schema_extra=_kind_first)
 
     kind: Literal["text"] = "text"
     templates: Many[Template] = Field(min_length=1)

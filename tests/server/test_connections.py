@@ -2,13 +2,12 @@
 
 import contextlib
 import socket
-import threading
 import time
 
 import pytest
-import uvicorn
 
 from craft_server.connections import HEAD_BYTES, Door
+from serving import in_thread
 
 GET = b"GET / HTTP/1.1\r\n\r\n"
 SLOW_S = 30
@@ -26,21 +25,9 @@ async def app(scope, receive, send):
     await send({"type": "http.response.body", "body": body})
 
 
-@contextlib.contextmanager
 def serving(**limits):
     values = {"head_s": 0.3, "reply_s": 1.0, "connections": 100} | limits
-    door = Door(**values)
-    config = uvicorn.Config(app, port=0, http=door, ws="none", lifespan="off", log_level="error")
-    server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    try:
-        yield server.servers[0].sockets[0].getsockname()[1]
-    finally:
-        server.should_exit = True
-        thread.join(SLOW_S)
+    return in_thread(app, http=Door(**values), lifespan="off")
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query, Request, Response
 
 from craft_server.routes.access import AnyKey, PartsOf, UsageKey
-from craft_shared.messages import KeyInfo, UsageEvent, UsageEvents, UsageReply
+from craft_shared.messages import KeyInfo, Tag, UsageEvent, UsageEvents, UsageReply
 
 router = APIRouter(tags=["usage"])
 
@@ -39,7 +39,7 @@ async def usage(
     bucket: Literal["total", "hour", "day"] = "total",
     since: datetime | None = None,
     until: datetime | None = None,
-    tag: str | None = None,
+    tag: Tag | None = None,
 ) -> UsageReply:
     """Add up the ledger of this key, by time (UTC) and optionally for one tag."""
     return await asyncio.to_thread(
@@ -56,9 +56,9 @@ async def events(
     request: Request,
     parts: PartsOf,
     key: UsageKey,
-    after: Annotated[int, Query(ge=0, description="`next` of the page before")] = 0,
+    after: Annotated[int, Query(ge=0, lt=2**63, description="`next` of the page before")] = 0,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
-    tag: str | None = None,
+    tag: Tag | None = None,
 ) -> Response:
     """Page through the ledger of this key; Accept chooses JSON, CSV or NDJSON."""
     page = await asyncio.to_thread(parts.ledger.events, key.id, after=after, limit=limit, tag=tag)
