@@ -113,16 +113,13 @@ def seeds(name: str) -> list[bytes]:
         return [good, *(body for body in attacks if len(body) < 4096)]
     ramp = Image.linear_gradient("L").resize((24, 16))
     return [
-        _saved(ramp.convert(mode), kind, **options)
-        for mode, kind, options in [
-            ("RGB", "PNG", {}),
-            ("P", "PNG", {"bits": 4}),
-            ("RGB", "JPEG", {}),
-            ("RGB", "JPEG", {"progressive": True}),
-            ("CMYK", "JPEG", {}),
-            ("RGBA", "WEBP", {"lossless": True}),
-            ("RGB", "WEBP", {"quality": 40}),
-        ]
+        _saved(ramp.convert("RGB"), "PNG"),
+        _saved(ramp.convert("P"), "PNG", bits=4),
+        _saved(ramp.convert("RGB"), "JPEG"),
+        _saved(ramp.convert("RGB"), "JPEG", progressive=True),
+        _saved(ramp.convert("CMYK"), "JPEG"),
+        _saved(ramp.convert("RGBA"), "WEBP", lossless=True),
+        _saved(ramp.convert("RGB"), "WEBP", quality=40),
     ]
 
 

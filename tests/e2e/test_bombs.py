@@ -4,13 +4,13 @@ import socket
 import time
 
 import pytest
-from bombs import SETTINGS, Range, bombs
+from bombs import SETTINGS, Range, bombs, costly
 from servers import Server, noise_png
 
 from serving import running, upload
 
-BOMBS = bombs()
-SOON_S, LITTLE_MB = 60, 500
+BOMBS, COSTLY = bombs(), costly()
+SOON_S, LITTLE_MB, MUCH_MB = 60, 500, 1000
 """Generous: benchmarks/bombs.py measures; a bomb that works takes minutes or gigabytes."""
 
 
@@ -27,6 +27,15 @@ def test_a_bomb_is_refused_and_the_next_good_request_served(field, bomb):
     assert thrown["code"] == bomb.code
     assert thrown["seconds"] < SOON_S
     assert thrown["peak_mb"] < LITTLE_MB
+    assert field.serve() == 1
+
+
+@pytest.mark.parametrize("file", COSTLY, ids=[file.name for file in COSTLY])
+def test_the_costliest_files_within_the_limits_are_decoded_in_bounds(field, file):
+    thrown = field.throw(file)
+    assert thrown["code"] == "200"
+    assert thrown["seconds"] < SOON_S
+    assert thrown["peak_mb"] < MUCH_MB
     assert field.serve() == 1
 
 
