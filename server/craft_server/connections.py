@@ -133,13 +133,15 @@ class Connection(HttpToolsProtocol):
         queued = bool(self.pipeline)
         super().on_response_complete()
         if self._in_body and not queued:
+            self._door.waits(self)
             self._after(_LINGER_S, self.transport.abort)
         elif not queued:
             self._wait()
 
     def cut(self, farewell: bytes) -> None:
-        """Close at once; says why to whoever has sent something and got nothing."""
-        if self.cycle is None or self.cycle.response_complete:
+        """Close at once; says why where nothing else is on its way, in or out."""
+        answered = self.cycle is None or self.cycle.response_complete
+        if answered and not self._in_body and not self.transport.get_write_buffer_size():
             self.transport.write(farewell)
             self.transport.close()
         else:

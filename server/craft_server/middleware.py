@@ -85,7 +85,9 @@ class BodyCap:
 
         async def counted() -> Message:
             message = await body.receive()
-            self._in_memory += body.newly_large
+            grown = body.large - body.counted
+            body.counted += grown
+            self._in_memory += grown
             if self._in_memory > self._limits.all_bytes:
                 detail = f"bodies of {self._limits.all_bytes} bytes in all are in work already"
                 raise Refusal(Code.OVERLOADED, detail, param="body", retry_after_s=RETRY_AFTER_S)
@@ -94,7 +96,7 @@ class BodyCap:
         try:
             await self._app(scope, counted, send)
         finally:
-            self._in_memory -= body.large
+            self._in_memory -= body.counted
 
 
 class _Body:
@@ -109,7 +111,7 @@ class _Body:
         self._seconds_left = limits.seconds
         kind = headers.get("content-type", "").split(";")[0].strip().lower()
         self._most = limits.bytes if kind in _LARGE_TYPES else limits.json_bytes
-        self.newly_large = 0
+        self.counted = 0
 
     @property
     def large(self) -> int:
@@ -121,9 +123,7 @@ class _Body:
         self._check_header()
         message = await (self._receive() if self._complete else self._in_time())
         self._complete = self._complete or not message.get("more_body", False)
-        before = self.large
         self._bytes += len(message.get("body", b""))
-        self.newly_large = self.large - before
         if self._bytes > self._most:
             raise self._too_large(f"more than {self._bytes}")
         return message

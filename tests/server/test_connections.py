@@ -147,6 +147,44 @@ def test_of_too_many_connections_the_longest_idle_makes_room():
             assert one_reply(line).startswith(b"HTTP/1.1 200")
 
 
+def test_those_who_hold_on_after_their_answer_make_room_too():
+    """A client without a key must not keep others out by never ending its body."""
+    with serving(head_s=SLOW_S, connections=3) as port, contextlib.ExitStack() as lines:
+        for _ in range(3):
+            line = lines.enter_context(line_to(port))
+            line.sendall(b"POST /early HTTP/1.1\r\nContent-Length: 1000\r\n\r\nab")
+            assert one_reply(line)
+        good = lines.enter_context(line_to(port))
+        good.sendall(GET)
+        assert one_reply(good).startswith(b"HTTP/1.1 200")
+
+
+def test_a_reader_that_takes_nothing_makes_room_too():
+    with (
+        serving(head_s=SLOW_S, reply_s=SLOW_S, connections=2) as port,
+        contextlib.ExitStack() as on,
+    ):
+        dead = [on.enter_context(line_to(port)) for _ in range(2)]
+        for line in dead:
+            line.sendall(b"GET /large HTTP/1.1\r\n\r\n")
+        assert dead[1].recv(1)
+        good = on.enter_context(line_to(port))
+        good.sendall(GET)
+        assert one_reply(good).startswith(b"HTTP/1.1 200")
+        assert len(everything(dead[0])) < 40_000_000
+
+
+def test_an_upgrade_is_not_taken_and_hurts_nobody():
+    upgrade = b"GET / HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+    with serving() as port:
+        with line_to(port) as line:
+            line.sendall(upgrade + b"x" * 1000)
+            assert everything(line).startswith(b"HTTP/1.1 200")
+        with line_to(port) as line:
+            line.sendall(GET)
+            assert one_reply(line).startswith(b"HTTP/1.1 200")
+
+
 def test_if_all_work_the_newcomer_is_told_to_come_again():
     with serving(head_s=SLOW_S, connections=2) as port, contextlib.ExitStack() as lines:
         busy = [lines.enter_context(line_to(port)) for _ in range(2)]
@@ -161,12 +199,16 @@ def test_if_all_work_the_newcomer_is_told_to_come_again():
             assert one_reply(line).startswith(b"HTTP/1.1 200")
 
 
-def test_a_reader_that_takes_nothing_is_cut_and_a_slow_one_is_not():
-    with serving(head_s=0.2, reply_s=3.0) as port, contextlib.ExitStack() as lines:
-        dead, slow = (lines.enter_context(line_to(port)) for _ in range(2))
-        for line in (dead, slow):
-            line.sendall(b"GET /large HTTP/1.1\r\n\r\n")
+def test_a_slow_reader_has_more_time_than_a_sender():
+    with serving(head_s=0.2, reply_s=SLOW_S) as port, line_to(port) as line:
+        line.sendall(b"GET /large HTTP/1.1\r\n\r\n")
         time.sleep(0.6)
-        assert len(everything(slow)) > 40_000_000
-        time.sleep(4)
-        assert len(everything(dead)) < 40_000_000
+        assert len(everything(line)) > 40_000_000
+
+
+def test_a_reader_that_takes_nothing_is_cut():
+    with serving(head_s=0.2, reply_s=0.5) as port, line_to(port) as line:
+        line.sendall(b"GET /large HTTP/1.1\r\n\r\n")
+        assert line.recv(1)
+        time.sleep(2)
+        assert len(everything(line)) < 40_000_000

@@ -131,6 +131,19 @@ def test_bodies_in_work_have_a_bound_together_and_small_ones_always_pass():
     asyncio.run(main())
 
 
+def test_what_was_refused_is_not_in_memory_any_more():
+    async def main():
+        reader = Reader()
+        reader.go.set()
+        for pieces in ([bytes(2 * MIB)] * 4, [bytes(MIB), bytes(9 * MIB)]):
+            with pytest.raises(Refusal) as caught:
+                await reader.ask(pieces)
+            assert caught.value.code is Code.TOO_LARGE
+            assert reader.cap._in_memory == 0
+
+    asyncio.run(main())
+
+
 def test_a_slow_body_gets_a_problem_document(settings, box):
     from craft_server.app import create_app
 
