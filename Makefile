@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 MINUTES ?= 30
+SECONDS ?= 60
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
@@ -63,6 +64,16 @@ soak: install  ## mixed clients against a real server for MINUTES: no failure, n
 	mkdir -p bench
 	$(BIN)/python benchmarks/soak.py --minutes $(MINUTES) --json bench/soak.json
 
+.PHONY: bombs
+bombs: install  ## hostile requests against a real server: what answers, when, at what memory
+	mkdir -p bench
+	$(BIN)/python benchmarks/bombs.py --json bench/bombs.json
+
+.PHONY: fuzz
+fuzz: install  ## attack the readers of untrusted bytes with atheris, SECONDS for each
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
+	$(BIN)/python scripts/fuzz.py --seconds $(SECONDS)
+
 .PHONY: bench-accuracy
 bench-accuracy: install  ## the demo with seeds 1, 2 and 3, and their mean
 	$(BIN)/python benchmarks/accuracy.py
@@ -73,4 +84,4 @@ check: test lint type demo bench-accuracy  ## what CI runs
 
 .PHONY: clean
 clean:  ## remove the virtual environment, caches and runs
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage* runs var bench
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage* runs var bench fuzz
