@@ -29,6 +29,7 @@ from craft_shared.messages import ImageSet, StoredImage
 _DIGEST_BYTES = 32
 _LISTED_IDS = 10
 _KEPT_DIGESTS = 500_000
+_RETRY_AFTER_S = 5
 
 T = TypeVar("T")
 
@@ -70,7 +71,7 @@ class ImageStore:
         Bytes reach the disk before the row that announces them, so a crash leaves no dangling id.
 
         Raises:
-            Refusal: with `param` naming the file, as in `files[2]`.
+            Refusal: with `param` naming the file, as in `files[2]`; `not_ready` if the disk is full.
         """
         owners = [owner] * len(files)
         rows = list(self._decoders.map(self._row, owners, range(len(files)), files))
@@ -78,7 +79,7 @@ class ImageStore:
             fresh = self._fresh(connection, owner, rows)
         if fresh:
             contents = dict(zip((row["digest"] for row in rows), files, strict=True))
-            self._blobs.write({digest: contents[digest] for digest in fresh})
+            self._write({digest: contents[digest] for digest in fresh})
             self._insert(owner, rows)
         return [_stored(row, new=fresh.pop(row["digest"], None) is not None) for row in rows]
 
@@ -165,6 +166,13 @@ class ImageStore:
 
     def _opened(self, digest: str, work: Callable[[Image], T]) -> T:
         return work(self.open(digest))
+
+    def _write(self, contents: dict[str, bytes]) -> None:
+        try:
+            self._blobs.write(contents)
+        except OSError as error:
+            detail = f"the image store takes no files ({error.strerror}); none of these is kept"
+            raise Refusal(Code.NOT_READY, detail, retry_after_s=_RETRY_AFTER_S) from error
 
     def _insert(self, owner: str, rows: list[dict[str, Any]]) -> None:
         """Announce what is still new, now that no other upload can come between."""
