@@ -71,7 +71,7 @@ class ImageStore:
         Bytes reach the disk before the row that announces them, so a crash leaves no dangling id.
 
         Raises:
-            Refusal: with `param` naming the file, as in `files[2]`; `not_ready` if the disk is full.
+            Refusal: with `param` naming the file, as in `files[2]`; `not_ready`: the disk is full.
         """
         owners = [owner] * len(files)
         rows = list(self._decoders.map(self._row, owners, range(len(files)), files))

@@ -13,7 +13,7 @@ import hashlib
 import logging
 import weakref
 from collections.abc import AsyncIterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -42,6 +42,7 @@ _CANARY_FRESH_S = 10.0
 _CANARY_DEADLINE_S = 60.0
 _STALLED_S = 300.0
 _LAST_MOMENT_S = 5.0
+_AGAIN_S = 1.0
 
 
 class Delivery:
@@ -210,7 +211,23 @@ class LogitsService:
             raise
 
     async def _release(self, hold: Hold) -> None:
-        await _finish(self._teller.run(partial(self._meter.release, hold), durable=False))
+        """Give a hold back: now, or as soon as the store answers."""
+        try:
+            await _finish(self._teller.run(partial(self._meter.release, hold), durable=False))
+        except Refusal:
+            self._owe(hold)
+
+    def _owe(self, hold: Hold) -> None:
+        """Give a hold back when the store answers again; until then a retry would wait for it."""
+        self._wait_for(asyncio.create_task(self._release_later(hold)))
+
+    async def _release_later(self, hold: Hold) -> None:
+        released = False
+        while not released:
+            await asyncio.sleep(_AGAIN_S)
+            with suppress(Refusal):
+                await self._teller.run(partial(self._meter.release, hold), durable=False)
+                released = True
 
     async def _sell(self, order: Order, hold: Hold) -> Delivery:
         try:
@@ -225,7 +242,12 @@ class LogitsService:
             line=_line(order, scored.seconds["model"]),
             keep=isinstance(scored, Whole),
         )
-        budgets = await _finish(self._teller.run(settle))
+        try:
+            budgets = await _finish(self._teller.run(settle))
+        except Refusal as refusal:
+            if refusal.code is Code.NOT_READY:  # nobody knows whether it is settled: if so, no harm
+                self._owe(hold)
+            raise
         return self._deliver(order, scored, budgets)
 
     async def _replay(self, order: Order, replay: Replay) -> Delivery:
