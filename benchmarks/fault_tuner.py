@@ -16,6 +16,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -100,7 +102,7 @@ class Fit:
         return [(self.run / name).read_bytes() for name in ADAPTER]
 
 
-def kill_often(fit: Fit, kills: int, generations: int, chance: random.Random) -> int:
+def kill_often(fit: Fit, *, kills: int, generations: int, chance: random.Random) -> int:
     """Run a fit to its end under so many SIGKILLs; how many hit it before it ended."""
     targets = sorted(chance.randrange(generations) for _ in range(kills))
     hits = 0
@@ -117,6 +119,12 @@ def kill_often(fit: Fit, kills: int, generations: int, chance: random.Random) ->
         print(f"  killed with {fit.generations}/{generations} generations done", flush=True)
     fit.finish(fit.start())
     return hits
+
+
+def undisturbed(fit: Fit) -> int:
+    """Run a fit to its end without a kill."""
+    fit.finish(fit.start())
+    return 0
 
 
 def bill(server: Server, fit: Fit) -> Bill:
@@ -136,23 +144,19 @@ def bill(server: Server, fit: Fit) -> Bill:
     return Bill(planned, {tag: (queries[tag], calls[tag]) for tag in queries}, used)
 
 
-def fit_once(folder: Path, queries: int, kills: int, seed: int) -> dict[str, Any]:
-    """A server of its own, a fit, and what came of it."""
+def fit_once(folder: Path, queries: int, *, kill: Callable[[Fit], int]) -> dict[str, Any]:
+    """A server of its own, a fit that `kill` brings to its end, and what came of it."""
     photos = folder.parent / "photos"
     with serving(folder, model="stub", stub_seconds_per_query=SECONDS_PER_QUERY) as server:
         fit = Fit(server, photos, folder / "run", queries)
         began = time.monotonic()
-        if kills:
-            generations = (queries - 2) // 41
-            hits = kill_often(fit, kills, generations, random.Random(f"{seed}/tuner"))  # noqa: S311
-        else:
-            hits = 0
-            fit.finish(fit.start())
+        hits = kill(fit)
         seconds = time.monotonic() - began
         account = bill(server, fit)
     planned = sum(queries for queries, _ in account.planned.values())
     return {
         "kills": hits,
+        "generations": fit.generations,
         "seconds": seconds,
         "planned": planned,
         "ledger": sum(queries for queries, _ in account.sold.values()),
@@ -174,11 +178,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         make_photos(folder / "photos")
-        rows = [
-            {"fit": name} | fit_once(folder / name, options.queries, kills, options.seed)
-            for name, kills in (("undisturbed", 0), ("killed", options.kills))
-        ]
-    first, second = (row.pop("adapter") for row in rows)
+        first = fit_once(folder / "undisturbed", options.queries, kill=undisturbed)
+        chance = random.Random(f"{options.seed}/tuner")  # noqa: S311 - no secret
+        kill = partial(
+            kill_often, kills=options.kills, generations=first["generations"], chance=chance
+        )
+        second = fit_once(folder / "killed", options.queries, kill=kill)
+    same = first.pop("adapter") == second.pop("adapter")
+    rows = [{"fit": "undisturbed"} | first, {"fit": "killed"} | second]
     print()
     columns = {
         "fit": "fit",
@@ -190,8 +197,7 @@ def main() -> None:
         "seconds": "s|.0f",
     }
     print_table(rows, columns)
-    same = first == second
-    good = same and all(row["exact"] for row in rows) and rows[1]["kills"] == options.kills
+    good = same and all(row["exact"] for row in rows) and second["kills"] == options.kills
     print(f"adapter: {'the same bytes' if same else 'DIFFERS'}; {'good' if good else 'NOT GOOD'}")
     write_json(options.json, about, good=good, same=same, seed=options.seed, fits=rows)
     sys.exit(not good)
