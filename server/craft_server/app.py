@@ -41,7 +41,7 @@ _HTTP_CODES = {404: Code.NOT_FOUND, 405: Code.METHOD_NOT_ALLOWED, 413: Code.TOO_
 
 def create_app(settings: Settings, blackbox: BlackBox) -> FastAPI:
     """The server's application around a black box; it opens the store, but no socket."""
-    store = Store(settings.resolved_database_url)
+    store = Store(settings.resolved_database_url, migrate=settings.migrate)
     meter = Meter(store, holder=settings.replica, reply_bytes=settings.reply_bytes)
     images = ImageStore(
         store,

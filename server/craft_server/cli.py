@@ -11,12 +11,13 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
-from craft_server import cli_keys
-from craft_server.cli_options import AsJson, DatabaseUrl, DataDir, open_store, settings_from
+from craft_server import cli_db, cli_keys
+from craft_server.cli_options import AsJson, DatabaseUrl, DataDir, open_store, settings_of
 from craft_server.identity import Key
 from craft_server.keys import Keys
 from craft_server.ledger import Ledger
 from craft_server.output import Row, say, show, show_json
+from craft_server.schema import SchemaError
 from craft_server.settings import ModelError
 from craft_shared.errors import Code, Refusal
 
@@ -27,6 +28,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(cli_keys.app, name="keys")
+app.add_typer(cli_db.app, name="db")
 
 
 def main() -> None:
@@ -38,7 +40,7 @@ def main() -> None:
             cause = getattr(refusal.__cause__, "orig", None) or refusal.detail
             _stop(f"the database does not answer: {cause}", 1)
         _stop(refusal.detail, 2)
-    except (ModelError, OSError) as error:
+    except (ModelError, SchemaError, OSError) as error:
         _stop(str(error), 1)
     except ValueError as error:
         _stop(_sentence(error), 2)
@@ -63,7 +65,7 @@ def serve(  # noqa: PLR0913 - one parameter per option
     database_url: DatabaseUrl = None,
 ) -> None:
     """Serve a model until SIGTERM; what is not given here comes from CRAFT_SERVER_* or defaults."""
-    settings = settings_from(
+    settings = settings_of(
         host=host,
         port=port,
         model=model,

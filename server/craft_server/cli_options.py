@@ -1,4 +1,4 @@
-"""Options that several commands have, and the store that they lead to."""
+"""Options that several commands have, and what they open. Must not know any command."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,11 +15,12 @@ DataDir = Annotated[Path | None, typer.Option(help="Folder of the ledger and the
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON")]
 
 
-def settings_from(**options: Any) -> Settings:
-    """Settings of the options that were given; the environment has the rest."""
+def settings_of(**options: Any) -> Settings:
+    """The settings of the environment, with the options that were given instead."""
     return Settings(**{name: value for name, value in options.items() if value is not None})
 
 
 def open_store(data_dir: Path | None, database_url: str | None) -> Store:
-    """The store that the options name."""
-    return Store(settings_from(data_dir=data_dir, database_url=database_url).resolved_database_url)
+    """The store that the options and the environment name."""
+    settings = settings_of(data_dir=data_dir, database_url=database_url)
+    return Store(settings.resolved_database_url, migrate=settings.migrate)

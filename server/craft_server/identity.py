@@ -69,14 +69,6 @@ def invalid_key() -> Refusal:
     return Refusal(Code.INVALID_KEY, detail, param="Authorization")
 
 
-class KeyChanged(Refusal):
-    """A key is no longer what it was when it was verified; it may be verified again."""
-
-    def __init__(self) -> None:
-        refusal = invalid_key()
-        super().__init__(refusal.code, refusal.detail, param=refusal.param)
-
-
 def is_live(row: Row[Any], now: int) -> bool:
     """Is the key in this row neither revoked nor expired?"""
     return row.revoked_at is None and (row.expires_at is None or now < row.expires_at)

@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection, Row, TextClause, select, text
 
-from craft_server.identity import ANY_VERSION, KeyChanged, is_live
+from craft_server.identity import ANY_VERSION, invalid_key, is_live
 from craft_server.ledger import Ledger, budgets_in, budgets_of
 from craft_server.store import Clock, Statement, Store, wall_clock
 from craft_server.tables import keys, requests
@@ -192,8 +192,8 @@ class Meter(Ledger):
             at_a_time: most requests that the key may hold, this one included.
 
         Raises:
-            KeyChanged: the key was changed, revoked or rotated since it was verified, or expired.
-            Refusal: `request_in_progress`, `idempotency_key_reused`, `rate_limited`, or
+            Refusal: `invalid_key` if the key was changed since it was verified, or expired;
+                `request_in_progress`, `idempotency_key_reused`, `rate_limited`, or
                 `budget_exhausted` and `budget_held`, whose `param` is the limit in the way.
         """
         values = {"key_id": key_id, "idem_key": idem_key, "fingerprint": fingerprint}
@@ -280,7 +280,7 @@ class Meter(Ledger):
 def _check_unchanged(tx: Connection, key_id: str, now: int, version: int) -> None:
     key = tx.execute(select(keys).where(keys.c.id == key_id)).first()
     if key is not None and not (is_live(key, now) and version in {ANY_VERSION, key.version}):
-        raise KeyChanged
+        raise invalid_key()
 
 
 def _check_in_work(tx: Connection, key_id: str, allowed: int | None) -> None:

@@ -26,7 +26,9 @@ def tell(logits: Rows, output: Output) -> Rows:
     if output.kind == "label":
         return _label(logits)
     told = _log_softmax(logits)
-    return told if output.k is None else _best(told, output.k)
+    if output.k is not None:
+        _forget(told, np.argsort(-logits, axis=-1, kind="stable")[..., output.k :])
+    return told
 
 
 def _log_softmax(logits: Rows) -> Rows:
@@ -42,9 +44,5 @@ def _label(logits: Rows) -> Rows:
     return told
 
 
-def _best(logits: Rows, k: int) -> Rows:
-    """The k largest of each row; of equal ones the first."""
-    order = np.argsort(-logits, axis=-1, kind="stable")[..., :k]
-    told = np.full_like(logits, -np.inf)
-    np.put_along_axis(told, order, np.take_along_axis(logits, order, axis=-1), axis=-1)
-    return told
+def _forget(told: Rows, classes: NDArray[np.intp]) -> None:
+    np.put_along_axis(told, classes, np.float32(-np.inf), axis=-1)

@@ -38,6 +38,11 @@ class Settings(BaseSettings):
         description="SQLAlchemy URL of the ledger, as in postgresql+psycopg://user@host/name; "
         "default: SQLite, craft.db in data_dir",
     )
+    migrate: bool = Field(
+        default=True,
+        description="make or upgrade the tables at start; off: refuse a database whose schema is "
+        "not the newest, until `craft-server db upgrade` has run",
+    )
 
     model: str = Field(
         EMBEDDED,

@@ -56,16 +56,15 @@ async def _logits_key(request: Request, credentials: _Credentials) -> Key:
     """As the others, but a look at the store may be a second old: buying checks the key again."""
     parts = await _parts(request)
     recent = parts.recent_keys.known(_token(credentials))
-    key = await _any_key(request, credentials) if recent is None else recent
-    if recent is not None:
-        _counted(request, parts, recent)
-    return _with_scope(key, Scope.LOGITS_READ)
+    if recent is not None and Scope.LOGITS_READ in recent.scopes:
+        return _counted(request, parts, recent)
+    return _with_scope(await _any_key(request, credentials), Scope.LOGITS_READ)
 
 
 async def _logits_key_now(
     request: Request, credentials: _Credentials
 ) -> Callable[[], Awaitable[Key]]:
-    """Look the key up again, for whoever met a `KeyChanged`."""
+    """Look at the store again: whoever was refused may meet a key that was changed just now."""
     parts = await _parts(request)
 
     async def again() -> Key:
