@@ -101,10 +101,10 @@ def _check_answers(told: dict[str, list[Answer]], crew: Crew, findings: Findings
         elif answer.status not in EXPECTED or not known:
             findings.add("other", f"{name}: {answer.status} {answer.code}")
     for name, purchase in crew.purchases().items():
-        answers = told.get(name, [])
-        charges = [answer.charged for answer in answers if answer.charged]
-        if len(charges) > 1 or any(charge != purchase.queries for charge in charges):
-            findings.add("double", f"{name} costs {purchase.queries}, clients paid {charges}")
+        for answers in (told.get(name, []), crew.heard(name)):
+            charges = [answer.charged for answer in answers if answer.charged]
+            if len(charges) > 1 or any(charge != purchase.queries for charge in charges):
+                findings.add("double", f"{name} costs {purchase.queries}, charged {charges}")
     for seen in crew.overheard:
         if seen.answer.status == 0:
             findings.add("other", f"{seen.name}: {seen.answer.code}")
@@ -142,14 +142,11 @@ def _check_replays(
 ) -> None:
     """Ask for all again: the same logits from either replica, free."""
     connections = [HTTPConnection(HOST, port, timeout=TIMEOUT_S) for port in stand.ports]
-    overheard: dict[str, list[Answer]] = {}
-    for name, answer in crew.overheard:
-        overheard.setdefault(name, []).append(answer)
     for number, (name, purchase) in enumerate(crew.purchases().items()):
         before = [one for one in told.get(name, []) if one.status == 200]
         if not before:
             continue
-        before += [one for one in overheard.get(name, []) if one.status == 200]
+        before += [one for one in crew.heard(name) if one.status == 200]
         again = ask(connections[number % len(connections)], token, purchase.plan())
         if (again.status, again.replayed, again.charged) != (200, True, 0):
             findings.add("other", f"{name} asked again: {again}, before {before}")

@@ -151,6 +151,10 @@ class Crew:
             found.setdefault(line["name"], []).append(answer)
         return found
 
+    def heard(self, name: str) -> list[Answer]:
+        """What somebody else saw servers say of a purchase."""
+        return [seen.answer for seen in self.overheard if seen.name == name]
+
     def statuses(self) -> str:
         """How often each status came that is not 200; 0 is no answer at all."""
         found = Counter(line["status"] for line in self.lines())

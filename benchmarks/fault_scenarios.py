@@ -27,7 +27,7 @@ SHARED = 4
 MOMENT_S = 0.7
 """Faults come so long after the first answers at most: while clients buy."""
 
-ANSWERED_S = 10.0
+ANSWERED_S = 30.0
 
 
 @dataclass
