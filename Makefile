@@ -5,6 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 MINUTES ?= 30
 SECONDS ?= 60
+ROUNDS ?= 100
+STEPS ?= 10000
+KILLS ?= 20
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
@@ -74,6 +77,13 @@ fuzz: install  ## attack the readers of untrusted bytes with atheris, SECONDS fo
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
 	$(BIN)/python scripts/fuzz.py --seconds $(SECONDS)
 
+.PHONY: faults
+faults: install  ## kill, cut, fill and drain for ROUNDS rounds a store; STEPS of the model; a fit killed KILLS times
+	mkdir -p bench
+	$(BIN)/python benchmarks/faults.py --rounds $(ROUNDS) --json bench/faults.json
+	PYTHONPATH=tests $(BIN)/python tests/server/test_meter_machine.py $(STEPS)
+	$(BIN)/python benchmarks/fault_tuner.py --kills $(KILLS) --json bench/fault-tuner.json
+
 .PHONY: bench-accuracy
 bench-accuracy: install  ## the demo with seeds 1, 2 and 3, and their mean
 	$(BIN)/python benchmarks/accuracy.py
@@ -81,6 +91,7 @@ bench-accuracy: install  ## the demo with seeds 1, 2 and 3, and their mean
 .PHONY: check
 check: test lint type demo bench-accuracy  ## what CI runs
 	$(MAKE) soak MINUTES=1
+	$(MAKE) faults ROUNDS=10 STEPS=0 KILLS=0
 
 .PHONY: clean
 clean:  ## remove the virtual environment, caches and runs

@@ -42,6 +42,7 @@ _DIGEST_BYTES = 32
 _LISTED_IDS = 10
 _KEPT_DIGESTS = 500_000
 _SET_ID = re.compile("set_[0-9a-f]{32}")
+_RETRY_AFTER_S = 5
 
 T = TypeVar("T")
 
@@ -98,14 +99,14 @@ class ImageStore:
             end: when to give up decoding, on the clock `time.monotonic`.
 
         Raises:
-            Refusal: with `param` naming the file, as in `files[2]`.
+            Refusal: with `param` naming the file, as in `files[2]`; `not_ready`: the disk is full.
         """
         quota = self._limits.owner_bytes
         quota = quota if owner_bytes is None else min(quota, owner_bytes)
         rows = self._rows(owner, files, end)
         with self._store.read() as connection:
             fresh = self._fresh(connection, owner, rows, quota)
-        self._blobs.write(dict(zip((row["digest"] for row in rows), files, strict=True)))
+        self._write(dict(zip((row["digest"] for row in rows), files, strict=True)))
         if fresh:
             self._insert(owner, rows, quota)
         return [_stored(row, new=fresh.pop(row["digest"], None) is not None) for row in rows]
@@ -193,6 +194,13 @@ class ImageStore:
 
     def _opened(self, digest: str, work: Callable[[Image], T]) -> T:
         return work(self.open(digest))
+
+    def _write(self, contents: dict[str, bytes]) -> None:
+        try:
+            self._blobs.write(contents)
+        except OSError as error:
+            detail = f"the image store takes no files ({error.strerror}); none of these is kept"
+            raise Refusal(Code.NOT_READY, detail, retry_after_s=_RETRY_AFTER_S) from error
 
     def _insert(self, owner: str, rows: list[dict[str, Any]], quota: int) -> None:
         """Announce what is still new, now that no other upload can come between."""

@@ -44,6 +44,7 @@ _CANARY_FRESH_S = 10.0
 _CANARY_DEADLINE_S = 60.0
 _STALLED_S = 300.0
 _LAST_MOMENT_S = 5.0
+_AGAIN_S = 1.0
 
 
 class Delivery:
@@ -232,9 +233,23 @@ class LogitsService:
                 raise
 
     async def _release(self, order: Order, hold: Hold) -> None:
+        """Give a hold back: now, or as soon as the store answers."""
         release = partial(self._meter.release, hold)
-        if await _finish(self._teller.run(release, durable=False)):
+        try:
+            released = await _finish(self._teller.run(release, durable=False))
+        except Refusal:
+            self._owe(order, hold)
+            return
+        if released:
             self._tell("released", order.cost)
+
+    def _owe(self, order: Order, hold: Hold) -> None:
+        """Give a hold back when the store answers again; until then a retry would wait for it."""
+        self._wait_for(asyncio.create_task(self._release_later(order, hold)))
+
+    async def _release_later(self, order: Order, hold: Hold) -> None:
+        await asyncio.sleep(_AGAIN_S)
+        await self._release(order, hold)
 
     def _tell(self, state: UnitState, cost: Counters) -> None:
         self._telemetry.units(state, queries=cost.queries, logit_vectors=cost.logit_vectors)
@@ -252,8 +267,13 @@ class LogitsService:
             line=_line(order, scored.seconds["model"]),
             keep=isinstance(scored, Whole),
         )
-        with self._tracer.span("settle", queries=order.cost.queries):
-            budgets = await _finish(self._teller.run(settle))
+        try:
+            with self._tracer.span("settle", queries=order.cost.queries):
+                budgets = await _finish(self._teller.run(settle))
+        except Refusal as refusal:
+            if refusal.code is Code.NOT_READY:  # nobody knows whether it is settled: if so, no harm
+                self._owe(order, hold)
+            raise
         self._tell("settled", order.cost)
         return self._deliver(order, scored, budgets)
 
