@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 
-from craft_server import service
+from craft_server import service, till
 from craft_server.app import card_limits, create_app
 from craft_server.stub import StubBlackBox
 from craft_shared.errors import Code, Refusal
@@ -232,7 +232,7 @@ async def given_back(shop):
 
 
 def test_a_store_that_fails_at_settle_delivers_nothing_and_soon_holds_nothing(shop, monkeypatch):
-    monkeypatch.setattr(service, "_AGAIN_S", 0.01)
+    monkeypatch.setattr(till, "_AGAIN_S", 0.01)
 
     async def main():
         shop.box.go.set()
@@ -252,7 +252,7 @@ def test_a_store_that_fails_at_settle_delivers_nothing_and_soon_holds_nothing(sh
 
 
 def test_a_settle_that_succeeded_unheard_is_not_undone(shop, monkeypatch):
-    monkeypatch.setattr(service, "_AGAIN_S", 0.01)
+    monkeypatch.setattr(till, "_AGAIN_S", 0.01)
     settle, release, released = shop.meter.settle, shop.meter.release, threading.Event()
 
     def unheard(*arguments, **options):
@@ -278,7 +278,7 @@ def test_a_settle_that_succeeded_unheard_is_not_undone(shop, monkeypatch):
 
 
 def test_a_store_that_fails_at_release_gets_the_hold_back_later(shop, monkeypatch):
-    monkeypatch.setattr(service, "_AGAIN_S", 0.01)
+    monkeypatch.setattr(till, "_AGAIN_S", 0.01)
 
     def broken(*_):
         raise RuntimeError("the model failed")
