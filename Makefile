@@ -55,6 +55,7 @@ bench: install  ## all measurements on this machine, about ten minutes; figures 
 	$(BIN)/python benchmarks/fit.py --json bench/fit.json
 	$(BIN)/python benchmarks/fit.py --model RN50 --generations 5 --repeats 1 --json bench/fit-rn50.json
 	$(BIN)/python benchmarks/tuners.py --json bench/tuners.json
+	$(BIN)/python benchmarks/replicas.py --json bench/replicas.json
 	$(BIN)/python benchmarks/text.py --growth --json bench/growth.json
 	$(BIN)/python benchmarks/text.py --json bench/text.json
 
