@@ -43,8 +43,9 @@ type: install  ## mypy --strict
 	MYPYPATH=scripts $(BIN)/mypy scripts benchmarks
 
 .PHONY: docs
-docs: install  ## write docs/reference/ (settings, commands, OpenAPI) anew from the code
+docs: install  ## write docs/reference/ (settings, commands, OpenAPI) and .env.example anew from the code
 	$(BIN)/python scripts/write_reference.py docs/reference
+	$(BIN)/python scripts/write_env.py .env.example
 
 .PHONY: bench
 bench: install  ## all measurements on this machine, about ten minutes; figures in bench/*.json
