@@ -12,6 +12,7 @@ ARG BASE=python:3.12-slim-bookworm
 
 # --- what both need, in an environment that has no pip -------------------------------------------
 FROM ${BASE} AS build
+LABEL craft.stage=build
 ARG TORCH_BACKEND=cpu
 ENV VIRTUAL_ENV=/venv PATH=/uv/bin:$PATH UV_CONSTRAINT=/src/constraints.txt \
     UV_NO_CACHE=1 UV_NO_PROGRESS=1 UV_SYSTEM_CERTS=1 UV_HTTP_TIMEOUT=300

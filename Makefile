@@ -65,6 +65,10 @@ soak: install  ## mixed clients against a real server for MINUTES: no failure, n
 	mkdir -p bench
 	$(BIN)/python benchmarks/soak.py --minutes $(MINUTES) --json bench/soak.json
 
+.PHONY: docker-test
+docker-test: install  ## build both images and run what docs/docker.md promises on a real engine
+	$(PYTHON) scripts/docker_test.py --programs $(BIN)
+
 .PHONY: bench-accuracy
 bench-accuracy: install  ## the demo with seeds 1, 2 and 3, and their mean
 	$(BIN)/python benchmarks/accuracy.py

@@ -36,7 +36,7 @@ COMPOSE = {
 """Variable -> default and meaning."""
 
 HEAD = """\
-# Settings for Docker Compose: copy to .env and change what you need. Lines that begin with `# NAME=`
+# Settings for Docker Compose: copy to .env and change what you need. Lines like `# NAME=VALUE`
 # show defaults. Written by scripts/write_env.py.
 
 # The servers read this file as well:
