@@ -32,7 +32,7 @@ RUN uv pip install --quiet ${TORCH_BACKEND:+--torch-backend=${TORCH_BACKEND}} \
 COPY tuner/ tuner/
 RUN mkdir -p server/craft_server && uv pip install --quiet --no-deps . \
     && rm -rf /venv/lib/python3*/site-packages/craft_server /venv/bin/craft-server \
-    && find /venv -type d '(' -name tests -o -path '*/torch/include' ')' -prune -exec rm -rf {} +
+    && find /venv -type d '(' -name test -o -name tests -o -path '*/torch/include' ')' -prune -exec rm -rf {} +
 
 FROM ${BASE} AS tuner
 RUN useradd --uid 10001 --create-home craft && mkdir /work && chown craft:craft /work
@@ -52,7 +52,7 @@ RUN uv pip install --quiet ${TORCH_BACKEND:+--torch-backend=${TORCH_BACKEND}} \
 COPY server/ server/
 RUN mkdir -p tuner/craft_tuner && uv pip install --quiet --no-deps . \
     && rm -rf /venv/lib/python3*/site-packages/craft_tuner /venv/bin/craft-tuner \
-    && find /venv -type d '(' -name tests -o -path '*/torch/include' ')' -prune -exec rm -rf {} +
+    && find /venv -type d '(' -name test -o -name tests -o -path '*/torch/include' ')' -prune -exec rm -rf {} +
 
 FROM ${BASE} AS server
 RUN useradd --uid 10001 --create-home craft && mkdir /data /models && chown craft:craft /data /models

@@ -21,7 +21,7 @@ TOOLS = re.compile(
 )
 FORBIDDEN_FILES = re.compile(
     r"(^|/)(\.env|\.netrc|\.npmrc|\.pypirc|pip\.conf|id_(rsa|ecdsa|ed25519))$"
-    r"|\.key$|/\.git/|/\.ssh/|/\.cache/|(^|/)tests?/test_|/craft_\w+/test"
+    r"|\.key$|/\.git/|/\.ssh/|/\.cache/|(^|/)tests?/test_|/craft_\w+/tests?/"
 )
 SECRETS = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY|craft_[0-9A-Za-z]{43}|AKIA[0-9A-Z]{16}\b")
 FORBIDDEN_PACKAGES = {
