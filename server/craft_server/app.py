@@ -17,9 +17,11 @@ from craft_server import environment, memory
 from craft_server.blackbox import BlackBox
 from craft_server.image_store import ImageStore
 from craft_server.images import ImageLimits
-from craft_server.keys import Keys, RecentKeys
+from craft_server.keys import Keys
 from craft_server.meter import Meter
 from craft_server.middleware import BodyCap, RequestId
+from craft_server.rates import Rates
+from craft_server.recent_keys import RecentKeys
 from craft_server.routes import ROUTERS
 from craft_server.routes.access import Parts
 from craft_server.routes.bodies import schemas
@@ -29,6 +31,7 @@ from craft_server.store import Store
 from craft_server.stub import StubBlackBox
 from craft_server.teller import Teller
 from craft_server.uploads import UploadDoor
+from craft_shared.admin import KeyChange, KeyRequest, KeyRotation
 from craft_shared.errors import PROBLEM_MEDIA_TYPE, Code, Problem, Refusal
 from craft_shared.messages import CardLimits, ImageSetRequest, LogitsRequest, Manifest
 
@@ -38,7 +41,7 @@ _HTTP_CODES = {404: Code.NOT_FOUND, 405: Code.METHOD_NOT_ALLOWED, 413: Code.TOO_
 
 def create_app(settings: Settings, blackbox: BlackBox) -> FastAPI:
     """The server's application around a black box; it opens the store, but no socket."""
-    store = Store(settings.resolved_database_url)
+    store = Store(settings.resolved_database_url, migrate=settings.migrate)
     meter = Meter(store, holder=settings.replica, reply_bytes=settings.reply_bytes)
     images = ImageStore(
         store,
@@ -59,8 +62,10 @@ def create_app(settings: Settings, blackbox: BlackBox) -> FastAPI:
     keys = Keys(store)
     app.state.parts = Parts(
         settings=settings,
+        store=store,
         keys=keys,
         recent_keys=RecentKeys(keys),
+        rates=Rates(settings.requests_per_minute),
         ledger=meter,
         images=images,
         uploads=uploads,
@@ -195,7 +200,9 @@ def _describe_bodies(app: FastAPI) -> None:
     def openapi() -> dict[str, Any]:
         document = generate()
         components = document.setdefault("components", {}).setdefault("schemas", {})
-        components |= schemas(LogitsRequest, ImageSetRequest, Manifest)
+        components |= schemas(
+            LogitsRequest, ImageSetRequest, Manifest, KeyRequest, KeyChange, KeyRotation
+        )
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it

@@ -6,18 +6,19 @@ Exit codes: 0 done, 1 it failed, 2 it was asked wrongly.
 
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated
 
 import typer
 from pydantic import ValidationError
 
-from craft_server.keys import UNLIMITED, Key, Keys, Scope
+from craft_server import cli_db, cli_keys
+from craft_server.cli_options import AsJson, DatabaseUrl, DataDir, open_store, settings_of
+from craft_server.identity import Key
+from craft_server.keys import Keys
 from craft_server.ledger import Ledger
 from craft_server.output import Row, say, show, show_json
-from craft_server.settings import ModelError, Settings
-from craft_server.store import Store
+from craft_server.schema import SchemaError
+from craft_server.settings import ModelError
 from craft_shared.errors import Code, Refusal
 
 app = typer.Typer(
@@ -26,17 +27,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-keys_app = typer.Typer(help="Who may ask, and how much.", no_args_is_help=True)
-app.add_typer(keys_app, name="keys")
-
-DatabaseUrl = Annotated[
-    str | None, typer.Option(help="SQLAlchemy URL of the ledger; default: craft.db in --data-dir")
-]
-DataDir = Annotated[Path | None, typer.Option(help="Folder of the ledger and the image store")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON")]
-KeyId = Annotated[str, typer.Argument(help="Id of the key, as `keys list` shows it", metavar="ID")]
-
-_TIME_FORMATS = ["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"]
+app.add_typer(cli_keys.app, name="keys")
+app.add_typer(cli_db.app, name="db")
 
 
 def main() -> None:
@@ -48,7 +40,7 @@ def main() -> None:
             cause = getattr(refusal.__cause__, "orig", None) or refusal.detail
             _stop(f"the database does not answer: {cause}", 1)
         _stop(refusal.detail, 2)
-    except (ModelError, OSError) as error:
+    except (ModelError, SchemaError, OSError) as error:
         _stop(str(error), 1)
     except ValueError as error:
         _stop(_sentence(error), 2)
@@ -73,7 +65,7 @@ def serve(  # noqa: PLR0913 - one parameter per option
     database_url: DatabaseUrl = None,
 ) -> None:
     """Serve a model until SIGTERM; what is not given here comes from CRAFT_SERVER_* or defaults."""
-    settings = _settings(
+    settings = settings_of(
         host=host,
         port=port,
         model=model,
@@ -88,81 +80,6 @@ def serve(  # noqa: PLR0913 - one parameter per option
     server.serve(settings)
 
 
-@keys_app.command("create")
-def create_key(  # noqa: PLR0913 - one parameter per option
-    *,
-    owner: Annotated[str, typer.Option(help="Whom it belongs to; an owner's keys share images")],
-    queries: Annotated[int, typer.Option(help="Queries (prompts) that it may buy")],
-    logit_vectors: Annotated[
-        int | None, typer.Option(help="Logit vectors (prompts x images) that it may buy")
-    ] = None,
-    scope: Annotated[list[Scope] | None, typer.Option(help="Repeatable; default: all")] = None,
-    expires_at: Annotated[
-        datetime | None,
-        typer.Option(formats=_TIME_FORMATS, metavar="TIME", help="2030-01-31T18:00:00Z, or a day"),
-    ] = None,
-    as_json: AsJson = False,
-    data_dir: DataDir = None,
-    database_url: DatabaseUrl = None,
-) -> None:
-    """Mint a key and show it, this once."""
-    with closing(_store(data_dir, database_url)) as store:
-        minted = Keys(store).create(
-            owner,
-            queries,
-            logit_vectors_limit=logit_vectors,
-            scopes=scope or tuple(Scope),
-            expires_at=expires_at,
-        )
-        row = _describe(minted.key, Ledger(store))
-    if as_json:
-        show_json(row | {"key": minted.token})
-    else:
-        say(f"{minted.key.id} for {owner}: keep it safe, it is never shown again")
-        typer.echo(minted.token)
-
-
-@keys_app.command("list")
-def list_keys(
-    *, as_json: AsJson = False, data_dir: DataDir = None, database_url: DatabaseUrl = None
-) -> None:
-    """Show every key, what it may do and where its budget stands."""
-    with closing(_store(data_dir, database_url)) as store:
-        rows = [_describe(key, Ledger(store)) for key in Keys(store).all()]
-    show(rows, as_json=as_json)
-
-
-@keys_app.command("set-budget")
-def set_budget(
-    key_id: KeyId,
-    *,
-    queries: Annotated[int | None, typer.Option(help="New limit on queries")] = None,
-    logit_vectors: Annotated[
-        str | None, typer.Option(help="New limit on logit vectors, or `unlimited`")
-    ] = None,
-    data_dir: DataDir = None,
-    database_url: DatabaseUrl = None,
-) -> None:
-    """Change the limits of a key, down to what it has used and holds."""
-    if queries is None and logit_vectors is None:
-        raise ValueError("nothing to change: give --queries, --logit-vectors or both")
-    vectors = None if logit_vectors is None else _limit(logit_vectors)
-    with closing(_store(data_dir, database_url)) as store:
-        Keys(store).set_budget(key_id, queries_limit=queries, logit_vectors_limit=vectors)
-        budgets = Ledger(store).budgets(key_id)
-    say(f"{key_id} has {budgets.queries.remaining} of {budgets.queries.limit} queries left")
-
-
-@keys_app.command("revoke")
-def revoke_key(
-    key_id: KeyId, *, data_dir: DataDir = None, database_url: DatabaseUrl = None
-) -> None:
-    """Refuse a key from now on; requests in flight are finished."""
-    with closing(_store(data_dir, database_url)) as store:
-        key = Keys(store).revoke(key_id)
-    say(f"{key.id} of {key.owner} is revoked")
-
-
 @app.command()
 def usage(
     *,
@@ -174,7 +91,7 @@ def usage(
     database_url: DatabaseUrl = None,
 ) -> None:
     """Show what every key has bought, and whether the ledger agrees with the counters."""
-    with closing(_store(data_dir, database_url)) as store:
+    with closing(open_store(data_dir, database_url)) as store:
         ledger = Ledger(store)
         found = [one for one in Keys(store).all() if key in {None, one.id}]
         if key is not None and not found:
@@ -193,51 +110,7 @@ def usage(
     say("audit: ledger == used for every key")
 
 
-# --- what stands behind the options -------------------------------------------------------------
-
-
-def _settings(**options: Any) -> Settings:
-    return Settings(**{name: value for name, value in options.items() if value is not None})
-
-
-def _store(data_dir: Path | None, database_url: str | None) -> Store:
-    settings = _settings(data_dir=data_dir, database_url=database_url)
-    return Store(settings.resolved_database_url)
-
-
-def _limit(text: str) -> int | Literal["unlimited"]:
-    if text == UNLIMITED:
-        return UNLIMITED
-    if not text.isdecimal():
-        raise ValueError(f"--logit-vectors {text!r} is neither a whole number nor `unlimited`")
-    return int(text)
-
-
 # --- rows ---------------------------------------------------------------------------------------
-
-
-def _describe(key: Key, ledger: Ledger) -> Row:
-    budgets = ledger.budgets(key.id)
-    vectors = budgets.logit_vectors
-    return {
-        "id": key.id,
-        "owner": key.owner,
-        "state": _state(key),
-        "queries_limit": budgets.queries.limit,
-        "queries_used": budgets.queries.used,
-        "queries_held": budgets.queries.held,
-        "logit_vectors_limit": None if vectors is None else vectors.limit,
-        "scopes": list(key.scopes),
-        "created_at": key.created_at.isoformat(timespec="seconds"),
-        "expires_at": key.expires_at and key.expires_at.isoformat(timespec="seconds"),
-    }
-
-
-def _state(key: Key) -> str:
-    if key.revoked_at is not None:
-        return "revoked"
-    expired = key.expires_at is not None and key.expires_at <= datetime.now(UTC)
-    return "expired" if expired else "active"
 
 
 def _totals(keys: Iterable[Key], ledger: Ledger) -> Iterator[Row]:

@@ -22,7 +22,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
-from craft_server.store import metadata
+from craft_server.metadata import metadata
 
 _IDS_PER_QUERY = 1000
 

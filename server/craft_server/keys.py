@@ -1,89 +1,118 @@
-"""API keys: mint, verify, list, change the budget, revoke.
+"""API keys: mint, verify, list, change, rotate, revoke; every change leaves a line in the audit.
 
-    craft_ + 43 base62 characters (256 bits of chance) + 6 base62 digits (CRC-32 of all before)
-
-Owns the identity and the limits in the table `keys`. Must not know how budgets are spent or HTTP.
-A token is shown once and only its SHA-256 is stored, which is enough since a token cannot be
-guessed. The checksum stops typing errors, and scans for leaked keys, without asking the store.
+Owns the identity, the limits and the policy in the table `keys`. Must not know how budgets are
+spent, what a policy means or HTTP. Nothing is cached here, so a change holds from the next request
+on; what was verified just before is stopped by the key's `version`, which the meter compares.
 """
 
-import hashlib
+import getpass
 import hmac
 import secrets
-import string
-import time
-import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import datetime
-from enum import StrEnum
 from typing import Any, Literal, NamedTuple
 
-from sqlalchemy import Connection, Row, bindparam, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, insert, or_, select, update
 
+from craft_server import acts
+from craft_server.acts import Deed
+from craft_server.identity import (
+    ANYTHING,
+    CLIENT_SCOPES,
+    NEVER,
+    UNLIMITED,
+    Key,
+    Scope,
+    check_limit,
+    check_owner,
+    check_spent,
+    invalid_key,
+    is_live,
+    key_in,
+    scopes_in,
+    shown,
+)
 from craft_server.store import Clock, Store, from_us, to_us, wall_clock
 from craft_server.tables import keys
+from craft_server.tokens import checksum_fits, digest, mint_token
 from craft_shared.errors import Code, Refusal
 from craft_shared.messages import Policy
 
-PREFIX = "craft_"
-SECRET_CHARS = 43
-CHECKSUM_CHARS = 6
-BASE62 = string.digits + string.ascii_uppercase + string.ascii_lowercase
-
-MAX_LIMIT = 10**15
-"""Largest budget: sums of three such numbers are exact in every database and in JSON."""
-
-MAX_OWNER_CHARS = 128
-
-RECENT_S = 1.0
-"""How long an identity may be taken as verified by who checks again what is bought."""
-
-_RECENT_KEYS = 4096
-
-_BY_TOKEN = select(keys).where(keys.c.token_sha256 == bindparam("token_sha256"))
-
-UNLIMITED: Literal["unlimited"] = "unlimited"
-
-
-_ANYTHING = Policy()
-
-
-class Scope(StrEnum):
-    """What a key may do."""
-
-    LOGITS_READ = "logits:read"
-    IMAGES_WRITE = "images:write"
-    USAGE_READ = "usage:read"
-
-
-@dataclass(frozen=True)
-class Key:
-    """Who is asking, and what they may do; times are UTC."""
-
-    id: str
-    owner: str
-    scopes: tuple[Scope, ...]
-    created_at: datetime
-    expires_at: datetime | None
-    revoked_at: datetime | None
-    version: int = 0
-    policy: Policy = _ANYTHING
+_BY_TOKEN = select(keys).where(
+    or_(
+        keys.c.token_sha256 == bindparam("sha256"),
+        keys.c.previous_sha256 == bindparam("sha256"),
+    )
+)
 
 
 class Minted(NamedTuple):
-    """A new key and its token, which nobody can ever show again."""
+    """A key and its new token, which nobody can ever show again."""
 
     key: Key
     token: str
 
 
 class Keys:
-    """The keys in a store; nothing is cached, so a change holds from the next request on."""
+    """The keys in a store.
 
-    def __init__(self, store: Store, *, clock: Clock = wall_clock) -> None:
+    Args:
+        store: where they are.
+        clock: of the store.
+        actor: who acts, for the audit trail: an admin key's id or an account.
+    """
+
+    def __init__(self, store: Store, *, clock: Clock = wall_clock, actor: str = "server") -> None:
         self._store = store
         self._clock = clock
+        self._actor = actor
+
+    def by(self, actor: str) -> "Keys":
+        """The same keys, changed by somebody else."""
+        return Keys(self._store, clock=self._clock, actor=actor)
+
+    # --- who is it? -----------------------------------------------------------------------------
+
+    def verify(self, token: str) -> Key:
+        """The key that a token belongs to.
+
+        Raises:
+            Refusal: `invalid_key`, in the same words and after the same work whether the token is
+                unknown, revoked, rotated away or expired.
+        """
+        if not checksum_fits(token):
+            raise invalid_key()
+        sha256 = digest(token)
+        with self._store.read() as tx:
+            row = tx.execute(_BY_TOKEN, {"sha256": sha256}).first()
+        now = self._clock()
+        if row is None or not is_live(row, now):
+            raise invalid_key()
+        if hmac.compare_digest(sha256, row.token_sha256):
+            return key_in(row)
+        known = hmac.compare_digest(sha256, row.previous_sha256 or "")
+        if not known or now >= row.previous_until:
+            raise invalid_key()
+        return key_in(row, token_until=from_us(row.previous_until))
+
+    def find(self, key_id: str) -> Key:
+        """A key by its id.
+
+        Raises:
+            Refusal: `not_found`.
+        """
+        with self._store.read() as tx:
+            return key_in(_find(tx, key_id))
+
+    def all(self, *, owner: str | None = None) -> list[Key]:
+        """Every key, the revoked and expired ones too, oldest first."""
+        found = select(keys).order_by(keys.c.created_at, keys.c.id)
+        if owner is not None:
+            found = found.where(keys.c.owner == owner)
+        with self._store.read() as tx:
+            return [key_in(row) for row in tx.execute(found)]
+
+    # --- what changes ---------------------------------------------------------------------------
 
     def create(
         self,
@@ -91,8 +120,9 @@ class Keys:
         queries_limit: int,
         *,
         logit_vectors_limit: int | None = None,
-        scopes: Iterable[Scope] = tuple(Scope),
+        scopes: Iterable[Scope] = CLIENT_SCOPES,
         expires_at: datetime | None = None,
+        policy: Policy = ANYTHING,
     ) -> Minted:
         """Mint a key.
 
@@ -100,73 +130,109 @@ class Keys:
             owner: whom it belongs to; keys of one owner share images.
             queries_limit: queries it may buy, 0 to 10^15.
             logit_vectors_limit: rows of logits it may buy, the same range; None is no limit.
-            scopes: what it may do.
+            scopes: what it may do: one or more of the client's, or `admin` alone.
             expires_at: until when, in UTC if it has no time zone; None is for good.
+            policy: what else it may do.
 
         Raises:
             Refusal: `invalid_request`, with `param`.
         """
-        _check_owner(owner)
-        _check_limit("queries_limit", queries_limit)
+        check_owner(owner)
+        check_limit("queries_limit", queries_limit)
         if logit_vectors_limit is not None:
-            _check_limit("logit_vectors_limit", logit_vectors_limit)
+            check_limit("logit_vectors_limit", logit_vectors_limit)
         token = mint_token()
-        key_id = f"key_{secrets.token_hex(8)}"
-        row = {
-            "id": key_id,
+        facts = {
             "owner": owner,
-            "token_sha256": _digest(token),
-            "scopes": " ".join(sorted(set(scopes))),
-            "created_at": self._clock(),
+            "scopes": scopes_in(scopes),
             "expires_at": None if expires_at is None else to_us(expires_at),
             "queries_limit": queries_limit,
             "logit_vectors_limit": logit_vectors_limit,
+            "policy": policy.model_dump_json(exclude_defaults=True),
+        }
+        key_id = f"key_{secrets.token_hex(8)}"
+        row = facts | {
+            "id": key_id,
+            "token_sha256": digest(token),
+            "created_at": self._clock(),
         }
         with self._store.write() as tx:
             tx.execute(insert(keys).values(row))
-            return Minted(_key(_find(tx, key_id)), token)
+            self._record(tx, Deed("create", key_id, shown(facts)))
+            return Minted(key_in(_find(tx, key_id)), token)
 
-    def verify(self, token: str) -> Key:
-        """The key that a token belongs to.
-
-        Raises:
-            Refusal: `invalid_key`, in the same words and after the same work whether the token is
-                unknown, revoked or expired.
-        """
-        if not checksum_fits(token):
-            raise invalid_key()
-        digest = _digest(token)
-        with self._store.read() as tx:
-            row = tx.execute(_BY_TOKEN, {"token_sha256": digest}).first()
-        known = hmac.compare_digest(digest, "" if row is None else row.token_sha256)
-        if row is None or not known or not is_live(row, self._clock()):
-            raise invalid_key()
-        return _key(row)
-
-    def all(self) -> list[Key]:
-        """Every key, the revoked and expired ones too, oldest first."""
-        with self._store.read() as tx:
-            rows = tx.execute(select(keys).order_by(keys.c.created_at, keys.c.id)).all()
-        return [_key(row) for row in rows]
-
-    def set_budget(
+    def change(
         self,
         key_id: str,
         *,
         queries_limit: int | None = None,
         logit_vectors_limit: int | Literal["unlimited"] | None = None,
-    ) -> None:
-        """Change limits; None leaves a limit as it is, "unlimited" takes it away.
+        scopes: Iterable[Scope] | None = None,
+        expires_at: datetime | Literal["never"] | None = None,
+        policy: Policy | None = None,
+    ) -> Key:
+        """Change what is given; None leaves a thing as it is.
+
+        Args:
+            key_id: of the key.
+            queries_limit: at least what it has used and holds.
+            logit_vectors_limit: the same, or "unlimited".
+            scopes: all that it may do from now on.
+            expires_at: a moment, or "never".
+            policy: replaces the whole policy.
 
         Raises:
             Refusal: `not_found`, or `invalid_request`: out of range, or below what is spent.
         """
+        now: dict[str, Any] = {}
+        if scopes is not None:
+            now["scopes"] = scopes_in(scopes)
+        if expires_at is not None:
+            now["expires_at"] = None if expires_at == NEVER else to_us(expires_at)
+        if policy is not None:
+            now["policy"] = policy.model_dump_json(exclude_defaults=True)
+        terms = bool(now)
+        if queries_limit is not None:
+            now["queries_limit"] = check_limit("queries_limit", queries_limit)
+        if logit_vectors_limit == UNLIMITED:
+            now["logit_vectors_limit"] = None
+        elif logit_vectors_limit is not None:
+            now["logit_vectors_limit"] = check_limit("logit_vectors_limit", logit_vectors_limit)
         with self._store.write() as tx:
-            if queries_limit is not None:
-                _set_limit(tx, key_id, "queries", queries_limit)
-            if logit_vectors_limit is not None:
-                _set_limit(tx, key_id, "logit_vectors", logit_vectors_limit)
-            _find(tx, key_id)
+            before = _locked(tx, key_id)
+            row = before._asdict()
+            check_spent(row, now)
+            if not now:
+                return key_in(before)
+            was = {name: row[name] for name in now}
+            self._record(tx, Deed("change", key_id, shown(now), shown(was)))
+            version = before.version + terms
+            return key_in(_update(tx, key_id, now | {"version": version}))
+
+    def rotate(self, key_id: str, *, grace_s: float = 0) -> Minted:
+        """A new token for the same key, which keeps its budget, its images and what it bought.
+
+        Args:
+            key_id: of the key.
+            grace_s: seconds for which the token until now still works; one before it does not.
+
+        Raises:
+            Refusal: `not_found`, or `invalid_request`: the key is revoked.
+        """
+        token, now = mint_token(), self._clock()
+        with self._store.write() as tx:
+            before = _locked(tx, key_id)
+            if before.revoked_at is not None:
+                detail = f"{key_id} is revoked for good; create a key instead"
+                raise Refusal(Code.INVALID_REQUEST, detail, param="key_id")
+            row = {
+                "token_sha256": digest(token),
+                "previous_sha256": before.token_sha256 if grace_s else None,
+                "previous_until": now + round(grace_s * 1_000_000) if grace_s else None,
+                "version": before.version + 1,
+            }
+            self._record(tx, Deed("rotate", key_id, {"grace_s": grace_s}))
+            return Minted(key_in(_update(tx, key_id, row)), token)
 
     def revoke(self, key_id: str) -> Key:
         """Refuse the key from now on; what it bought stays bought, what is in flight may settle.
@@ -174,124 +240,46 @@ class Keys:
         Raises:
             Refusal: `not_found`.
         """
-        now = self._clock()
         with self._store.write() as tx:
-            live = keys.c.id == key_id, keys.c.revoked_at.is_(None)
-            tx.execute(update(keys).where(*live).values(revoked_at=now))
-            return _key(_find(tx, key_id))
+            before = _locked(tx, key_id)
+            if before.revoked_at is not None:
+                return key_in(before)
+            row = {"revoked_at": self._clock(), "version": before.version + 1}
+            when = from_us(row["revoked_at"]).isoformat()
+            self._record(tx, Deed("revoke", key_id, {"revoked_at": when}))
+            return key_in(_update(tx, key_id, row))
+
+    def _record(self, tx: Connection, deed: Deed) -> None:
+        acts.record(tx, deed, at=self._clock(), actor=self._actor)
 
 
-class RecentKeys:
-    """Identities verified less than a second ago, for callers whose every act is checked again.
-
-    The meter refuses what a revoked or expired key wants to buy; here it only saves a look at the
-    store for a client that sends many small requests.
-    """
-
-    def __init__(self, keys: Keys) -> None:
-        self._keys = keys
-        self._seen: dict[str, tuple[float, Key]] = {}
-
-    def known(self, token: str) -> Key | None:
-        """The key of a token seen just now."""
-        verified, key = self._seen.get(_digest(token), (0.0, None))
-        return key if time.monotonic() - verified < RECENT_S else None
-
-    def verify(self, token: str) -> Key:
-        """As `Keys.verify`, and remembered."""
-        key = self._keys.verify(token)
-        if len(self._seen) >= _RECENT_KEYS:
-            self._seen = {}
-        self._seen[_digest(token)] = (time.monotonic(), key)
-        return key
+def account() -> str:
+    """Who acts at a command line, for the audit trail."""
+    try:
+        return f"cli:{getpass.getuser()}"
+    except (KeyError, OSError):  # a container's user need have no name
+        return "cli"
 
 
-def mint_token() -> str:
-    """A token nobody has seen."""
-    secret = "".join(secrets.choice(BASE62) for _ in range(SECRET_CHARS))
-    return PREFIX + secret + checksum(PREFIX + secret)
-
-
-def checksum(text: str) -> str:
-    """CRC-32 of ASCII text as 6 base62 digits, most significant first."""
-    number = zlib.crc32(text.encode())
-    digits = ""
-    for _ in range(CHECKSUM_CHARS):
-        number, digit = divmod(number, len(BASE62))
-        digits = BASE62[digit] + digits
-    return digits
-
-
-def checksum_fits(token: str) -> bool:
-    """Whether a string can be a token at all."""
-    body, check = token[:-CHECKSUM_CHARS], token[-CHECKSUM_CHARS:]
-    length = len(PREFIX) + SECRET_CHARS + CHECKSUM_CHARS
-    shaped = len(token) == length and token.startswith(PREFIX) and token.isascii()
-    return shaped and checksum(body) == check
-
-
-def _digest(token: str) -> str:
-    return hashlib.sha256(token.encode()).hexdigest()
-
-
-def invalid_key() -> Refusal:
-    """The one answer to every token that buys nothing."""
-    detail = "the API key is unknown, revoked or expired, or was not copied whole"
-    return Refusal(Code.INVALID_KEY, detail, param="Authorization")
-
-
-def is_live(row: Row[Any], now: int) -> bool:
-    """Is the key in this row neither revoked nor expired?"""
-    return row.revoked_at is None and (row.expires_at is None or now < row.expires_at)
+# --- rows ---------------------------------------------------------------------------------------
 
 
 def _find(tx: Connection, key_id: str) -> Row[Any]:
-    row = tx.execute(select(keys).where(keys.c.id == key_id)).first()
+    return _one(tx, key_id, select(keys).where(keys.c.id == key_id))
+
+
+def _locked(tx: Connection, key_id: str) -> Row[Any]:
+    """The row as it will stay until this transaction ends; no reservation slips between."""
+    return _one(tx, key_id, select(keys).where(keys.c.id == key_id).with_for_update())
+
+
+def _one(tx: Connection, key_id: str, statement: Any) -> Row[Any]:
+    row: Row[Any] | None = tx.execute(statement).first()
     if row is None:
         raise Refusal(Code.NOT_FOUND, f"no key has the id {key_id!r}", param="key_id")
     return row
 
 
-def _key(row: Row[Any]) -> Key:
-    return Key(
-        id=row.id,
-        owner=row.owner,
-        scopes=tuple(scope for scope in Scope if scope in row.scopes.split()),
-        created_at=from_us(row.created_at),
-        expires_at=None if row.expires_at is None else from_us(row.expires_at),
-        revoked_at=None if row.revoked_at is None else from_us(row.revoked_at),
-        version=row.version,
-        policy=Policy.model_validate_json(row.policy),
-    )
-
-
-def _set_limit(tx: Connection, key_id: str, counter: str, limit: int | str) -> None:
-    """Set one limit in the statement that also checks it, so that no reservation slips between."""
-    name = f"{counter}_limit"
-    used, held = keys.c[f"{counter}_used"], keys.c[f"{counter}_held"]
-    change = update(keys).where(keys.c.id == key_id)
-    if limit == UNLIMITED:
-        tx.execute(change.values({name: None}))
-        return
-    _check_limit(name, limit)
-    fits = change.where(used + held <= limit).values({name: limit}).returning(keys.c.id)
-    if tx.execute(fits).first() is None:
-        row = _find(tx, key_id)._asdict()
-        spent, waiting = row[used.name], row[held.name]
-        detail = (
-            f"{name} {limit} is below {spent} used + {waiting} held = {spent + waiting}; "
-            "set at least that"
-        )
-        raise Refusal(Code.INVALID_REQUEST, detail, param=name)
-
-
-def _check_limit(name: str, limit: Any) -> None:
-    if type(limit) is not int or not 0 <= limit <= MAX_LIMIT:
-        detail = f"{name} {limit!r} is not a whole number from 0 to {MAX_LIMIT}"
-        raise Refusal(Code.INVALID_REQUEST, detail, param=name)
-
-
-def _check_owner(owner: str) -> None:
-    if not 0 < len(owner) <= MAX_OWNER_CHARS or not owner.isprintable():
-        detail = f"owner {owner!r} is not 1 to {MAX_OWNER_CHARS} printable characters"
-        raise Refusal(Code.INVALID_REQUEST, detail, param="owner")
+def _update(tx: Connection, key_id: str, row: dict[str, Any]) -> Row[Any]:
+    tx.execute(update(keys).where(keys.c.id == key_id).values(row))
+    return _find(tx, key_id)

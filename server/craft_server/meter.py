@@ -5,7 +5,7 @@ tables.py has the tables, ledger.py reads them. Must not know models, images, to
 price is an exact integer known before any work, nothing is counted in memory, and every change is
 one transaction:
 
-    reserve   OPEN, HOLD                 not opened: replay, 409 or 422; no room: 402 or 429
+    reserve   OPEN, HOLD, IN_WORK        not opened: replay, 409 or 422; no room: 402 or 429
     settle    SETTLE, CHARGE, RECORD     if the hold expired meanwhile, MOVE and HOLD come first
     release   MOVE, GIVE_BACK            expire and recover do the same to each stale hold
 
@@ -20,13 +20,12 @@ a transaction locks at most one request and then one key, so none can wait in a 
 """
 
 import hashlib
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from sqlalchemy import Connection, Row, TextClause, select, text
 
-from craft_server.keys import invalid_key, is_live
+from craft_server.identity import ANY_VERSION, invalid_key, is_live
 from craft_server.ledger import Ledger, budgets_in, budgets_of
 from craft_server.store import Clock, Statement, Store, wall_clock
 from craft_server.tables import keys, requests
@@ -52,10 +51,14 @@ HOLD = Statement("""
                     logit_vectors_held = logit_vectors_held + :logit_vectors
     WHERE id = :key_id
       AND revoked_at IS NULL AND (expires_at IS NULL OR :now < expires_at)
+      AND (:version < 0 OR version = :version)
       AND queries_used + queries_held + :queries <= queries_limit
       AND (logit_vectors_limit IS NULL
            OR logit_vectors_used + logit_vectors_held + :logit_vectors <= logit_vectors_limit)
     RETURNING id""")
+
+IN_WORK = Statement("""
+    SELECT count(*) AS requests FROM requests WHERE key_id = :key_id AND state = 'held'""")
 
 SETTLE = Statement("""
     UPDATE requests
@@ -166,8 +169,16 @@ class Meter(Ledger):
         self._reply_bytes = reply_bytes
         self._reply_kept_us = round(reply_kept_s * _SECOND_US)
 
-    def reserve(
-        self, key_id: str, idem_key: str, *, fingerprint: str, cost: Counters, hold_s: float
+    def reserve(  # noqa: PLR0913 - all that a purchase is
+        self,
+        key_id: str,
+        idem_key: str,
+        *,
+        fingerprint: str,
+        cost: Counters,
+        hold_s: float,
+        version: int = ANY_VERSION,
+        at_a_time: int | None = None,
     ) -> Hold | Replay:
         """Hold the price of a request, or find that it was paid before.
 
@@ -177,24 +188,27 @@ class Meter(Ledger):
             fingerprint: digest of all that decides the reply; a retry has the same.
             cost: the price.
             hold_s: seconds until the hold is given back if nobody settles or releases it.
+            version: of the key when it was verified; a key that changed since buys nothing.
+            at_a_time: most requests that the key may hold, this one included.
 
         Raises:
-            Refusal: `invalid_key` if the key was revoked or expired since it was verified,
-                `request_in_progress`, `idempotency_key_reused`, or `budget_exhausted` and
-                `budget_held`, whose `param` is the limit in the way.
+            Refusal: `invalid_key` if the key was changed since it was verified, or expired;
+                `request_in_progress`, `idempotency_key_reused`, `rate_limited`, or
+                `budget_exhausted` and `budget_held`, whose `param` is the limit in the way.
         """
         values = {"key_id": key_id, "idem_key": idem_key, "fingerprint": fingerprint}
-        values |= cost.model_dump() | {"holder": self._holder}
+        values |= cost.model_dump() | {"holder": self._holder, "version": version}
         with self._store.write() as tx:
             now = self._clock()
             expires_at = now + round(hold_s * _SECOND_US)
             opened = OPEN.first(tx, values | {"now": now, "expires_at": expires_at})
             if opened is None:
-                _check_live(tx, key_id, now)
+                _check_unchanged(tx, key_id, now, version)
                 return _replay(_request(tx, key_id, idem_key), fingerprint)
-            if not _hold(tx, key_id, now, cost.model_dump()):
-                _check_live(tx, key_id, now)
+            if HOLD.first(tx, values | {"now": now}) is None:
+                _check_unchanged(tx, key_id, now, version)
                 raise _no_room(budgets_of(tx, key_id), cost)
+            _check_in_work(tx, key_id, at_a_time)
             return Hold(key_id, idem_key, opened["attempt"])
 
     def settle(self, hold: Hold, reply: bytes, *, line: LedgerLine, keep: bool = True) -> Budgets:
@@ -263,22 +277,31 @@ class Meter(Ledger):
         return count
 
 
-def _hold(tx: Connection, key_id: str, now: int, cost: Mapping[str, int]) -> bool:
-    return HOLD.first(tx, {"key_id": key_id, "now": now, **cost}) is not None
-
-
-def _check_live(tx: Connection, key_id: str, now: int) -> None:
+def _check_unchanged(tx: Connection, key_id: str, now: int, version: int) -> None:
     key = tx.execute(select(keys).where(keys.c.id == key_id)).first()
-    if key is not None and not is_live(key, now):
+    if key is not None and not (is_live(key, now) and version in {ANY_VERSION, key.version}):
         raise invalid_key()
+
+
+def _check_in_work(tx: Connection, key_id: str, allowed: int | None) -> None:
+    """Exact: HOLD has locked the key's row, so that its requests are counted one after another."""
+    if allowed is None:
+        return
+    held = IN_WORK.first(tx, {"key_id": key_id})
+    if held is not None and held["requests"] > allowed:
+        detail = f"{allowed} requests of this key are in work, which is all that it may have"
+        raise Refusal(Code.RATE_LIMITED, detail, param="concurrency", retry_after_s=RETRY_AFTER_S)
 
 
 def _revive(tx: Connection, hold: Hold, now: int) -> bool:
     """Take an expired hold again, unless a retry did, or there is no more room."""
     cost = MOVE.first(tx, vars(hold) | {"was": "expired", "state": "held"})
-    if cost is not None and not _hold(tx, hold.key_id, now, cost):
+    if cost is None:
+        return False
+    held = {"key_id": hold.key_id, "now": now, "version": ANY_VERSION, **cost}
+    if HOLD.first(tx, held) is None:
         raise _too_late()
-    return cost is not None
+    return True
 
 
 def _give_back(tx: Connection, hold: Hold, state: Literal["released", "expired"]) -> bool:

@@ -8,6 +8,7 @@ import secrets
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from craft_server.rates import WINDOW_S, Standing
 from craft_shared.errors import Code, Refusal
 
 _HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
@@ -33,9 +34,19 @@ class RequestId:
                 headers["X-Request-Id"] = request_id
                 for name, value in _HEADERS.items():
                     headers.setdefault(name, value)
+                if rate := scope["state"].get("rate"):
+                    headers.update(rate_headers(rate))
             await send(message)
 
         await self._app(scope, receive, marked)
+
+
+def rate_headers(rate: Standing) -> dict[str, str]:
+    """Where a key's rate stands, as draft-ietf-httpapi-ratelimit-headers-10 writes it."""
+    return {
+        "RateLimit-Policy": f'"calls";q={rate.limit};w={WINDOW_S}',
+        "RateLimit": f'"calls";r={rate.remaining};t={rate.wait_s or rate.reset_s}',
+    }
 
 
 class BodyCap:

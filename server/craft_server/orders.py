@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from craft_server.blackbox import BlackBox, FloatArray, Prompts
+from craft_server.identity import Key
 from craft_server.image_store import ImageSetRecord, ImageStore
-from craft_server.keys import Key
+from craft_server.policies import check_count, check_request
 from craft_shared.errors import Code, Refusal
 from craft_shared.limits import MAX_IDEMPOTENCY_KEY_CHARS
 from craft_shared.messages import CardLimits, Counters, LogitsRequest, TextPrompts
@@ -62,13 +63,16 @@ class OrderDesk:
             Refusal: whatever is wrong with it.
         """
         card = self._blackbox.card
+        policy = key.policy
         _check_idempotency_key(idempotency_key)
+        check_request(policy, request)
         if request.model != card.id:
             detail = f"model {request.model!r} is not served here; served: {card.id!r}"
             raise Refusal(Code.UNKNOWN_MODEL, detail, param="model")
         prompts, classes = count_prompts(request, offsets), len(request.class_names)
         _check_limits(card.limits, prompts=prompts, classes=classes)
         images = self._images.find_set(key.owner, request.image_set)
+        check_count(policy.max_images, len(images.digests), "images", "image_set")
         _check_logits(card.limits, prompts=prompts, images=len(images.digests), classes=classes)
         return Order(
             key=key,

@@ -9,6 +9,7 @@ are sent. Either way the same order gives the same bits in whatever company, unl
 told to merge the works of several clients.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +23,7 @@ from craft_server.blackbox import Awaited, BlackBox, Features, FloatArray, Piece
 from craft_server.blocks import Block, cut
 from craft_server.features import FeatureShelf
 from craft_server.orders import Order
+from craft_server.outputs import tell
 from craft_server.scheduler import Deadline, DeviceWorker, Done, Work
 from craft_shared.messages import LogitsRequest, TextPrompts
 
@@ -105,7 +107,7 @@ class Scorer:
         parts = await self._encode(order, features, clock, images=slice(0, order.shape[1]))
         logits = np.empty(order.shape, dtype_of(order.request))
         for run, part in zip(order.prompts.pieces, parts, strict=True):
-            logits[run] = part.logits
+            logits[run] = await _told(part.logits, order)
         return Whole(logits, clock.seconds)
 
     async def stream(self, order: Order) -> Stream:
@@ -176,7 +178,8 @@ class Scorer:
             launch = partial(self._launch_block, texts[block.piece], features, block)
             work: Work[FloatArray] = Work(order.key.id, launch)
             (done,) = await self._worker.run([work], deadline=Deadline(self._deadline_s))
-            yield done.value.astype(dtype_of(order.request), copy=False)
+            told = await _told(done.value, order)
+            yield told.astype(dtype_of(order.request), copy=False)
 
     def _launch_block(
         self, texts: Texts, features: Features, block: Block, _: Sequence[None]
@@ -209,6 +212,12 @@ class _Clock:
         self.seconds["queue"] += done.waited_s
         self.seconds["model"] += done.ran_s
         return done.value
+
+
+async def _told(logits: FloatArray, order: Order) -> FloatArray:
+    """What of finite logits the key is told."""
+    output = order.key.policy.output
+    return logits if output.kind == "logits" else await asyncio.to_thread(tell, logits, output)
 
 
 def _check(logits: FloatArray, shape: tuple[int, int, int]) -> None:

@@ -21,8 +21,8 @@ import numpy as np
 
 from craft_server.blackbox import BlackBox, FloatArray
 from craft_server.features import FeatureShelf
+from craft_server.identity import Key
 from craft_server.image_store import ImageStore
-from craft_server.keys import Key
 from craft_server.meter import Hold, LedgerLine, Meter, Replay
 from craft_server.orders import Order, OrderDesk, count_prompts
 from craft_server.scheduler import DeviceWorker, shutting_down
@@ -197,6 +197,8 @@ class LogitsService:
             fingerprint=order.fingerprint,
             cost=order.cost,
             hold_s=self._settings.hold_s,
+            version=order.key.version,
+            at_a_time=order.key.policy.max_concurrent or self._settings.key_requests,
         )
         reserving = self._teller.run(reserve, durable=False)
         try:

@@ -52,6 +52,11 @@ class Settings(BaseSettings):
         description="password for database_url, if that has none; best given as the file "
         "/run/secrets/craft_server_database_password",
     )
+    migrate: bool = Field(
+        default=True,
+        description="make or upgrade the tables at start; off: refuse a database whose schema is "
+        "not the newest, until `craft-server db upgrade` has run",
+    )
 
     model: str = Field(
         EMBEDDED,
@@ -86,6 +91,12 @@ class Settings(BaseSettings):
     queue: int = Field(256, ge=1, description="requests in work at a time before 503")
     queue_texts: int = Field(
         2**20, ge=1, description="texts (prompts x classes) of requests in work before 503"
+    )
+    key_requests: int = Field(
+        64, ge=1, description="metered requests of one key in work at a time before 429"
+    )
+    requests_per_minute: int = Field(
+        0, ge=0, description="calls of one key a minute, on this replica, before 429; 0: any number"
     )
     batching: Literal["deterministic", "merged"] = Field(
         "deterministic",

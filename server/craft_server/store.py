@@ -1,7 +1,7 @@
 """The one transactional store: all that must survive a crash is in here, and nothing else is true.
 
 Owns the engine, the two kinds of transaction and how a time is stored. Must not know what is in
-the store: tables.py and image_store.py add their tables to `metadata`, and opening creates them.
+the store: opening it has schema.py make or upgrade the tables, one process at a time.
 
 SQLite by default: WAL, synchronous=FULL, and BEGIN IMMEDIATE for writes, so that one writer at a
 time reads and changes what nobody else can change. One writer at a time also means that many small
@@ -10,6 +10,7 @@ SQLAlchemy knows works by the same statements where they are valid; Postgres at 
 COMMITTED is the one meant.
 """
 
+import logging
 import re
 import sqlite3
 import threading
@@ -24,7 +25,6 @@ from sqlalchemy import (
     URL,
     Connection,
     Engine,
-    MetaData,
     create_engine,
     event,
     make_url,
@@ -40,13 +40,13 @@ from sqlalchemy.exc import (
 )
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from craft_server import schema
 from craft_shared.errors import Code, Refusal
 
 RETRY_AFTER_S = 1
 """What a client is told to wait while the store does not answer."""
 
-metadata = MetaData()
-"""Every table of the server; a module that defines one must be imported before `Store(...)`."""
+_LOG = logging.getLogger(__name__)
 
 # --- time ---------------------------------------------------------------------------------------
 
@@ -79,10 +79,14 @@ _OUR_BUGS = (DataError, IntegrityError, NotSupportedError, ProgrammingError)
 """A broken constraint or statement is no outage: it must be seen, not retried."""
 
 _ONE_AT_A_TIME = text("SELECT pg_advisory_xact_lock(7232648)")
+_WAIT_FOR_TABLES = text("SELECT set_config('lock_timeout', :longest, true)")
+"""While an upgrade waits for a table, so do all who want to read it after."""
+_BUSY_TIMEOUT_S = 5.0
 _WAL_PAUSE_S = 0.01
 
 _FULL, _NORMAL = "PRAGMA synchronous=FULL", "PRAGMA synchronous=NORMAL"
 _IMMEDIATE = "BEGIN IMMEDIATE"
+_ANY_ORDER = "PRAGMA foreign_keys=OFF"  # a table is replaced while others refer to it
 
 
 class Statement:
@@ -106,20 +110,24 @@ class Statement:
 
 
 class Store:
-    """The database behind a SQLAlchemy URL, with every table of `metadata` in it.
+    """The database behind a SQLAlchemy URL, at the newest revision of its schema.
 
     Thread-safe, and safe with other processes on the same database.
     """
 
-    def __init__(self, url: str, *, busy_timeout_s: float = 5.0) -> None:
-        """Open the database and create what is missing.
+    def __init__(
+        self, url: str, *, busy_timeout_s: float = _BUSY_TIMEOUT_S, migrate: bool = True
+    ) -> None:
+        """Open the database; make its tables if it is empty, upgrade them if they are old.
 
         Args:
             url: `sqlite:///PATH` (the folder is made) or another SQLAlchemy URL.
             busy_timeout_s: longest wait for another writer or for a free connection, seconds.
+            migrate: False refuses an empty or old database instead.
 
         Raises:
             ValueError: the URL cannot be used.
+            SchemaError: the database is newer than this code, or its upgrade is off or failed.
             Refusal: `not_ready`, the database does not answer.
         """
         self._engine = _engine(url, busy_timeout_s)
@@ -127,10 +135,24 @@ class Store:
         self._writer = self._engine.execution_options(craft_begin=(_FULL, _IMMEDIATE))
         self._hasty = self._engine.execution_options(craft_begin=(_NORMAL, _IMMEDIATE))
         self._open = threading.local()
-        with self.write() as connection:
-            if not self.one_writer:  # others that start now wait here, and find all tables made
-                connection.execute(_ONE_AT_A_TIME)
-            metadata.create_all(connection)
+        with self.read() as tx:
+            current = schema.revision(tx) == schema.HEAD
+        if not current:
+            self._bring_to_head(busy_timeout_s, migrate=migrate)
+
+    def _bring_to_head(self, busy_timeout_s: float, *, migrate: bool) -> None:
+        """In one transaction; others that start now wait for it, and find all done."""
+        first = (_ANY_ORDER, _FULL, _IMMEDIATE)
+        try:
+            with _transaction(self._engine.execution_options(craft_begin=first)) as tx:
+                if not self.one_writer:
+                    tx.execute(_ONE_AT_A_TIME)
+                    tx.execute(_WAIT_FOR_TABLES, {"longest": str(round(busy_timeout_s * 1000))})
+                found = schema.bring(tx, migrate=migrate)
+        finally:
+            self._engine.dispose()  # and with it the connection that checks no foreign keys
+        if found not in {None, schema.HEAD}:
+            _LOG.warning("the database was upgraded from revision %s to %s", found, schema.HEAD)
 
     def read(self) -> AbstractContextManager[Connection]:
         """A transaction that only looks. On SQLite all its statements see one moment."""
@@ -166,6 +188,21 @@ class Store:
     def close(self) -> None:
         """Give back every connection; the store cannot be used in a `with` block meanwhile."""
         self._engine.dispose()
+
+
+def revision(url: str) -> str | None:
+    """The revision of a database, which is looked at and not changed; None if it is empty.
+
+    Raises:
+        ValueError: the URL cannot be used.
+        Refusal: `not_ready`, the database does not answer.
+    """
+    engine = _engine(url, _BUSY_TIMEOUT_S)
+    try:
+        with _transaction(engine.execution_options(craft_begin=("BEGIN",))) as tx:
+            return schema.revision(tx)
+    finally:
+        engine.dispose()
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from sqlalchemy import (
     text,
 )
 
-from craft_server.store import metadata
+from craft_server.metadata import metadata
 from craft_shared.limits import MAX_IDEMPOTENCY_KEY_CHARS, MAX_TAG_CHARS
 
 

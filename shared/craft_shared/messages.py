@@ -100,7 +100,7 @@ class ModelCard(Reply):
     image_size: int = Field(description="side in pixels that images are resized and cropped to")
     logit_scale: float = Field(description="exp(logit_scale), the factor of the cosine")
     prompt_kinds: list[PromptKind]
-    output: Literal["logits"] = "logits"
+    output: OutputKind = Field("logits", description="what this key is told of the logits")
     dtype: str = Field(description="arithmetic of the text and image towers")
     text_path: str = Field(description="how texts are encoded: exact paths only")
     limits: CardLimits
@@ -213,7 +213,9 @@ class LogitsReply(Reply):
     cost: Counters
     budgets: Budgets
     replayed: bool = Field(description="true if this was bought before and is sent again, free")
-    logits: list[list[list[float]]] | None = None
+    logits: list[list[list[float | None]]] | None = Field(
+        None, description="null where the key's policy tells nothing of a class"
+    )
 
 
 # --- keys and usage -----------------------------------------------------------------------------

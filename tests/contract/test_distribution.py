@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from craft_server.schema import REVISIONS
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -36,6 +38,13 @@ def test_data_files_are_shipped(names):
     assert {
         f"{package}/py.typed" for package in ("craft_server", "craft_tuner", "craft_shared")
     } <= (names)
+
+
+def test_every_migration_is_shipped(names):
+    folder = "craft_server/migrations"
+    scripts = {name for name in names if name.startswith(f"{folder}/versions/0")}
+    assert [name.split("/")[-1][:4] for name in sorted(scripts)] == [*REVISIONS]
+    assert f"{folder}/env.py" in names
 
 
 def test_no_wheel_file_is_a_test_or_a_cache(names):

@@ -8,7 +8,7 @@ import re
 import numpy as np
 import pytest
 
-from craft_server.keys import Scope
+from craft_server.identity import Scope
 from craft_shared import wire
 from craft_shared.errors import CODES, PROBLEM_MEDIA_TYPE, Code
 from craft_shared.tensors import TENSOR_MEDIA_TYPE
@@ -360,7 +360,7 @@ def operations(app):
     """Every operation of the OpenAPI document that needs a key: (method, path)."""
     paths = app.openapi()["paths"]
     return [
-        (method, path.replace("{model_id}", "x").replace("{set_id}", "x"))
+        (method, re.sub(r"{\w+}", "x", path))
         for path, methods in paths.items()
         for method in methods
         if path not in PUBLIC
@@ -389,6 +389,14 @@ def test_each_scope_opens_its_own_doors_only(app, anonymous, mint_key, scope):
             "/v1/image-sets/x",
         },
         Scope.USAGE_READ: {"/v1/usage", "/v1/usage/events"},
+        Scope.ADMIN: {
+            "/v1/admin/keys",
+            "/v1/admin/keys/x",
+            "/v1/admin/keys/x/rotate",
+            "/v1/admin/keys/x/revoke",
+            "/v1/admin/acts",
+            "/v1/admin/audit",
+        },
     }
     free = {"/v1/models", "/v1/models/x", "/v1/key"}
     headers = {"Authorization": f"Bearer {mint_key(1, scopes=[scope]).token}"}

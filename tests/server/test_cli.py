@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy import text
 
 import craft_server
+from craft_server.administration import Administration
 from craft_server.cli import main
 from craft_server.keys import Keys
 from craft_server.meter import LedgerLine, Meter
@@ -202,8 +203,17 @@ def test_a_ledger_that_disagrees_is_a_failure_that_names_key_and_figures(
     [
         ("keys revoke key_0", 2, "no key has the id 'key_0'"),
         ("keys set-budget key_0", 2, "nothing to change: give --queries"),
+        ("keys change key_0", 2, "nothing to change: give --scope, --expires-at or --policy"),
+        ("keys change key_0 --expires-at soon", 2, "expires_at"),
+        ("keys change key_0 --policy {", 2, "Invalid JSON"),
+        ("keys change key_0 --policy @/nowhere", 1, "/nowhere"),
+        ("keys rotate key_0", 2, "no key has the id 'key_0'"),
         ("keys set-budget key_0 --logit-vectors x", 2, "'x' is neither a whole number nor"),
-        ("keys create --owner lab --queries -1", 2, "queries_limit -1 is not a whole number"),
+        (
+            "keys create --owner lab --queries -1",
+            2,
+            "queries_limit: Input should be greater than or equal to 0; got -1",
+        ),
         ("usage --key key_0", 2, "no key has the id 'key_0'"),
         ("keys list --database-url nonsense", 2, "database_url cannot be used"),
         ("keys list --database-url sqlite:////", 1, "the database does not answer: unable to"),
@@ -279,3 +289,60 @@ def test_keys_load_no_model_and_no_server(tmp_path: Path):
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert done.stdout == "set()\n"
+
+
+# --- what keys may do, and who said so ----------------------------------------------------------
+
+
+def test_a_policy_is_json_on_the_line_or_in_a_file(run: Run, store: Store, tmp_path: Path):
+    file = tmp_path / "policy.json"
+    file.write_text('{"output": {"kind": "label"}, "max_classes": 5}')
+    arguments = "keys", "create", "--owner", "lab", "--queries", "1", "--json", "--policy"
+    made = json.loads(run(*arguments, f"@{file}").out)
+    assert Keys(store).verify(made["key"]).policy.output.kind == "label"
+    assert json.loads(made["policy"]) == {"output": {"kind": "label"}, "max_classes": 5}
+    done = run("keys", "change", made["id"], "--policy", "{}", "--expires-at", "2999-01-01")
+    assert done.err == f"{made['id']} of lab is changed: expires_at, policy\n"
+    changed = Keys(store).find(made["id"])
+    assert changed.policy.output.kind == "logits"
+    assert changed.expires_at is not None
+    run("keys", "change", made["id"], "--scope", "usage:read", "--expires-at", "never")
+    assert Keys(store).find(made["id"]).scopes == ("usage:read",)
+
+
+def test_a_rotated_key_gets_a_new_token_alone_on_standard_output(run: Run, key, store: Store):
+    done = run("keys", "rotate", key["id"], "--grace", "60")
+    assert Keys(store).verify(done.out.strip()).id == key["id"]
+    assert Keys(store).verify(key["key"]).token_until is not None
+    as_json = json.loads(run("keys", "rotate", key["id"], "--json").out)
+    assert Keys(store).verify(as_json["key"]).id == key["id"]
+
+
+def test_an_admin_key_is_made_at_the_command_line_alone(run: Run, store: Store):
+    token = run("keys", "create-admin", "--owner", "ops").out.strip()
+    assert Keys(store).verify(token).scopes == ("admin",)
+    refused = run("keys", "create", "--owner", "x", "--queries", "1", "--scope", "admin")
+    assert (refused.code, refused.out) == (2, "")
+    assert refused.err.startswith("craft-server: scopes[0]: Input should be 'logits:read'")
+
+
+def test_the_trail_names_the_account_and_what_became_what(run: Run, key):
+    run("keys", "set-budget", key["id"], "--queries", "12")
+    run("keys", "revoke", key["id"])
+    lines = json.loads(run("keys", "log", "--key", key["id"], "--json").out)
+    assert [line["act"] for line in lines] == ["create", "change", "revoke"]
+    assert all(line["actor"].startswith("cli") for line in lines)
+    assert lines[1]["changes"] == "queries_limit: 10 -> 12"
+    assert "owner: lab" in lines[0]["changes"]
+    assert run("keys", "log").out.count("\n") == 4
+
+
+def test_keys_of_one_owner_are_listed_however_many(run: Run, key, store: Store, monkeypatch):
+    page = "craft_server.administration.Administration.page"
+    whole = Administration.page
+    monkeypatch.setattr(page, lambda self, **where: whole(self, **(where | {"limit": 1})))
+    for _ in range(2):
+        Keys(store).create("other", 1)
+    listed = json.loads(run("keys", "list", "--owner", "other", "--json").out)
+    assert [row["owner"] for row in listed] == ["other", "other"]
+    assert len(json.loads(run("keys", "list", "--json").out)) == 3

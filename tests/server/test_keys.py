@@ -9,22 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import select
 
-from craft_server.keys import (
-    BASE62,
-    MAX_LIMIT,
-    Keys,
-    RecentKeys,
-    Scope,
-    checksum,
-    checksum_fits,
-    mint_token,
-)
+from craft_server import acts
+from craft_server.identity import CLIENT_SCOPES, MAX_LIMIT, Scope
+from craft_server.keys import Keys, account
 from craft_server.ledger import Ledger
 from craft_server.meter import Hold, LedgerLine, Meter
+from craft_server.recent_keys import RecentKeys
 from craft_server.store import Store, to_us
 from craft_server.tables import keys as table
+from craft_server.tokens import BASE62, checksum, checksum_fits, digest, mint_token
 from craft_shared.errors import Code, Refusal
-from craft_shared.messages import Counters
+from craft_shared.messages import Counters, Output, Policy
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -128,7 +123,7 @@ def test_a_token_finds_its_key(keys: Keys):
     assert keys.verify(minted.token) == minted.key
     assert minted.key.owner == "lab"
     assert minted.key.created_at == NOON
-    assert minted.key.scopes == tuple(Scope)
+    assert minted.key.scopes == CLIENT_SCOPES
 
 
 def test_unknown_revoked_and_expired_tokens_are_refused_in_the_same_words(keys: Keys, clock: Clock):
@@ -221,7 +216,7 @@ def test_a_budget_can_be_raised_and_lowered_to_what_is_spent(keys: Keys, store: 
     key = keys.create("lab", 10, logit_vectors_limit=100).key
     spend(store, key.id)
     for limit in (1000, 7):
-        keys.set_budget(key.id, queries_limit=limit, logit_vectors_limit=10 * limit)
+        keys.change(key.id, queries_limit=limit, logit_vectors_limit=10 * limit)
         budgets = Ledger(store).budgets(key.id)
         assert budgets.logit_vectors is not None
         assert (budgets.queries.limit, budgets.logit_vectors.limit) == (limit, 10 * limit)
@@ -231,9 +226,9 @@ def test_a_budget_below_what_is_spent_is_refused_with_the_figures(keys: Keys, st
     key = keys.create("lab", 10, logit_vectors_limit=100).key
     spend(store, key.id)
     with refused(Code.INVALID_REQUEST, "queries_limit") as queries:
-        keys.set_budget(key.id, queries_limit=6)
+        keys.change(key.id, queries_limit=6)
     with refused(Code.INVALID_REQUEST, "logit_vectors_limit") as vectors:
-        keys.set_budget(key.id, queries_limit=50, logit_vectors_limit=69)
+        keys.change(key.id, queries_limit=50, logit_vectors_limit=69)
     assert "6 is below 3 used + 4 held = 7" in queries.value.detail
     assert "69 is below 30 used + 40 held = 70" in vectors.value.detail
     assert Ledger(store).budgets(key.id).queries.limit == 10
@@ -241,9 +236,9 @@ def test_a_budget_below_what_is_spent_is_refused_with_the_figures(keys: Keys, st
 
 def test_a_limit_on_logit_vectors_can_be_taken_away_and_set_again(keys: Keys, store: Store):
     key = keys.create("lab", 10, logit_vectors_limit=100).key
-    keys.set_budget(key.id, logit_vectors_limit="unlimited")
+    keys.change(key.id, logit_vectors_limit="unlimited")
     unlimited = Ledger(store).budgets(key.id)
-    keys.set_budget(key.id, logit_vectors_limit=5)
+    keys.change(key.id, logit_vectors_limit=5)
     limited = Ledger(store).budgets(key.id)
     assert (unlimited.logit_vectors, unlimited.queries.limit) == (None, 10)
     assert limited.logit_vectors is not None
@@ -253,13 +248,13 @@ def test_a_limit_on_logit_vectors_can_be_taken_away_and_set_again(keys: Keys, st
 def test_a_limit_that_is_out_of_range_is_refused(keys: Keys):
     key = keys.create("lab", 10).key
     with refused(Code.INVALID_REQUEST, "queries_limit"):
-        keys.set_budget(key.id, queries_limit=-1)
+        keys.change(key.id, queries_limit=-1)
 
 
 @pytest.mark.parametrize("change", [{}, {"queries_limit": 1}, {"logit_vectors_limit": "unlimited"}])
 def test_an_unknown_key_is_not_found(keys: Keys, change: dict[str, object]):
     with refused(Code.NOT_FOUND, "key_id"):
-        keys.set_budget("key_0", **change)
+        keys.change("key_0", **change)
     with refused(Code.NOT_FOUND, "key_id"):
         keys.revoke("key_0")
 
@@ -271,9 +266,168 @@ def test_recent_identities_are_remembered_for_a_second_and_never_grow_without_bo
     recent = RecentKeys(Keys(store))
     assert recent.known(made.token) is None
     assert recent.verify(made.token) == recent.known(made.token)
-    monkeypatch.setattr("craft_server.keys.RECENT_S", 0.0)
+    monkeypatch.setattr("craft_server.recent_keys.RECENT_S", 0.0)
     assert recent.known(made.token) is None
-    monkeypatch.setattr("craft_server.keys._RECENT_KEYS", 1)
+    monkeypatch.setattr("craft_server.recent_keys._RECENT_KEYS", 1)
     other = Keys(store).create("lab", 1)
     recent.verify(other.token)
     assert len(recent._seen) == 1
+
+
+# --- rotation -----------------------------------------------------------------------------------
+
+
+def test_a_rotated_key_is_the_same_key_with_another_token(keys, store):
+    made = keys.create("lab", 10)
+    spend(store, made.key.id)
+    rotated = keys.rotate(made.key.id)
+    assert rotated.token != made.token
+    with refused(Code.INVALID_KEY):
+        keys.verify(made.token)
+    found = keys.verify(rotated.token)
+    assert (found.id, found.owner) == (made.key.id, "lab")
+    assert Ledger(store).budgets(found.id).queries.used == 3
+
+
+def test_a_grace_lets_the_old_token_live_on_until_its_end(keys, clock):
+    made = keys.create("lab", 1)
+    rotated = keys.rotate(made.key.id, grace_s=60)
+    old = keys.verify(made.token)
+    assert old.token_until == NOON + timedelta(seconds=60)
+    assert keys.verify(rotated.token).token_until is None
+    clock.now = NOON + timedelta(seconds=60)
+    with refused(Code.INVALID_KEY):
+        keys.verify(made.token)
+    assert keys.verify(rotated.token).id == made.key.id
+
+
+def test_of_two_rotations_the_last_old_token_alone_has_a_grace(keys):
+    made = keys.create("lab", 1)
+    second = keys.rotate(made.key.id, grace_s=60)
+    third = keys.rotate(made.key.id, grace_s=60)
+    with refused(Code.INVALID_KEY):
+        keys.verify(made.token)
+    assert keys.verify(second.token).id == keys.verify(third.token).id
+    keys.rotate(made.key.id)
+    for token in (second.token, third.token):
+        with refused(Code.INVALID_KEY):
+            keys.verify(token)
+
+
+def test_a_revoked_key_cannot_be_rotated_back_to_life(keys):
+    made = keys.create("lab", 1)
+    keys.revoke(made.key.id)
+    with refused(Code.INVALID_REQUEST, "key_id"):
+        keys.rotate(made.key.id)
+
+
+def test_a_token_on_its_way_out_is_not_remembered(keys):
+    made = keys.create("lab", 1)
+    keys.rotate(made.key.id, grace_s=60)
+    recent = RecentKeys(keys)
+    recent.verify(made.token)
+    assert recent.known(made.token) is None
+
+
+# --- what a key may do, and who said so ---------------------------------------------------------
+
+
+def test_everything_but_the_budget_raises_the_version(keys):
+    key_id = keys.create("lab", 1).key.id
+    versions = [
+        keys.change(key_id, queries_limit=5).version,
+        keys.change(key_id, policy=Policy(max_classes=1)).version,
+        keys.change(key_id, scopes=[Scope.USAGE_READ]).version,
+        keys.change(key_id, expires_at=NOON + timedelta(days=1)).version,
+        keys.rotate(key_id).key.version,
+        keys.revoke(key_id).version,
+        keys.revoke(key_id).version,
+    ]
+    assert versions == [0, 1, 2, 3, 4, 5, 5]
+
+
+def test_the_meter_sells_nothing_to_an_older_version(keys, store):
+    key = keys.create("lab", 10).key
+    meter = Meter(store)
+    cost = Counters(queries=1, calls=1, logit_vectors=1, texts=1)
+    terms = {"fingerprint": "f", "cost": cost, "hold_s": 60, "version": key.version}
+    hold = meter.reserve(key.id, "before", **terms)
+    changed = keys.change(key.id, policy=Policy(max_classes=1))
+    meter.settle(hold, b"", line=LedgerLine("tiny", "set_1", 1, 1, 1))
+    for name in ("before", "after"):  # not even a replay
+        with refused(Code.INVALID_KEY):
+            meter.reserve(key.id, name, **terms)
+    assert meter.budgets(key.id).queries.used == 1
+    terms["version"] = changed.version
+    assert isinstance(meter.reserve(key.id, "after", **terms), Hold)
+
+
+def test_terms_can_be_changed_and_changed_back(keys):
+    key_id = keys.create("lab", 1, expires_at=NOON + timedelta(days=1)).key.id
+    assert keys.change(key_id, expires_at="never").expires_at is None
+    assert keys.change(key_id, scopes=[Scope.USAGE_READ]).scopes == (Scope.USAGE_READ,)
+    policy = Policy(output=Output(kind="top_k", k=3), models=["a"])
+    assert keys.change(key_id, policy=policy).policy == policy
+    assert keys.change(key_id).policy == policy
+    assert keys.find(key_id).policy == policy
+
+
+@pytest.mark.parametrize("scopes", [[], [Scope.ADMIN, Scope.USAGE_READ]])
+def test_a_key_does_something_and_an_admin_key_nothing_else(keys, scopes):
+    with refused(Code.INVALID_REQUEST, "scopes"):
+        keys.create("lab", 1, scopes=scopes)
+    key_id = keys.create("lab", 1).key.id
+    with refused(Code.INVALID_REQUEST, "scopes"):
+        keys.change(key_id, scopes=scopes)
+
+
+def test_the_audit_trail_says_who_did_what_when_and_never_a_token(keys, store):
+    made = keys.create("lab", 5, expires_at=NOON + timedelta(days=1))
+    key_id, ann = made.key.id, keys.by("key_ann")
+    ann.change(key_id, queries_limit=7, policy=Policy(max_classes=2))
+    rotated = ann.rotate(key_id, grace_s=5)
+    keys.revoke(key_id)
+    keys.revoke(key_id)  # changes nothing and is no act
+    trail = acts.read(store)
+    assert [(act.actor, act.act, act.key_id, act.at) for act in trail.acts] == [
+        ("server", "create", key_id, NOON),
+        ("key_ann", "change", key_id, NOON),
+        ("key_ann", "rotate", key_id, NOON),
+        ("server", "revoke", key_id, NOON),
+    ]
+    created, changed, *_ = ({c.field: (c.was, c.now) for c in act.changes} for act in trail.acts)
+    assert created["owner"] == (None, "lab")
+    assert created["expires_at"] == (None, "2026-01-02T12:00:00+00:00")
+    assert changed == {"queries_limit": ("5", "7"), "policy": ("{}", '{"max_classes":2}')}
+    for token in (made.token, rotated.token):
+        assert token not in trail.model_dump_json()
+        assert digest(token) not in trail.model_dump_json()
+
+
+def test_a_refused_change_leaves_no_line_and_changes_nothing(keys, store):
+    made = keys.create("lab", 10)
+    spend(store, made.key.id)
+    with refused(Code.INVALID_REQUEST, "queries_limit"):
+        keys.change(made.key.id, queries_limit=6, policy=Policy(max_classes=1))
+    assert keys.find(made.key.id).policy == Policy()
+    assert [act.act for act in acts.read(store).acts] == ["create"]
+
+
+def test_the_trail_can_be_paged_and_narrowed_to_a_key(keys, store):
+    ids = [keys.create("lab", 1).key.id for _ in range(3)]
+    first = acts.read(store, limit=2)
+    assert [act.key_id for act in first.acts] == ids[:2]
+    rest = acts.read(store, after=first.next, limit=2)
+    assert [act.key_id for act in rest.acts] == ids[2:]
+    assert rest.next is None
+    assert [act.key_id for act in acts.read(store, key_id=ids[1]).acts] == [ids[1]]
+
+
+def test_an_account_is_named_even_where_the_user_has_no_name(monkeypatch):
+    assert account().startswith("cli:")
+
+    def nobody():
+        raise KeyError
+
+    monkeypatch.setattr("getpass.getuser", nobody)
+    assert account() == "cli"

@@ -168,7 +168,7 @@ def test_logit_vectors_have_their_own_limit(shop: Shop):
 
 
 def test_without_a_limit_logit_vectors_are_counted_all_the_same(shop: Shop):
-    shop.keys.set_budget(shop.key_id, logit_vectors_limit="unlimited")
+    shop.keys.change(shop.key_id, logit_vectors_limit="unlimited")
     budgets = shop.settle(shop.hold("a", cost=cost(1, logit_vectors=10**12)))
     assert budgets.logit_vectors is None
     assert shop.meter.totals()[shop.key_id].logit_vectors == 10**12

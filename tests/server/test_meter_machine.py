@@ -231,7 +231,7 @@ class MeterMachine(RuleBasedStateMachine):
         wanted = "unlimited" if vectors is None else vectors
         keys = Keys(self.store)
         got = outcome(
-            lambda: keys.set_budget(self.key_id, queries_limit=queries, logit_vectors_limit=wanted)
+            lambda: keys.change(self.key_id, queries_limit=queries, logit_vectors_limit=wanted)
         )
         assert got == (None if possible else Code.INVALID_REQUEST)
         if possible:

@@ -353,3 +353,23 @@ def test_usage_is_asked_for_by_bucket():
     total = fetch_usage(transport_to(scene.server))
     assert total.buckets[0].counters == Counters(queries=5, calls=1, logit_vectors=35, texts=15)
     assert fetch_usage(transport_to(scene.server), bucket="day").buckets[0].start is not None
+
+
+def hide_all_but_the_best(logits: np.ndarray) -> np.ndarray:
+    return np.where(logits == logits.max(axis=-1, keepdims=True), 0, -np.inf).astype(logits.dtype)
+
+
+def test_what_a_key_is_not_told_is_filled_where_the_card_says_that_little_is_told():
+    card = model_card().model_copy(update={"output": "label"})
+    scene = a_scene(server=FakeServer(cards=[card]))
+    scene.server.mischief = [changes(logits=hide_all_but_the_best)]
+    logits = scene.score(some_offsets())
+    assert np.isfinite(logits).all()
+    assert (logits.max(axis=-1) == 0).all()
+
+
+def test_untold_classes_of_a_server_that_promises_logits_are_a_fault():
+    scene = a_scene()
+    scene.server.mischief = [changes(logits=hide_all_but_the_best)]
+    with pytest.raises(ServerUnreachable, match="not finite"):
+        scene.score(some_offsets())

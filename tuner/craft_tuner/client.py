@@ -32,6 +32,7 @@ from craft_tuner.purchases import Purchase, Purchases
 from craft_tuner.replies import expect, message
 from craft_tuner.slices import BodySize, ImageRows, Slice, cut, image_rows, images_per_set
 from craft_tuner.transport import Call, Transport
+from craft_tuner.untold import PARTIAL, fill
 from craft_tuner.uploads import OnUploaded, Upload, upload
 
 Dtype = Literal["float32", "float16"]
@@ -187,8 +188,9 @@ class Client:
             Purchase(key=key, purpose=question.purpose, step=question.step, cost=reply.cost)
         )
         self._check_reply(reply, part)
-        self._check_logits(logits, (part.count, part.images.count, question.classes))
-        return logits
+        self._check_shape(logits, (part.count, part.images.count, question.classes))
+        partial = self._card.output in PARTIAL and np.isfinite(logits).any(axis=-1).all()
+        return self._checked(fill(logits) if partial else logits)
 
     def _rows(self, images: Images) -> list[ImageRows]:
         rows = image_rows([(image_set, self._size(image_set)) for image_set in images.sets])
@@ -218,17 +220,20 @@ class Client:
                 f"for {self._card.id} and {part.images.image_set}; compare both programs' versions"
             )
 
-    def _check_logits(self, logits: NDArray[np.floating], shape: tuple[int, int, int]) -> None:
+    def _check_shape(self, logits: NDArray[np.floating], shape: tuple[int, int, int]) -> None:
         if logits.shape != shape:
             raise ServerUnreachable(
                 f"{self._url} answers with logits of shape {logits.shape}, asked for "
                 f"{shape} (prompts, images, classes); compare both programs' versions"
             )
+
+    def _checked(self, logits: NDArray[np.floating]) -> NDArray[np.floating]:
         if not np.isfinite(logits).all():
             raise ServerUnreachable(
                 f"{self._url} answers with logits that are not finite numbers; its model or "
                 "its arithmetic (half precision?) is broken: tell its owner"
             )
+        return logits
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from craft_shared.messages import Budgets
+from craft_shared.messages import Budgets, PromptKind
 from craft_shared.tensors import Tensors
 from craft_tuner.adapter import Adapter, describe
 from craft_tuner.blackbox import BlackBox, FloatArray, Task
@@ -31,6 +31,7 @@ class Craft:
 
     name = "craft"
     summary = "CraFT: a searched prompt and a residual head on logits, trained in turns"
+    prompt_kind: PromptKind = "soft"
 
     def views(self, config: FitConfig) -> int:
         """The head learns from augmented views."""

@@ -21,9 +21,10 @@ from craft_tuner.budget import Plan
 from craft_tuner.client import Client
 from craft_tuner.config import FitConfig
 from craft_tuner.data.dataset import labels_of
+from craft_tuner.errors import AccessDenied
 from craft_tuner.evaluate import Evaluation, evaluate
 from craft_tuner.material import Material, Setup, gather, send
-from craft_tuner.methods import Progress
+from craft_tuner.methods import Method, Progress
 from craft_tuner.provenance import machine, versions
 from craft_tuner.purchases import PURCHASES, Purchases
 from craft_tuner.runs import Run
@@ -87,10 +88,12 @@ def prepare(
         run: a run that goes on: its plan stands.
 
     Raises:
+        AccessDenied: the key may not send the method's prompts.
         DataError: the data cannot be used.
         BudgetExhausted: the plan cannot be paid.
     """
     method = methods.get(config.method)
+    _check_kinds(card, method)
     material = gather(config, setup, views=method.views(config), card=card)
     budgets = fetch_key(transport).budgets
     plan = run.saved_plan() if run else None
@@ -126,6 +129,15 @@ def fit(
     result = _result(run, client, evaluation, material) | {"seconds": clock.seconds}
     run.save_result(result)
     return result
+
+
+def _check_kinds(card: ModelCard, method: Method) -> None:
+    if method.prompt_kind not in card.prompt_kinds:
+        allowed = ", ".join(card.prompt_kinds) or "no"
+        raise AccessDenied(
+            f"--method {method.name} sends {method.prompt_kind} prompts, and this key may send "
+            f"{allowed} prompts to {card.id}; choose another method or ask the server's owner"
+        )
 
 
 def _test(

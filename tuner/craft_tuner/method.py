@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from craft_shared.messages import Budgets
+from craft_shared.messages import Budgets, PromptKind
 from craft_tuner.adapter import Adapter
 from craft_tuner.blackbox import BlackBox, Task
 from craft_tuner.budget import Plan, Workload
@@ -52,6 +52,11 @@ class Method(Protocol):
     @property
     def summary(self) -> str:
         """One line for people who choose."""
+        ...
+
+    @property
+    def prompt_kind(self) -> PromptKind:
+        """The kind of prompts that it sends."""
         ...
 
     def views(self, config: FitConfig) -> int:

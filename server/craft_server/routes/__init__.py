@@ -2,12 +2,13 @@
 
 from fastapi import APIRouter
 
-from craft_server.routes import health, images, logits, models, usage
+from craft_server.routes import admin, health, images, logits, models, usage
 
 ROUTERS: tuple[APIRouter, ...] = (
     logits.router,
     images.router,
     models.router,
     usage.router,
+    admin.router,
     health.router,
 )

@@ -6,10 +6,12 @@ from typing import Annotated, TypeVar
 from fastapi import APIRouter, Header, Request, Response
 
 from craft_server.blackbox import FloatArray
-from craft_server.routes.access import LogitsKey, PartsOf
+from craft_server.identity import Key
+from craft_server.routes.access import LogitsKey, LogitsKeyNow, PartsOf
 from craft_server.routes.bodies import JSON_MEDIA_TYPE, describe, media_type, wants_tensors
 from craft_server.routes.sending import hung_up, response_to
-from craft_shared.errors import Code, Refusal
+from craft_server.service import Delivery
+from craft_shared.errors import CODES, Code, Refusal
 from craft_shared.messages import LogitsReply, LogitsRequest
 from craft_shared.tensors import TENSOR_MEDIA_TYPE
 from craft_shared.wire import decode_request, offsets_from_json, parse
@@ -32,14 +34,26 @@ async def logits(
     request: Request,
     parts: PartsOf,
     key: LogitsKey,
+    key_now: LogitsKeyNow,
     idempotency_key: Annotated[str, Header(description="the same on every retry")] = "",
 ) -> Response:
     """Score P prompts of K classes on an image set. Costs P queries, once per Idempotency-Key."""
     message, offsets = await _read(request)
-    order = await parts.service.order(
-        key, message, offsets=offsets, idempotency_key=idempotency_key
-    )
-    delivery = await _unless_left(request, parts.service.start(order))
+    service = parts.service
+
+    async def buy(key: Key) -> Delivery:
+        order = await service.order(key, message, offsets=offsets, idempotency_key=idempotency_key)
+        return await _unless_left(request, service.start(order))
+
+    try:
+        delivery = await buy(key)
+    except Refusal as refusal:
+        if CODES[refusal.code].retryable:
+            raise
+        now = await key_now()
+        if now.version == key.version:
+            raise
+        delivery = await buy(now)
     return await response_to(
         delivery, tensors=wants_tensors(request), deadline_s=parts.settings.deadline_s
     )

@@ -2,6 +2,7 @@
 
 from fastapi import APIRouter
 
+from craft_server.policies import as_seen, may_use
 from craft_server.routes.access import AnyKey, PartsOf
 from craft_shared.errors import Code, Refusal
 from craft_shared.messages import ModelCard, ModelList
@@ -10,16 +11,17 @@ router = APIRouter(tags=["models"])
 
 
 @router.get("/v1/models")
-async def list_models(parts: PartsOf, _key: AnyKey) -> ModelList:
-    """List the models that are served here."""
-    return ModelList(models=[parts.service.card])
+async def list_models(parts: PartsOf, key: AnyKey) -> ModelList:
+    """List the models that are served here and that this key may use."""
+    card = parts.service.card
+    return ModelList(models=[as_seen(card, key.policy)] if may_use(card, key.policy) else [])
 
 
 @router.get("/v1/models/{model_id}")
-async def get_model(model_id: str, parts: PartsOf, _key: AnyKey) -> ModelCard:
-    """One model's card."""
+async def get_model(model_id: str, parts: PartsOf, key: AnyKey) -> ModelCard:
+    """One model's card: what this key may ask it."""
     card = parts.service.card
-    if model_id != card.id:
-        detail = f"model {model_id!r} is not served here; served: {card.id!r}"
+    if model_id != card.id or not may_use(card, key.policy):
+        detail = f"model {model_id!r} is not served here, or not to this key"
         raise Refusal(Code.UNKNOWN_MODEL, detail, param="model_id")
-    return card
+    return as_seen(card, key.policy)

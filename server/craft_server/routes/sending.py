@@ -106,7 +106,7 @@ async def _json_parts(delivery: Delivery) -> AsyncIterator[bytes]:
     row = 0
     async for block in delivery.blocks():
         for images in block.tolist():
-            text = json.dumps(images, separators=(",", ":"))[1:-1]
+            text = json.dumps(images, separators=(",", ":"))[1:-1].replace("-Infinity", "null")
             yield (separator + text).encode()
             row += len(images)
             separator = "],[" if row % delivery.shape[1] == 0 else ","

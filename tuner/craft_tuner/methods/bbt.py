@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from craft_shared.messages import Budgets
+from craft_shared.messages import Budgets, PromptKind
 from craft_shared.tensors import Tensors
 from craft_tuner.adapter import Adapter, describe
 from craft_tuner.blackbox import BlackBox, FloatArray, IntArray, Task
@@ -27,6 +27,7 @@ class BlackBoxTuning:
 
     name = "bbt"
     summary = "prompt only: the search of CraFT without its head"
+    prompt_kind: PromptKind = "soft"
 
     def views(self, config: FitConfig) -> int:
         """One, where fitness sees an augmented view."""

@@ -1,6 +1,6 @@
 """Zero-shot: the model as it is, the number that every method stands beside."""
 
-from craft_shared.messages import Budgets
+from craft_shared.messages import Budgets, PromptKind
 from craft_tuner.adapter import Adapter
 from craft_tuner.blackbox import BlackBox, Task
 from craft_tuner.budget import Plan, Workload, plan_zero_shot
@@ -14,6 +14,7 @@ class ZeroShot:
 
     name = "zero_shot"
     summary = "the model as it is: plain text prompts, no training, no query but the test"
+    prompt_kind: PromptKind = "text"
 
     def views(self, config: FitConfig) -> int:  # noqa: ARG002 - the interface
         """None."""

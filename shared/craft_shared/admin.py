@@ -1,0 +1,121 @@
+"""Messages of /v1/admin: whoever owns a server mints keys, changes them and sees what was done.
+
+All of them need a key with the scope `admin`, which can do nothing else.
+"""
+
+from datetime import datetime
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field, StringConstraints
+
+from craft_shared.messages import Budgets, Count, Policy, Reply, Request
+
+Owner = Annotated[str, StringConstraints(min_length=1, max_length=128)]
+ClientScope = Literal["logits:read", "images:write", "usage:read"]
+KeyState = Literal["active", "expired", "revoked"]
+
+CLIENT_SCOPES: tuple[ClientScope, ...] = ("logits:read", "images:write", "usage:read")
+"""What a key may do unless its maker says otherwise: all but `admin`."""
+
+
+class PolicyRequest(Policy):
+    """A policy as an owner sets it; a misspelt field is refused."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class KeyRequest(Request):
+    """POST /v1/admin/keys: mint a key."""
+
+    owner: Owner = Field(description="whom it belongs to; an owner's keys share images")
+    queries_limit: Count = Field(description="queries that it may buy")
+    logit_vectors_limit: Count | None = Field(None, description="None is no limit")
+    scopes: list[ClientScope] = Field(list(CLIENT_SCOPES), min_length=1)
+    expires_at: datetime | None = Field(None, description="UTC without a zone; None is for good")
+    policy: PolicyRequest = PolicyRequest()
+
+
+class KeyChange(Request):
+    """PATCH /v1/admin/keys/{id}: what is given is changed, the rest stays."""
+
+    queries_limit: Count | None = None
+    logit_vectors_limit: Count | Literal["unlimited"] | None = None
+    scopes: Annotated[list[ClientScope], Field(min_length=1)] | None = None
+    expires_at: datetime | Literal["never"] | None = None
+    policy: PolicyRequest | None = Field(None, description="replaces the whole policy")
+
+
+class KeyRotation(Request):
+    """POST /v1/admin/keys/{id}/rotate: a new token for the same key, budget and images."""
+
+    grace_s: float = Field(
+        0, ge=0, le=30 * 24 * 3600, description="seconds for which the old token still works"
+    )
+
+
+class KeyRecord(Reply):
+    """A key as an administrator sees it; its token cannot be shown again by anybody."""
+
+    id: str
+    owner: str
+    state: KeyState
+    scopes: list[str]
+    budgets: Budgets
+    policy: Policy
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+
+
+class MintedKey(KeyRecord):
+    """A new key, or a new token of one: `key` is shown here and never again."""
+
+    key: str
+
+
+class KeyRecords(Reply):
+    """GET /v1/admin/keys: a page, oldest first; ask again with `after=next` for more."""
+
+    keys: list[KeyRecord]
+    next: str | None
+
+
+class FieldChange(Reply):
+    """One thing that an act changed, as text; `was` is None for what is new."""
+
+    field: str
+    was: str | None
+    now: str | None
+
+
+class Act(Reply):
+    """One line of the audit trail."""
+
+    id: int
+    at: datetime
+    actor: str = Field(description="id of the admin key, or the account at the command line")
+    act: str = Field(description="create, change, rotate or revoke")
+    key_id: str
+    changes: list[FieldChange]
+
+
+class Acts(Reply):
+    """GET /v1/admin/acts: a page of the audit trail; ask again with `after=next` for more."""
+
+    acts: list[Act]
+    next: int | None
+
+
+class Discrepancy(Reply):
+    """A counter of a key that is not the sum of the rows it counts."""
+
+    key_id: str
+    counter: str
+    counted: int
+    summed: int
+
+
+class Audit(Reply):
+    """GET /v1/admin/audit: `[]` is the only good answer."""
+
+    discrepancies: list[Discrepancy]
