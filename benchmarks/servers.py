@@ -77,7 +77,7 @@ class Server:
 
     def totals(self) -> list[dict[str, Any]]:
         """What the server's own audit says of each key; it must balance."""
-        found: list[dict[str, Any]] = json.loads(self.command("usage", "--json"))["keys"]
+        found: list[dict[str, Any]] = json.loads(self.command("usage", "--export", "json"))["usage"]
         return found
 
 

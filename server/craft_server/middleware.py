@@ -8,25 +8,34 @@ import secrets
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from craft_server.logs import REQUEST_ID
 from craft_server.rates import WINDOW_S, Standing
 from craft_shared.errors import Code, Refusal
+
+_LONGEST_ID = 64
 
 _HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 
 
 class RequestId:
-    """Gives each request an id: in `scope["state"]`, in the reply's X-Request-Id, in errors."""
+    """Gives each request an id: in `scope["state"]`, the reply's X-Request-Id, errors and logs.
 
-    def __init__(self, app: ASGIApp) -> None:
+    With `trusting`, the X-Request-Id of a proxy in front is taken if it is short and plain.
+    """
+
+    def __init__(self, app: ASGIApp, *, trusting: bool = False) -> None:
         self._app = app
+        self._trusting = trusting
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        request_id = f"req_{secrets.token_hex(12)}"
+        given = Headers(scope=scope).get("x-request-id", "") if self._trusting else ""
+        request_id = given if _is_plain(given) else f"req_{secrets.token_hex(12)}"
         scope.setdefault("state", {})["request_id"] = request_id
+        REQUEST_ID.set(request_id)
 
         async def marked(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -47,6 +56,11 @@ def rate_headers(rate: Standing) -> dict[str, str]:
         "RateLimit-Policy": f'"calls";q={rate.limit};w={WINDOW_S}',
         "RateLimit": f'"calls";r={rate.remaining};t={rate.wait_s or rate.reset_s}',
     }
+
+
+def _is_plain(given: str) -> bool:
+    """Is it 1 to 64 visible ASCII characters?"""
+    return 0 < len(given) <= _LONGEST_ID and all("!" <= char <= "~" for char in given)
 
 
 class BodyCap:

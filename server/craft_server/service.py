@@ -28,9 +28,11 @@ from craft_server.orders import Order, OrderDesk, count_prompts
 from craft_server.scheduler import DeviceWorker, shutting_down
 from craft_server.scoring import Logits, Scorer, Stream, Whole, dtype_of, fits_a_block
 from craft_server.settings import Settings
+from craft_server.telemetry import Standing, Telemetry, UnitState
 from craft_server.teller import Teller
+from craft_server.tracing import Tracer
 from craft_shared.errors import Code, Refusal
-from craft_shared.messages import Budgets, LogitsReply, LogitsRequest
+from craft_shared.messages import Budgets, Counters, LogitsReply, LogitsRequest
 
 T = TypeVar("T")
 
@@ -82,7 +84,7 @@ class Delivery:
 class LogitsService:
     """Sells logits: the only part of the server that uses the meter and the model together."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one parameter per part
         self,
         settings: Settings,
         blackbox: BlackBox,
@@ -90,7 +92,11 @@ class LogitsService:
         meter: Meter,
         images: ImageStore,
         teller: Teller,
+        telemetry: Telemetry,
+        tracer: Tracer,
     ) -> None:
+        self._telemetry = telemetry
+        self._tracer = tracer
         self.card = blackbox.card
         self._settings = settings
         self._meter = meter
@@ -102,9 +108,12 @@ class LogitsService:
             most_together=blackbox.tokens_per_pass if settings.batching == "merged" else 0,
             ahead=blackbox.asynchronous,
             start=blackbox.start,
+            telemetry=telemetry,
         )
         self._desk = OrderDesk(blackbox, images)
-        self._scorer = Scorer(blackbox, self._shelf, self._worker, deadline_s=settings.deadline_s)
+        self._scorer = Scorer(
+            blackbox, self._shelf, self._worker, deadline_s=settings.deadline_s, tracer=tracer
+        )
         self._running: set[asyncio.Future[Any]] = set()
 
     async def order(
@@ -115,7 +124,8 @@ class LogitsService:
             self._desk.take, key, request, offsets=offsets, idempotency_key=idempotency_key
         )
         texts = count_prompts(request, offsets) * len(request.class_names)
-        return take() if texts <= _SMALL_TEXTS else await asyncio.to_thread(take)
+        with self._tracer.span("order", texts=texts):
+            return take() if texts <= _SMALL_TEXTS else await asyncio.to_thread(take)
 
     async def buy(self, order: Order) -> Delivery:
         """Carry an order out, once per idempotency key, and charge it.
@@ -153,6 +163,17 @@ class LogitsService:
             _LOG.exception("the canary failed")
             detail = f"a test forward failed ({type(error).__name__})"
             raise Refusal(Code.NOT_READY, detail, retry_after_s=5) from error
+
+    def standing(self) -> Standing:
+        """How it stands at this moment; from any thread."""
+        requests, texts = self._worker.admitted
+        return Standing(
+            requests=requests,
+            texts=texts,
+            queue=self._worker.waiting,
+            busy_s=self._worker.busy_s,
+            tiers=self._shelf.tiers(),
+        )
 
     async def drain(self, timeout_s: float) -> None:
         """Admit nothing more and wait for what is under way; what is late is released."""
@@ -200,23 +221,29 @@ class LogitsService:
             version=order.key.version,
             at_a_time=order.key.policy.max_concurrent or self._settings.key_requests,
         )
-        reserving = self._teller.run(reserve, durable=False)
-        try:
-            return await asyncio.shield(reserving)
-        except asyncio.CancelledError:
-            grant = await reserving
-            if isinstance(grant, Hold):
-                await self._release(grant)
-            raise
+        with self._tracer.span("reserve", queries=order.cost.queries):
+            reserving = self._teller.run(reserve, durable=False)
+            try:
+                return await asyncio.shield(reserving)
+            except asyncio.CancelledError:
+                grant = await reserving
+                if isinstance(grant, Hold):
+                    await self._release(order, grant)
+                raise
 
-    async def _release(self, hold: Hold) -> None:
-        await _finish(self._teller.run(partial(self._meter.release, hold), durable=False))
+    async def _release(self, order: Order, hold: Hold) -> None:
+        release = partial(self._meter.release, hold)
+        if await _finish(self._teller.run(release, durable=False)):
+            self._tell("released", order.cost)
+
+    def _tell(self, state: UnitState, cost: Counters) -> None:
+        self._telemetry.units(state, queries=cost.queries, logit_vectors=cost.logit_vectors)
 
     async def _sell(self, order: Order, hold: Hold) -> Delivery:
         try:
             scored = await self._score(order)
         except BaseException:
-            await self._release(hold)
+            await self._release(order, hold)
             raise
         settle = partial(
             self._meter.settle,
@@ -225,7 +252,9 @@ class LogitsService:
             line=_line(order, scored.seconds["model"]),
             keep=isinstance(scored, Whole),
         )
-        budgets = await _finish(self._teller.run(settle))
+        with self._tracer.span("settle", queries=order.cost.queries):
+            budgets = await _finish(self._teller.run(settle))
+        self._tell("settled", order.cost)
         return self._deliver(order, scored, budgets)
 
     async def _replay(self, order: Order, replay: Replay) -> Delivery:
@@ -239,6 +268,7 @@ class LogitsService:
             if hashlib.sha256(_proof(scored)).hexdigest() != replay.reply_sha256:
                 _LOG.warning("a recomputed reply differs from what was sold: request %s", replay.id)
         budgets = await asyncio.to_thread(self._meter.budgets, order.key.id)
+        self._tell("replayed", replay.cost)
         return self._deliver(order, scored, budgets, replayed=True)
 
     async def _score(self, order: Order) -> Whole | Stream:

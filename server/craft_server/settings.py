@@ -39,7 +39,24 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on")
     access_log: bool = Field(
-        default=False, description="write a line for every HTTP request; the ledger has every sale"
+        default=True, description="write a line for every HTTP request, probes at level debug"
+    )
+    log_format: Literal["text", "json"] = Field("text", description="form of the log's lines")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="from which level on the server's own lines are written"
+    )
+    trust_request_id: bool = Field(
+        default=False,
+        description="take the X-Request-Id of the proxy in front; only where clients cannot set it",
+    )
+    metrics_host: str = Field("127.0.0.1", description="address of the metrics for Prometheus")
+    metrics_port: int | None = Field(
+        None, ge=0, le=65535, description="port of the metrics, without a key; default: none"
+    )
+    otel_endpoint: str | None = Field(
+        None,
+        description="OTLP/HTTP collector that gets traces, as in http://127.0.0.1:4318; needs the "
+        "extra `otel`; default: none",
     )
     data_dir: Path = Field(Path("var"), description="folder of the ledger and the image store")
     database_url: str | None = Field(
@@ -115,6 +132,11 @@ class Settings(BaseSettings):
     )
     drain_s: float = Field(30, gt=0, description="time for running work at shutdown")
     sweep_s: float = Field(30, gt=0, description="time between sweeps of expired holds")
+    audit_s: float = Field(
+        3600,
+        ge=0,
+        description="time between audits of the ledger, which read all of it; 0 switches them off",
+    )
     feature_cache: int = Field(200_000, ge=1, description="images whose encoding is kept in memory")
     feature_disk_images: int = Field(
         2_000_000,

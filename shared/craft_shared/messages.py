@@ -268,9 +268,15 @@ class KeyInfo(Reply):
 
 
 class UsageBucket(Reply):
-    """Settled usage within one bucket of time (UTC); `start` is None for the total."""
+    """Settled usage within one bucket of time (UTC); `start` is None for the total.
+
+    Where usage was asked for by tag, run or image set, a bucket is what one of them has.
+    """
 
     start: datetime | None
+    tag: str | None = None
+    run: str | None = None
+    image_set: str | None = None
     counters: Counters
 
 
@@ -278,6 +284,7 @@ class UsageReply(Reply):
     """GET /v1/usage."""
 
     bucket: Literal["total", "hour", "day"]
+    by: Literal["tag", "run", "image_set"] | None = None
     buckets: list[UsageBucket]
 
 

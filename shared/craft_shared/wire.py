@@ -22,9 +22,14 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def encode_request(request: LogitsRequest, offsets: FloatArray | None = None) -> bytes:
-    """Body of a request; `offsets` float32 (P, n_ctx, width) exactly where the prompts are soft."""
+    """Body of a request; `offsets` float32 (P, n_ctx, width) exactly where the prompts are soft.
+
+    Without a run the bytes are those of the time before there were runs.
+    """
     body = {} if offsets is None else {"offsets": np.asarray(offsets, np.float32)}
-    return tensors.encode(body, {"request": request.model_dump_json(exclude_none=True)})
+    absent = set() if request.run else {"run"}
+    message = request.model_dump_json(exclude_none=True, exclude=absent)
+    return tensors.encode(body, {"request": message})
 
 
 def decode_request(body: bytes) -> tuple[LogitsRequest, FloatArray | None]:
