@@ -35,7 +35,8 @@ STAND_INS = {
         USER postgres
         RUN printf '%s\n' 'set -e' \
             'if [ ! -s $PGDATA/PG_VERSION ]; then' \
-            '  initdb -E UTF8 --locale=C.UTF-8 -A scram-sha-256 -U $POSTGRES_USER --pwfile=$POSTGRES_PASSWORD_FILE' \
+            '  initdb -E UTF8 --locale=C.UTF-8 -A scram-sha-256 -U $POSTGRES_USER \' \
+            '    --pwfile=$POSTGRES_PASSWORD_FILE' \
             '  echo "CREATE DATABASE $POSTGRES_DB" | postgres --single postgres' \
             '  echo "host all all all scram-sha-256" >> $PGDATA/pg_hba.conf' \
             'fi' \
