@@ -165,6 +165,7 @@ def scaled(stack: Stack) -> dict[str, Any]:
     killer.start()
     result = stack.fit("scaled", key, "http://scale:8000")
     killer.join()
+    check(len(crashed) == 1, "no replica was killed during the fit")
     restarts = run("docker", "inspect", "--format", "{{.RestartCount}}", victim)
     check(restarts == "1", f"the replica that crashed was started again {restarts} times")
     until("both replicas are healthy again", lambda: stack.healthy("replica") == 2)
