@@ -47,8 +47,9 @@ type: install  ## mypy --strict
 	MYPYPATH=scripts $(BIN)/mypy scripts benchmarks
 
 .PHONY: docs
-docs: install  ## write docs/reference/ (settings, commands, OpenAPI) anew from the code
+docs: install  ## write docs/reference/ (settings, commands, OpenAPI) and .env.example anew from the code
 	$(BIN)/python scripts/write_reference.py docs/reference
+	$(BIN)/python scripts/write_env.py .env.example
 
 .PHONY: bench
 bench: install  ## all measurements on this machine, about ten minutes; figures in bench/*.json
@@ -59,6 +60,7 @@ bench: install  ## all measurements on this machine, about ten minutes; figures 
 	$(BIN)/python benchmarks/fit.py --json bench/fit.json
 	$(BIN)/python benchmarks/fit.py --model RN50 --generations 5 --repeats 1 --json bench/fit-rn50.json
 	$(BIN)/python benchmarks/tuners.py --json bench/tuners.json
+	$(BIN)/python benchmarks/replicas.py --json bench/replicas.json
 	$(BIN)/python benchmarks/text.py --growth --json bench/growth.json
 	$(BIN)/python benchmarks/text.py --json bench/text.json
 
@@ -83,6 +85,10 @@ faults: install  ## kill, cut, fill and drain for ROUNDS rounds a store; STEPS o
 	$(BIN)/python benchmarks/faults.py --rounds $(ROUNDS) --json bench/faults.json
 	PYTHONPATH=tests $(BIN)/python tests/server/test_meter_machine.py $(STEPS)
 	$(BIN)/python benchmarks/fault_tuner.py --kills $(KILLS) --json bench/fault-tuner.json
+
+.PHONY: docker-test
+docker-test: install  ## build both images and run what docs/docker.md promises on a real engine
+	$(PYTHON) scripts/docker_test.py --programs $(BIN)
 
 .PHONY: bench-accuracy
 bench-accuracy: install  ## the demo with seeds 1, 2 and 3, and their mean

@@ -1,19 +1,24 @@
 """Every setting of the server: one frozen value, built at the edge and handed down.
 
-Sources, strongest first: command line flags, environment variables `CRAFT_SERVER_<NAME>`.
-Unknown variables are ignored by the environment, unknown keyword arguments are errors.
+Sources, strongest first: command line flags, environment variables `CRAFT_SERVER_<NAME>`, files
+`craft_server_<name>` in /run/secrets, where Docker and Kubernetes put what must be in no variable.
+Unknown variables and files are ignored, unknown keyword arguments are errors.
 """
 
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
 
 from craft_shared.messages import PromptKind
 
 EMBEDDED = "embedded"
 """Model name of the CLIP that ships with this package."""
+
+_MOUNTED = Path("/run/secrets")
 
 
 class ModelError(Exception):
@@ -24,7 +29,11 @@ class Settings(BaseSettings):
     """How one server process runs; `Settings(port=9000)` overrides the environment."""
 
     model_config = SettingsConfigDict(
-        env_prefix="CRAFT_SERVER_", frozen=True, extra="forbid", env_ignore_empty=True
+        env_prefix="CRAFT_SERVER_",
+        frozen=True,
+        extra="forbid",
+        env_ignore_empty=True,
+        secrets_dir=_MOUNTED if _MOUNTED.is_dir() else None,
     )
 
     host: str = Field("127.0.0.1", description="address to listen on")
@@ -54,6 +63,11 @@ class Settings(BaseSettings):
         None,
         description="SQLAlchemy URL of the ledger, as in postgresql+psycopg://user@host/name; "
         "default: SQLite, craft.db in data_dir",
+    )
+    database_password: SecretStr | None = Field(
+        None,
+        description="password for database_url, if that has none; best given as the file "
+        "/run/secrets/craft_server_database_password",
     )
     migrate: bool = Field(
         default=True,
@@ -165,8 +179,20 @@ class Settings(BaseSettings):
 
     @property
     def resolved_database_url(self) -> str:
-        """The ledger's URL, with the default filled in."""
-        return self.database_url or f"sqlite:///{self.data_dir / 'craft.db'}"
+        """The ledger's URL, with default and password filled in.
+
+        Raises:
+            ValueError: `database_url` is no URL.
+        """
+        if self.database_url is None:
+            return f"sqlite:///{self.data_dir / 'craft.db'}"
+        try:
+            url = make_url(self.database_url)
+        except ArgumentError as error:
+            raise ValueError(f"database_url cannot be used: {error}") from error
+        if self.database_password is not None and url.password is None:
+            url = url.set(password=self.database_password.get_secret_value())
+        return url.render_as_string(hide_password=False)
 
     @property
     def image_dir(self) -> Path:

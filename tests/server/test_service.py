@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 
-from craft_server import service, till
+from craft_server import till
 from craft_server.app import card_limits, create_app
 from craft_server.stub import StubBlackBox
 from craft_shared.errors import Code, Refusal
