@@ -8,10 +8,10 @@ import pytest
 from PIL import Image
 
 from craft_tuner.data.dataset import labels_of, pictures_of, spoken
-from craft_tuner.data.folders import read_folders
+from craft_tuner.data.folders import list_folders
 from craft_tuner.data.pictures import BytesPicture, FilePicture, decode, encode_png
 from craft_tuner.data.sources import read_dataset
-from craft_tuner.data.tables import read_class_names, read_table
+from craft_tuner.data.tables import list_table, read_class_names
 from craft_tuner.errors import DataError
 
 
@@ -39,7 +39,7 @@ def zoo(tmp_path):
 
 
 def test_train_and_test_folders_become_classes_in_order_of_their_names(zoo):
-    dataset = read_folders(zoo)
+    dataset = list_folders(zoo).dataset()
     assert dataset.class_names == ("ox", "sea lion")
     assert labels_of(dataset.train).tolist() == [0, 0, 0, 1, 1, 1]
     assert names(dataset.test) == [
@@ -51,7 +51,7 @@ def test_train_and_test_folders_become_classes_in_order_of_their_names(zoo):
 
 
 def test_class_folders_alone_are_for_training(zoo):
-    dataset = read_folders(zoo / "train")
+    dataset = list_folders(zoo / "train").dataset()
     assert len(dataset.train) == 6
     assert dataset.test == ()
 
@@ -62,67 +62,67 @@ def test_hidden_files_and_files_of_other_kinds_are_passed_over(zoo):
     (zoo / "train" / "ox" / "notes.txt").write_text("an ox")
     (zoo / "train" / "ox" / "more.png").mkdir()
     paint(zoo / "train" / "ox" / "UPPER.PNG")
-    assert len(read_folders(zoo).train) == 7
+    assert len(list_folders(zoo).dataset().train) == 7
 
 
 def test_unicode_names_survive_and_compare_composed(tmp_path):
     for label in ("Bär", "猫"):
         paint(tmp_path / unicodedata.normalize("NFD", label) / "grün 1.png")
-    dataset = read_folders(tmp_path)
+    dataset = list_folders(tmp_path).dataset()
     assert dataset.class_names == ("Bär", "猫")
     assert decode(pictures_of(dataset.train)[0]).size == (6, 4)
 
 
 def test_renamed_classes_keep_the_rest(zoo):
-    dataset = read_folders(zoo, renamed={"ox": "domestic ox"})
+    dataset = list_folders(zoo).renamed({"ox": "domestic ox"}).dataset()
     assert dataset.class_names == ("domestic ox", "sea lion")
 
 
 def test_no_picture_is_opened_while_reading(zoo):
     (zoo / "train" / "ox" / "0.png").write_bytes(b"broken")
-    assert len(read_folders(zoo).train) == 6
+    assert len(list_folders(zoo).dataset().train) == 6
 
 
 def test_an_empty_class_folder_is_named(zoo):
     (zoo / "train" / "yak").mkdir()
     with pytest.raises(DataError, match=r"class folder .*yak has no images; add"):
-        read_folders(zoo)
+        list_folders(zoo).dataset()
 
 
 def test_a_folder_without_class_folders_says_what_is_needed(tmp_path):
     paint(tmp_path / "0.png")
     with pytest.raises(DataError, match=r"has no class folders; needed: one folder of images per"):
-        read_folders(tmp_path)
+        list_folders(tmp_path).dataset()
 
 
 def test_formats_that_no_server_takes_are_named_not_passed_over(zoo):
     (zoo / "train" / "ox" / "scan.tiff").write_bytes(b"II")
     with pytest.raises(DataError, match=r"scan\.tiff is not JPEG, PNG or WebP; convert it"):
-        read_folders(zoo)
+        list_folders(zoo).dataset()
 
 
 def test_a_class_in_one_split_alone_is_named(zoo):
     paint(zoo / "train" / "yak" / "0.png")
     with pytest.raises(DataError, match=r"class 'yak' has no test image; add"):
-        read_folders(zoo)
+        list_folders(zoo).dataset()
     paint(zoo / "test" / "yak" / "0.png")
     for label in ("emu", "gnu", "bee", "cow"):
         paint(zoo / "test" / label / "0.png")
     with pytest.raises(DataError, match=r"classes 'bee', 'cow', 'emu' and 1 more have test images"):
-        read_folders(zoo)
+        list_folders(zoo).dataset()
 
 
 def test_one_class_is_not_a_task(tmp_path):
     paint(tmp_path / "ox" / "0.png")
     with pytest.raises(DataError, match=r"1 class\(es\) \['ox'\]; needed: 2 or more"):
-        read_folders(tmp_path)
+        list_folders(tmp_path).dataset()
 
 
 def test_two_folders_with_the_same_spoken_name_are_told(tmp_path):
     for label in ("sea_lion", "sea lion"):
         paint(tmp_path / label / "0.png")
     with pytest.raises(DataError, match=r"2 classes are called 'sea lion'"):
-        read_folders(tmp_path)
+        list_folders(tmp_path).dataset()
 
 
 @pytest.mark.parametrize("name", ["x" * 257, " "])
@@ -130,7 +130,7 @@ def test_class_names_that_no_server_takes_are_refused(tmp_path, name):
     paint(tmp_path / "a" / "0.png")
     paint(tmp_path / "b" / "0.png")
     with pytest.raises(DataError, match="allowed: 1 to 256"):
-        read_folders(tmp_path, renamed={"a": name})
+        list_folders(tmp_path).renamed({"a": name}).dataset()
 
 
 def test_spoken_names_have_single_spaces():
@@ -162,7 +162,7 @@ photos/3.png,ox,test
 
 
 def test_a_table_is_read_relative_to_its_own_folder(photos):
-    dataset = read_table(write(photos, FULL))
+    dataset = list_table(write(photos, FULL)).dataset()
     assert dataset.class_names == ("ox", "sea lion")
     assert names(dataset.train) == ["photos/1.png", "photos/0.png"]
     assert names(dataset.test) == ["photos/3.png", "photos/2.png"]
@@ -170,13 +170,13 @@ def test_a_table_is_read_relative_to_its_own_folder(photos):
 
 
 def test_without_a_split_every_row_is_for_training(photos):
-    dataset = read_table(write(photos, "path,label\nphotos/0.png,a\nphotos/1.png,b\n"))
+    dataset = list_table(write(photos, "path,label\nphotos/0.png,a\nphotos/1.png,b\n")).dataset()
     assert (len(dataset.train), len(dataset.test)) == (2, 0)
 
 
 def test_tables_as_spreadsheets_write_them_are_read(photos):
     text = 'Label, Path ,Split\r\n"a, b",photos/0.png,TRAIN\r\nc,"photos/1.png",train\r\n'
-    dataset = read_table(write(photos, text, encoding="utf-8-sig"))
+    dataset = list_table(write(photos, text, encoding="utf-8-sig")).dataset()
     assert dataset.class_names == ("a, b", "c")
 
 
@@ -199,14 +199,14 @@ def test_tables_as_spreadsheets_write_them_are_read(photos):
 )
 def test_a_fault_in_a_table_is_named_by_its_line(photos, text, words):
     with pytest.raises(DataError, match=words):
-        read_table(write(photos, text))
+        list_table(write(photos, text)).dataset()
 
 
 def test_a_table_that_cannot_be_read_is_named(photos):
     with pytest.raises(DataError, match=r"cannot read .*No such file"):
-        read_table(photos / "none.csv")
+        list_table(photos / "none.csv").dataset()
     with pytest.raises(DataError, match="not UTF-8 text"):
-        read_table(write(photos, "path,label\nbär,b\n", encoding="latin-1"))
+        list_table(write(photos, "path,label\nbär,b\n", encoding="latin-1")).dataset()
 
 
 def test_class_names_are_read_from_a_file(photos):
@@ -227,7 +227,7 @@ def test_a_line_of_class_names_of_another_form_is_refused(tmp_path, line):
 
 def test_a_renamed_class_that_does_not_exist_is_named_with_those_that_do(zoo):
     with pytest.raises(DataError, match=r"names 'cow', the dataset has no such class; .*ox, sea_l"):
-        read_folders(zoo, renamed={"cow": "cow"})
+        list_folders(zoo).renamed({"cow": "cow"})
 
 
 # --- sources and pictures -----------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The command line: `craft-tuner fit | evaluate | predict | usage | settings | demo`.
+"""The command line: `craft-tuner fit | evaluate | predict | data | usage | settings | demo`.
 
 Thin: reads options, calls the part that knows, shows what comes back. Results go to standard
 output, everything said on the way to standard error. A failure is one sentence and the exit code
@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from craft_tuner import cli_data, methods
 from craft_tuner import config as configuration
-from craft_tuner import methods
 from craft_tuner.errors import CraftTunerError, UsageError
 from craft_tuner.settings import Sources, gather, parse_assignments
 
@@ -31,12 +31,14 @@ _FIT_EXAMPLES = """\b
 Examples:
   craft-tuner fit --data digits --preset digits --run runs/first
   craft-tuner fit --data photos/ --shots 8 --seed 2 --budget 4000 --sigma 0.02
+  craft-tuner fit --data coop:dtd@/data --preset dtd --sampling craft --seed 3
   craft-tuner fit --resume runs/first
 """
 _EVALUATE_EXAMPLES = """\b
 Examples:
   craft-tuner evaluate runs/first --data digits --zero-shot
   craft-tuner evaluate adapter.safetensors --data new-photos/ --json
+  craft-tuner evaluate runs/imagenet --data coop:imagenet-a@/data
 """
 _PREDICT_EXAMPLES = """\b
 Examples:
@@ -60,6 +62,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+app.add_typer(cli_data.app, name="data")
+
+DATA = "Class folders, CSV or JSONL file, coop:NAME@ROOT, hf:OWNER/NAME, or `digits`"
 
 Server = Annotated[str | None, typer.Option(help="Address of the server [CRAFT_SERVER_URL]")]
 Key = Annotated[str | None, typer.Option(help="API key [CRAFT_API_KEY]")]
@@ -88,9 +94,7 @@ def main() -> None:
 def fit(  # noqa: PLR0913 - one parameter per option
     context: typer.Context,
     *,
-    data: Annotated[
-        str | None, typer.Option(help="Folder of class folders, CSV file, or `digits`")
-    ] = None,
+    data: Annotated[str | None, typer.Option(help=DATA)] = None,
     preset: Annotated[str | None, typer.Option(help="Settings of a dataset of the paper")] = None,
     method: Annotated[str | None, typer.Option(help="craft, bbt or zero_shot")] = None,
     shots: Annotated[int | None, typer.Option(help="Training images per class")] = None,
@@ -123,7 +127,7 @@ def fit(  # noqa: PLR0913 - one parameter per option
         commands.resume(resume, sources.settings)
         return
     if data is None:
-        raise UsageError("what to fit? give --data FOLDER, --data FILE.csv or --data digits")
+        raise UsageError("what to fit? give --data FOLDER, FILE.csv, coop:NAME@ROOT or digits")
     settings = configuration.build(*layers)
     where = run or _default_run(data, settings)
     commands.fit(where, settings, sources.settings, data=data, class_names=class_names)
@@ -133,7 +137,7 @@ def fit(  # noqa: PLR0913 - one parameter per option
 def evaluate(  # noqa: PLR0913 - one parameter per option
     adapter: Annotated[Path, typer.Argument(help="A run directory or an adapter.safetensors")],
     *,
-    data: Annotated[str, typer.Option(help="Folder of class folders, CSV file, or `digits`")],
+    data: Annotated[str, typer.Option(help=DATA)],
     zero_shot: Annotated[
         bool, typer.Option("--zero-shot", help="Also without the adapter")
     ] = False,
@@ -273,7 +277,9 @@ def _refuse_with_resume(fixed: Mapping[str, Any], *, data: str | None, run: Path
 
 
 def _default_run(data: str, settings: configuration.FitConfig) -> Path:
-    name = f"{Path(data).stem}-{settings.method}-{settings.shots}shots-seed{settings.seed}"
+    from craft_tuner.data.sources import title  # noqa: PLC0415 - --help needs none of it
+
+    name = f"{title(data)}-{settings.method}-{settings.shots}shots-seed{settings.seed}"
     return Path("runs") / name
 
 

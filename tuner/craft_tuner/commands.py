@@ -26,7 +26,7 @@ from craft_tuner.config import FitConfig
 from craft_tuner.data.dataset import pictures_of
 from craft_tuner.data.folders import image_files
 from craft_tuner.data.pictures import FilePicture, Picture
-from craft_tuner.data.sources import DIGITS, read_dataset
+from craft_tuner.data.sources import absolute, read_dataset
 from craft_tuner.errors import CraftTunerError, DataError, RunError, UsageError
 from craft_tuner.evaluate import Evaluation, Prediction
 from craft_tuner.fit import Prepared
@@ -56,7 +56,7 @@ def fit(
         setup = Setup(
             server=transport.url,
             model=card.id,
-            data=data if data == DIGITS else str(Path(data).absolute()),
+            data=absolute(data),
             class_names=str(class_names.absolute()) if class_names else None,
         )
         prepared = fitting.prepare(config, setup, transport, card=card, run=None)
@@ -87,7 +87,8 @@ def evaluate(
 ) -> Evaluation:
     """Measure an adapter on a dataset's test split, or on all of it if it has none."""
     adapter = Adapter.load(adapter_path)
-    items, labels = evaluation.labelled_for(adapter, read_dataset(data, class_names=class_names))
+    asked = evaluation.labelled_for(adapter, read_dataset(data, class_names=class_names))
+    items = asked.items
     with open_server(settings) as (screen, transport):
         client = _client(transport, settings, adapter)
         ways = 1 + zero_shot
@@ -98,7 +99,9 @@ def evaluate(
             classes=len(adapter.card.class_names),
             on_uploaded=screen.uploading(len(items)),
         ).images
-        return evaluation.evaluate(client, adapter, images, labels, zero_shot=zero_shot)
+        return evaluation.evaluate(
+            client, adapter, images, asked.labels, zero_shot=zero_shot, among=asked.among
+        )
 
 
 def predict(adapter_path: Path, paths: Sequence[Path], settings: Settings) -> list[Prediction]:

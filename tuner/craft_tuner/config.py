@@ -53,6 +53,12 @@ class FitConfig(BaseModel):
     shots: int = Field(16, ge=1, le=10_000, description="training images per class")
     seed: int = Field(1, le=MAX_SEED, description="seed of shots, projection, search and head")
 
+    sampling: Literal["names", "coop", "craft"] = Field(
+        "names",
+        description="which images are the shots: drawn in order of names, or as CoOp's or CraFT's "
+        "code draws them from the order of a split file",
+    )
+
     budget: int | None = Field(
         None,
         ge=1,

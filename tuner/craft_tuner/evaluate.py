@@ -46,6 +46,18 @@ class Evaluation(BaseModel):
 
 
 @dataclass(frozen=True)
+class Labelled:
+    """Items to evaluate on, with labels int64 (N,) in an adapter's order.
+
+    `among` are the adapter's classes that an answer may be; None: all.
+    """
+
+    items: tuple[Item, ...]
+    labels: IntArray
+    among: IntArray | None = None
+
+
+@dataclass(frozen=True)
 class Prediction:
     """The class that an image is taken for, and the probability given to it."""
 
@@ -54,7 +66,7 @@ class Prediction:
     probability: float
 
 
-def evaluate(
+def evaluate(  # noqa: PLR0913 - what is asked, of whom, and what counts as an answer
     box: BlackBox,
     adapter: Adapter,
     images: Images,
@@ -62,17 +74,21 @@ def evaluate(
     *,
     zero_shot: bool,
     adapted: bool = True,
+    among: IntArray | None = None,
 ) -> Evaluation:
-    """Score an adapter on images with labels int64 (N,); one or two queries per image set."""
+    """Score an adapter on images with labels int64 (N,); one or two queries per image set.
+
+    With `among`, the best of these classes is the answer, whatever the others' logits.
+    """
     before = after = refined = None
     classes = len(adapter.card.class_names)
     if zero_shot:
         plain = untaught(adapter).logits(box, images, purpose="zero-shot", step="zero-shot")[0]
-        before = score(plain, labels, classes=classes)
+        before = score(restricted(plain, among), labels, classes=classes)
     if adapted:
         raw, final = adapter.logits(box, images, purpose="test", step="test")
-        after = score(raw, labels, classes=classes)
-        refined = score(final, labels, classes=classes)
+        after = score(restricted(raw, among), labels, classes=classes)
+        refined = score(restricted(final, among), labels, classes=classes)
     return Evaluation(
         class_names=adapter.card.class_names,
         zero_shot=before,
@@ -85,6 +101,15 @@ def untaught(adapter: Adapter) -> Adapter:
     """The same words without what was learnt: offsets 0, no head."""
     offsets = None if adapter.offsets is None else np.zeros_like(adapter.offsets)
     return replace(adapter, offsets=offsets, head=())
+
+
+def restricted(logits: FloatArray, among: IntArray | None) -> FloatArray:
+    """The logits with those of all classes but `among` at minus infinity; None: as they are."""
+    if among is None:
+        return logits
+    left = np.full_like(logits, -np.inf)
+    left[:, among] = logits[:, among]
+    return left
 
 
 def score(logits: FloatArray, labels: IntArray, *, classes: int) -> Score:
@@ -101,7 +126,7 @@ def score(logits: FloatArray, labels: IntArray, *, classes: int) -> Score:
     )
 
 
-def labelled_for(adapter: Adapter, dataset: Dataset) -> tuple[tuple[Item, ...], IntArray]:
+def labelled_for(adapter: Adapter, dataset: Dataset) -> Labelled:
     """The items to evaluate on (the test split, else all) with labels in the adapter's order.
 
     Raises:
@@ -116,8 +141,9 @@ def labelled_for(adapter: Adapter, dataset: Dataset) -> tuple[tuple[Item, ...], 
             f"{', ...' if len(known) > 10 else ''}; use the dataset it was fitted for"
         )
     items = dataset.test or dataset.train
-    labels = [known[dataset.class_names[item.label]] for item in items]
-    return items, np.array(labels, np.int64)
+    columns = np.array([known[name] for name in dataset.class_names], np.int64)
+    labels = columns[[item.label for item in items]]
+    return Labelled(items, labels, columns if dataset.closed else None)
 
 
 def predict(

@@ -98,7 +98,7 @@ def prepare(
     budgets = fetch_key(transport).budgets
     plan = run.saved_plan() if run else None
     if plan is None:
-        plan = method.plan(config, material.workload(card), budgets)
+        plan = method.plan(config, material.workload(card.limits), budgets)
     return Prepared(material, plan, budgets)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from craft_shared.messages import ModelCard
+from craft_shared.messages import CardLimits, ModelCard
 from craft_tuner.blackbox import Task, Texts
 from craft_tuner.budget import Workload
 from craft_tuner.client import Client
@@ -50,9 +50,9 @@ class Material:
         """How many pictures are uploaded."""
         return len(self.test) + len(self.shots) * (1 + self.views)
 
-    def workload(self, card: ModelCard) -> Workload:
+    def workload(self, limits: CardLimits) -> Workload:
         """The sizes that a plan is priced by."""
-        size = images_per_set(len(self.class_names), card.limits)
+        size = images_per_set(len(self.class_names), limits)
         return Workload(
             classes=len(self.class_names),
             shots=len(self.shots),
@@ -72,7 +72,7 @@ def gather(config: FitConfig, setup: Setup, *, views: int, card: ModelCard) -> M
     dataset = read_dataset(setup.data, class_names=names)
     return Material(
         class_names=dataset.class_names,
-        shots=sample_shots(dataset, shots=config.shots, seed=config.seed),
+        shots=sample_shots(dataset, shots=config.shots, seed=config.seed, sampling=config.sampling),
         test=dataset.test,
         views=views,
         augmentation=Augmentation(

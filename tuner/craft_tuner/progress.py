@@ -77,6 +77,11 @@ class Screen:
 
         return advance
 
+    def reading(self, total: int) -> Callable[[], None]:
+        """Show that `total` pictures are read; call the result after each."""
+        task = self._bars.add_task("read", total=total, note="images")
+        return lambda: self._bars.advance(task)
+
     def generation(self, progress: Progress) -> None:
         """Show a finished generation, and its warnings."""
         if self._first is None:

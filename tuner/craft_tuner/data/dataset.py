@@ -5,7 +5,7 @@ Must not know where pictures come from or where they go.
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from craft_tuner.data.pictures import Picture
 from craft_tuner.errors import DataError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Item:
     """One labelled picture; `label` is an index into the dataset's class names."""
 
@@ -26,7 +26,10 @@ class Item:
 
 @dataclass(frozen=True)
 class Dataset:
-    """K class names with the items to train on and to test on; `test` may be empty.
+    """K class names with the items to train on and to test on; either may be empty.
+
+    In a `closed` dataset an answer is one of its classes, even from an adapter that knows more:
+    ImageNet-A and ImageNet-R are scored among their own 200 of ImageNet's 1,000.
 
     Raises:
         DataError: fewer than two classes, or a class name that is empty, too long or doubled.
@@ -35,6 +38,7 @@ class Dataset:
     class_names: tuple[str, ...]
     train: tuple[Item, ...]
     test: tuple[Item, ...] = ()
+    closed: bool = False
 
     def __post_init__(self) -> None:
         _check_class_names(self.class_names)
@@ -60,62 +64,6 @@ def composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def assemble(
-    train: Iterable[tuple[str, Picture]],
-    test: Iterable[tuple[str, Picture]],
-    *,
-    renamed: dict[str, str] | None = None,
-) -> Dataset:
-    """A dataset from (label, picture) pairs; classes and items in order of their names.
-
-    Args:
-        train: pairs to train on; they define the classes.
-        test: pairs to test on.
-        renamed: class names for labels, where `spoken(label)` is not what should be said.
-
-    Raises:
-        DataError: a class is in one split only, or a renamed label does not exist.
-    """
-    train, test, renamed = list(train), list(test), renamed or {}
-    labels = sorted({label for label, _ in train}, key=composed)
-    _check_splits(set(labels), {label for label, _ in test})
-    _check_renamed(renamed, labels)
-    index = {label: number for number, label in enumerate(labels)}
-    return Dataset(
-        class_names=tuple(renamed.get(label) or spoken(label) for label in labels),
-        train=_items(train, index),
-        test=_items(test, index),
-    )
-
-
-def _items(pairs: list[tuple[str, Picture]], index: dict[str, int]) -> tuple[Item, ...]:
-    items = [Item(picture, index[label]) for label, picture in pairs]
-    return tuple(sorted(items, key=lambda item: (item.label, item.picture.name)))
-
-
-def _check_splits(train: set[str], test: set[str]) -> None:
-    strange = sorted(test - train)
-    if strange:
-        raise DataError(
-            f"{_some(strange)} test images and no training image; add some, or remove it from test"
-        )
-    untested = sorted(train - test)
-    if test and untested:
-        raise DataError(
-            f"{_some(untested)} no test image; add at least one, or remove the whole test split "
-            "to train without a final test"
-        )
-
-
-def _check_renamed(renamed: dict[str, str], labels: list[str]) -> None:
-    unknown = sorted(set(renamed) - set(labels))
-    if unknown:
-        raise DataError(
-            f"the class names file names {unknown[0]!r}, the dataset has no such class; "
-            f"its classes: {', '.join(labels[:10])}{', ...' if len(labels) > 10 else ''}"
-        )
-
-
 def _check_class_names(names: Sequence[str]) -> None:
     if len(names) < 2:
         raise DataError(f"the dataset has {len(names)} class(es) {list(names)}; needed: 2 or more")
@@ -131,9 +79,3 @@ def _check_class_names(names: Sequence[str]) -> None:
             f"{names.count(doubled[0])} classes are called {doubled[0]!r} (underscores count as "
             "spaces); give each its own name"
         )
-
-
-def _some(labels: list[str]) -> str:
-    shown = ", ".join(repr(label) for label in labels[:3])
-    more = f" and {len(labels) - 3} more" if len(labels) > 3 else ""
-    return f"class {shown} has" if len(labels) == 1 else f"classes {shown}{more} have"

@@ -4,35 +4,60 @@ Hidden files, and files that are no images, are passed over. Image formats that 
 refuse are named, because passing them over would lose data without a word.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 
-from craft_tuner.data.dataset import Dataset, assemble, composed
-from craft_tuner.data.pictures import (
-    IMAGE_SUFFIXES,
-    OTHER_IMAGE_SUFFIXES,
-    FilePicture,
-    Picture,
-)
+from craft_tuner.data.dataset import composed
+from craft_tuner.data.listing import Fault, Listing, Pair
+from craft_tuner.data.pictures import IMAGE_SUFFIXES, OTHER_IMAGE_SUFFIXES, FilePicture
 from craft_tuner.errors import DataError
 
 
-def read_folders(root: Path, *, renamed: dict[str, str] | None = None) -> Dataset:
-    """Read a tree of class folders; no image is opened.
-
-    Args:
-        root: the folder that holds train/ and maybe test/, or the class folders themselves.
-        renamed: class names for folder names (default: underscores read as spaces).
+def list_folders(root: Path) -> Listing:
+    """List a tree of class folders: what holds train/ and maybe test/, or the class folders.
 
     Raises:
-        DataError: no classes, an empty class, a class in one split only, or a format that servers
-            do not take.
+        DataError: there are no class folders.
     """
-    if (root / "train").is_dir():
-        train = list(_pairs(root, root / "train"))
-        test = list(_pairs(root, root / "test")) if (root / "test").is_dir() else []
-        return assemble(train, test, renamed=renamed)
-    return assemble(list(_pairs(root, root)), [], renamed=renamed)
+    faults: list[Fault] = []
+    if not (root / "train").is_dir():
+        return Listing(tuple(class_pairs(root, root, faults)), faults=tuple(faults))
+    train = class_pairs(root, root / "train", faults)
+    test = class_pairs(root, root / "test", faults) if (root / "test").is_dir() else []
+    return Listing(tuple(train), tuple(test), faults=tuple(faults))
+
+
+def class_pairs(root: Path, split: Path, faults: list[Fault]) -> list[Pair]:
+    """The pictures of the class folders in `split`, named by their paths below `root`.
+
+    Raises:
+        DataError: there are no class folders.
+    """
+    folders = class_folders(split)
+    if not folders:
+        raise DataError(
+            f"{split} has no class folders; needed: one folder of images per class, as in "
+            f"{split / 'cat'} and {split / 'dog'}"
+        )
+    return [pair for folder in folders for pair in folder_pairs(root, folder, faults)]
+
+
+def class_folders(split: Path) -> list[Path]:
+    """The folders in a folder, by name; hidden ones left out."""
+    return [path for path in sorted(split.iterdir()) if path.is_dir() and not _hidden(path)]
+
+
+def folder_pairs(root: Path, folder: Path, faults: list[Fault]) -> list[Pair]:
+    """The pictures of one class folder; that it has none is a fault."""
+    files = _images(folder, faults)
+    if not files:
+        sentence = (
+            f"the class folder {folder} has no images; add JPEG, PNG or WebP files, or remove the "
+            "folder"
+        )
+        faults.append(Fault("class without images", folder.name, sentence))
+    below = composed(folder.relative_to(root).as_posix())
+    label = folder.name
+    return [(label, FilePicture(path, f"{below}/{composed(path.name)}")) for path in files]
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -41,29 +66,20 @@ def image_files(folder: Path) -> list[Path]:
     Raises:
         DataError: an image of a format that servers do not take.
     """
+    faults: list[Fault] = []
+    files = _images(folder, faults)
+    if faults:
+        raise DataError(faults[0].sentence)
+    return files
+
+
+def _images(folder: Path, faults: list[Fault]) -> list[Path]:
     files = [path for path in sorted(folder.iterdir()) if path.is_file() and not _hidden(path)]
     for path in files:
         if path.suffix.lower() in OTHER_IMAGE_SUFFIXES:
-            raise DataError(f"{path} is not JPEG, PNG or WebP; convert it, or take it out")
+            sentence = f"{path} is not JPEG, PNG or WebP; convert it, or take it out"
+            faults.append(Fault("format that no server takes", str(path), sentence))
     return [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
-
-
-def _pairs(root: Path, split: Path) -> Iterator[tuple[str, Picture]]:
-    folders = [path for path in sorted(split.iterdir()) if path.is_dir() and not _hidden(path)]
-    if not folders:
-        raise DataError(
-            f"{split} has no class folders; needed: one folder of images per class, as in "
-            f"{split / 'cat'} and {split / 'dog'}"
-        )
-    for folder in folders:
-        files = image_files(folder)
-        if not files:
-            raise DataError(
-                f"the class folder {folder} has no images; add JPEG, PNG or WebP files, or "
-                "remove the folder"
-            )
-        for path in files:
-            yield folder.name, FilePicture(path, composed(path.relative_to(root).as_posix()))
 
 
 def _hidden(path: Path) -> bool:

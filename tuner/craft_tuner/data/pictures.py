@@ -36,7 +36,7 @@ class Picture(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FilePicture:
     """A picture on disk; `name` is its path below the dataset's root."""
 
@@ -67,6 +67,20 @@ class BytesPicture:
     def read(self) -> bytes:
         """The bytes themselves."""
         return self.data
+
+
+def size_of(picture: Picture) -> int:
+    """Bytes of a picture's file, which is not read if it lies on disk.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    if not isinstance(picture, FilePicture):
+        return len(picture.read())
+    try:
+        return picture.path.stat().st_size
+    except OSError as error:
+        raise DataError(f"cannot read the image {picture.path}: {error.strerror}") from error
 
 
 def decode(picture: Picture) -> Image.Image:

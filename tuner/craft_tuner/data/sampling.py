@@ -1,37 +1,60 @@
 """Few-shot sampling: which k images of each class are the shots.
 
-The scheme is CoOp's (https://github.com/KaiyangZhou/CoOp): one `random.Random(seed)`; classes in
-label order; `sample(images of the class, k)` for each. Images are put in order of their names
-first, so that the order in which a disk lists files decides nothing. Shots are not nested: 2 shots
-need not contain the 1 shot of the same seed.
+One `random.Random(seed)`; class after class, `sample(images of the class, k)`. What differs between
+the schemes is the order of classes and images, and what becomes of a class with fewer than k:
+
+    names   classes by label, images by name, so that no file's or disk's order decides; refused
+    coop    both as the dataset lists them, as CoOp does with its split files; all are taken
+    craft   the same, as the authors of CraFT do; k are drawn with repetition
+
+Shots are not nested: 2 shots need not contain the 1 shot of the same seed. Decision 0017.
 """
 
 import random
 from collections.abc import Sequence
+from typing import Literal
 
 from craft_tuner.data.dataset import Dataset, Item
 from craft_tuner.errors import DataError
 
+Sampling = Literal["names", "coop", "craft"]
 
-def sample_shots(dataset: Dataset, *, shots: int, seed: int) -> tuple[Item, ...]:
-    """`shots` training items of each class, class after class: K * shots items.
+
+def sample_shots(
+    dataset: Dataset, *, shots: int, seed: int, sampling: Sampling = "names"
+) -> tuple[Item, ...]:
+    """`shots` training items of each class, class after class: K * shots items, as a rule.
 
     Raises:
-        DataError: a class has fewer training images than `shots`; names it.
+        DataError: a class has fewer training images than `shots` and the scheme refuses that, or
+            it has none; names it.
     """
+    if not dataset.train:
+        raise DataError("the dataset has test images alone; use it with `craft-tuner evaluate`")
     rng = random.Random(seed)  # noqa: S311 - reproducible, not secret
     chosen: list[Item] = []
-    for label, name in enumerate(dataset.class_names):
-        items = _of_class(dataset.train, label)
-        if len(items) < shots:
+    for label, items in _by_class(dataset, sampling):
+        if len(items) >= shots:
+            chosen.extend(rng.sample(items, shots))
+        elif items and sampling == "craft":
+            chosen.extend(rng.choices(items, k=shots))
+        elif items and sampling == "coop":
+            chosen.extend(items)
+        else:
             raise DataError(
-                f"class {name!r} has {len(items)} training image(s), {shots} shots need {shots}; "
-                f"add images or use --shots {max(1, len(items))}"
+                f"class {dataset.class_names[label]!r} has {len(items)} training image(s), {shots} "
+                f"shots need {shots}; add images or use --shots {max(1, len(items))}"
             )
-        chosen.extend(rng.sample(items, shots))
     return tuple(chosen)
 
 
-def _of_class(items: Sequence[Item], label: int) -> list[Item]:
-    mine = [item for item in items if item.label == label]
-    return sorted(mine, key=lambda item: item.picture.name)
+def _by_class(dataset: Dataset, sampling: Sampling) -> list[tuple[int, Sequence[Item]]]:
+    found: dict[int, list[Item]] = {}
+    if sampling == "names":
+        found = {label: [] for label in range(len(dataset.class_names))}
+    for item in dataset.train:
+        found.setdefault(item.label, []).append(item)
+    if sampling == "names":
+        for items in found.values():
+            items.sort(key=lambda item: item.picture.name)
+    return list(found.items())

@@ -1,35 +1,98 @@
-"""Which reader reads what `--data` names: a folder, a CSV file, or the word `digits`."""
+"""Which reader reads what `--data` names.
+
+photos/                     class folders
+photos.csv, photos.jsonl    a manifest
+coop:NAME@ROOT              a dataset of the paper, laid out as CoOp has it below ROOT
+hf:OWNER/NAME               a dataset of the Hugging Face Hub
+digits                      scikit-learn's handwritten digits
+"""
 
 from pathlib import Path
 
+from craft_tuner.data.benchmarks import BENCHMARKS, Benchmark
 from craft_tuner.data.dataset import Dataset
 from craft_tuner.data.digits import load_digits
-from craft_tuner.data.folders import read_folders
-from craft_tuner.data.tables import read_class_names, read_table
+from craft_tuner.data.folders import list_folders
+from craft_tuner.data.hugging_face import list_hub
+from craft_tuner.data.layouts import find_benchmark, list_benchmark
+from craft_tuner.data.listing import Listing
+from craft_tuner.data.tables import list_table, read_class_names
 from craft_tuner.errors import DataError
 
 DIGITS = "digits"
+COOP = "coop:"
+HUB = "hf:"
 
 
 def read_dataset(source: str, *, class_names: Path | None = None) -> Dataset:
-    """Read a dataset.
+    """Read a dataset; no image is opened.
 
     Args:
-        source: a folder of class folders, a CSV file, or "digits" for scikit-learn's digits.
+        source: what `--data` names; see the module.
         class_names: a file of `label = class name` lines.
 
     Raises:
         DataError: there is nothing at `source`, or its reader refuses it.
     """
+    return list_source(source, class_names=class_names).dataset()
+
+
+def list_source(source: str, *, class_names: Path | None = None) -> Listing:
+    """List a dataset without judging it; otherwise as `read_dataset`."""
+    listing = _list(source)
+    return listing.renamed(read_class_names(class_names)) if class_names else listing
+
+
+def absolute(source: str) -> str:
+    """The source as it reads from any working directory."""
+    if source.startswith(COOP):
+        name, root = _parts(source)
+        return f"{COOP}{name}@{root.absolute()}"
+    return source if source.startswith(HUB) or source == DIGITS else str(Path(source).absolute())
+
+
+def title(source: str) -> str:
+    """A short name for a source, fit for a folder's name."""
+    if source.startswith(COOP):
+        return _parts(source)[0]
+    return Path(source.removeprefix(HUB)).stem
+
+
+def benchmark_of(source: str) -> Benchmark | None:
+    """The dataset of the paper that a source names, if it names one."""
+    return find_benchmark(_parts(source)[0]) if source.startswith(COOP) else None
+
+
+def _list(source: str) -> Listing:
     path = Path(source)
-    renamed = read_class_names(class_names) if class_names else None
+    if source.startswith(COOP):
+        return list_benchmark(*_parts(source))
+    if source.startswith(HUB):
+        return list_hub(source.removeprefix(HUB))
     if source == DIGITS and not path.exists():
-        return load_digits()
+        return _digits()
     if path.is_dir():
-        return read_folders(path, renamed=renamed)
+        return list_folders(path)
     if path.is_file():
-        return read_table(path, renamed=renamed)
+        return list_table(path)
     raise DataError(
-        f"there is no dataset at {source!r}; give a folder of class folders, a CSV file with "
-        f"columns path,label[,split], or {DIGITS!r}"
+        f"there is no dataset at {source!r}; give a folder of class folders, a CSV or JSONL file "
+        f"with path, label and maybe split, coop:NAME@ROOT (NAME: {', '.join(BENCHMARKS)}), "
+        f"hf:OWNER/NAME, or {DIGITS!r}"
     )
+
+
+def _parts(source: str) -> tuple[str, Path]:
+    """Name and root of `coop:NAME@ROOT`; without a root, the working directory."""
+    name, _, root = source.removeprefix(COOP).partition("@")
+    return name, Path(root or ".").expanduser()
+
+
+def _digits() -> Listing:
+    dataset = load_digits()
+    names = dataset.class_names
+    train, test = (
+        tuple((names[item.label], item.picture) for item in items)
+        for items in (dataset.train, dataset.test)
+    )
+    return Listing(train, test, labels=names)

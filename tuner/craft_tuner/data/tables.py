@@ -1,21 +1,28 @@
-"""Tables: a CSV file with columns path,label and maybe split; paths are relative to its folder.
+"""Manifests: CSV with columns path,label and maybe split, or JSONL with those keys.
 
     path,label,split
     photos/1.jpg,sea_lion,train
     photos/2.jpg,sea_lion,test
 
-Without a split column every row is for training.
+    {"path": "photos/1.jpg", "label": "sea_lion", "split": "train"}
+
+Paths are relative to the manifest's folder. Without a split every picture is for training. JSON has
+other keys passed over, so that what a labelling tool writes can be read as it is.
 """
 
 import csv
+import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from craft_tuner.data.dataset import Dataset, assemble
+from craft_tuner.data.listing import Fault, Listing, Pair
 from craft_tuner.data.pictures import FilePicture
 from craft_tuner.errors import DataError
 
 SPLITS = ("train", "test")
+JSON_SUFFIXES = frozenset({".jsonl", ".ndjson"})
 
 
 @dataclass(frozen=True)
@@ -26,20 +33,23 @@ class _Row:
     split: str
 
 
-def read_table(file: Path, *, renamed: dict[str, str] | None = None) -> Dataset:
-    """Read a CSV of image paths; each path must exist, no image is opened.
+def list_table(file: Path) -> Listing:
+    """List a manifest; no image is opened.
 
     Args:
-        file: UTF-8, with or without a byte order mark.
-        renamed: class names for labels (default: underscores read as spaces).
+        file: UTF-8, with or without a byte order mark; JSONL by its ending, else CSV.
 
     Raises:
-        DataError: a column, value or file is missing, or a path is listed twice; names the line.
+        DataError: it has another form; names the line.
     """
-    rows = _rows(file)
-    _check_rows(file, rows)
-    pairs = {split: [_pair(file, row) for row in rows if row.split == split] for split in SPLITS}
-    return assemble(pairs["train"], pairs["test"], renamed=renamed)
+    rows = _json_rows(file) if file.suffix.lower() in JSON_SUFFIXES else _csv_rows(file)
+    if not rows:
+        raise DataError(f"{file} lists no images; add one line per image: path, label")
+    faults = tuple(_faults(file, rows))
+    pairs = {
+        split: tuple(_pair(file, row) for row in rows if row.split == split) for split in SPLITS
+    }
+    return Listing(pairs["train"], pairs["test"], faults=faults)
 
 
 def read_class_names(file: Path) -> dict[str, str]:
@@ -62,7 +72,7 @@ def read_class_names(file: Path) -> dict[str, str]:
     return renamed
 
 
-def _rows(file: Path) -> list[_Row]:
+def _csv_rows(file: Path) -> list[_Row]:
     reader = csv.DictReader(_text(file).splitlines(keepends=True), strict=True)
     columns = [column.strip().lower() for column in reader.fieldnames or []]
     reader.fieldnames = columns
@@ -84,25 +94,53 @@ def _rows(file: Path) -> list[_Row]:
         raise DataError(f"{file} line {reader.line_num}: not valid CSV ({error})") from error
 
 
-def _check_rows(file: Path, rows: list[_Row]) -> None:
-    if not rows:
-        raise DataError(f"{file} lists no images; add one line per image: path,label")
+def _json_rows(file: Path) -> list[_Row]:
+    lines = enumerate(_text(file).split("\n"), start=1)
+    return [_json_row(file, number, line) for number, line in lines if line.strip()]
+
+
+def _json_row(file: Path, number: int, line: str) -> _Row:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{file} line {number}: not valid JSON ({error})") from error
+    if not isinstance(record, dict):
+        raise DataError(f"{file} line {number}: {line.strip()[:60]!r}; needed: an object")
+    split = record.get("split", "train")
+    values = (record.get("path", ""), record.get("label", ""), split)
+    path, label, split = (_word(file, number, value) for value in values)
+    return _Row(number, path, label, split.lower())
+
+
+def _word(file: Path, number: int, value: Any) -> str:
+    if not isinstance(value, str):
+        raise DataError(
+            f"{file} line {number}: {str(value)[:60]} is no text; path, label and split are"
+        )
+    return value.strip()
+
+
+def _faults(file: Path, rows: list[_Row]) -> Iterator[Fault]:
     seen: dict[Path, int] = {}
     for row in rows:
         where = f"{file} line {row.line}"
-        if not row.path or not row.label:
-            raise DataError(f"{where}: path {row.path!r}, label {row.label!r}; both are needed")
-        if row.split not in SPLITS:
-            raise DataError(f"{where}: split {row.split!r}; allowed: {', '.join(SPLITS)}")
         path = file.parent / row.path
-        if not path.is_file():
-            raise DataError(f"{where}: no image at {path}; correct the path or remove the line")
-        if path in seen:
-            raise DataError(f"{where}: {row.path} is already on line {seen[path]}; remove one")
-        seen[path] = row.line
+        if not row.path or not row.label:
+            sentence = f"{where}: path {row.path!r}, label {row.label!r}; both are needed"
+            yield Fault("line without path or label", where, sentence)
+        elif row.split not in SPLITS:
+            sentence = f"{where}: split {row.split!r}; allowed: {', '.join(SPLITS)}"
+            yield Fault("unknown split", where, sentence)
+        elif not path.is_file():
+            sentence = f"{where}: no image at {path}; correct the path or remove the line"
+            yield Fault("missing file", row.path, sentence)
+        elif path in seen:
+            sentence = f"{where}: {row.path} is already on line {seen[path]}; remove one"
+            yield Fault("file listed twice", row.path, sentence)
+        seen.setdefault(path, row.line)
 
 
-def _pair(file: Path, row: _Row) -> tuple[str, FilePicture]:
+def _pair(file: Path, row: _Row) -> Pair:
     return row.label, FilePicture(file.parent / row.path, row.path)
 
 

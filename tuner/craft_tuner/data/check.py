@@ -1,0 +1,155 @@
+"""What a dataset has, and everything that is wrong with it, by name and counted.
+
+A finding is a problem (a fit would be refused, or its result would be wrong) or a remark. Each
+picture is read once and dropped, so memory holds a digest per picture. Must not know prices.
+"""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+
+from pydantic import BaseModel, ConfigDict
+
+from craft_tuner.data.dataset import Dataset
+from craft_tuner.data.listing import Listing
+from craft_tuner.data.pictures import BytesPicture, Picture, decode
+from craft_tuner.errors import DataError
+
+SHOWN = 20
+"""Names that a finding keeps; it counts them all."""
+
+
+class Finding(BaseModel):
+    """One kind of thing found, how often, and the names of the first of them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    what: str
+    problem: bool
+    count: int
+    names: tuple[str, ...]
+
+
+class Report(BaseModel):
+    """What a dataset has. `bytes` is None where the files were not opened."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    classes: int
+    train: int
+    test: int
+    validation: int
+    fewest: int
+    """Training images of the smallest class: the most shots that every class has."""
+    most: int
+    bytes: int | None
+    findings: tuple[Finding, ...]
+
+    @property
+    def usable(self) -> bool:
+        """Nothing found is a problem."""
+        return not any(finding.problem for finding in self.findings)
+
+
+def check(
+    listing: Listing, *, opened: bool = True, on_read: Callable[[], None] = lambda: None
+) -> Report:
+    """Look at a listing and, unless `opened` is false, at every picture of it."""
+    found = [*_faults(listing), *_classes(listing)]
+    size: int | None = None
+    if opened:
+        contents = Contents()
+        contents.read(listing, on_read)
+        found += contents.findings()
+        size = contents.bytes
+    counts = Counter(label for label, _ in listing.train)
+    per_class = [counts[label] for label in listing.classes()] or [0]
+    return Report(
+        classes=len(per_class),
+        train=len(listing.train),
+        test=len(listing.test),
+        validation=listing.validation,
+        fewest=min(per_class),
+        most=max(per_class),
+        bytes=size,
+        findings=tuple(finding for finding in found if finding.count),
+    )
+
+
+class Contents:
+    """The bytes of a dataset's pictures: which are damaged, and which are there twice."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        self._damaged: list[str] = []
+        self._seen: dict[bytes, tuple[str, str, str]] = {}
+        """Split, label and name of the first picture with these bytes."""
+        self._doubles: dict[str, list[str]] = defaultdict(list)
+
+    def read(self, listing: Listing, on_read: Callable[[], None]) -> None:
+        """Read every picture that the reader has found."""
+        missing = {fault.name for fault in listing.faults if fault.kind == "missing file"}
+        for split, pairs in (("train", listing.train), ("test", listing.test)):
+            for label, picture in pairs:
+                if picture.name not in missing:
+                    self._look(split, label, picture)
+                on_read()
+
+    def findings(self) -> Iterator[Finding]:
+        """What was found."""
+        yield finding("damaged or not an image", self._damaged)
+        yield finding("the same image in train and test", self._doubles["splits"])
+        yield finding("the same image under two classes", self._doubles["classes"])
+        yield finding("the same image twice in a class", self._doubles["class"], problem=False)
+
+    def _look(self, split: str, label: str, picture: Picture) -> None:
+        try:
+            data = picture.read()
+            decode(BytesPicture(data, picture.name))
+        except DataError:
+            self._damaged.append(picture.name)
+            return
+        self.bytes += len(data)
+        first = self._seen.setdefault(hashlib.sha256(data).digest(), (split, label, picture.name))
+        if first[2] == picture.name and first[0] == split:
+            return
+        kind = "splits" if first[0] != split else "classes" if first[1] != label else "class"
+        self._doubles[kind].append(f"{picture.name} = {first[2]}")
+
+
+def finding(what: str, names: Sequence[str], *, problem: bool = True) -> Finding:
+    """A finding of its names."""
+    return Finding(what=what, problem=problem, count=len(names), names=tuple(names[:SHOWN]))
+
+
+def _faults(listing: Listing) -> Iterator[Finding]:
+    kinds: dict[str, list[str]] = defaultdict(list)
+    for fault in listing.faults:
+        kinds[fault.kind].append(fault.name)
+    yield from (finding(kind, names) for kind, names in kinds.items())
+
+
+def _classes(listing: Listing) -> Iterator[Finding]:
+    untrained, untested = listing.missing()
+    names = tuple(listing.class_name(label) for label in listing.classes())
+    counts = Counter(label for label, _ in listing.train)
+    pictures = [picture.name for _, picture in (*listing.train, *listing.test)]
+    unicode = [name for name in (*names, *pictures) if not name.isascii()]
+    yield finding("class without training images", untrained)
+    yield finding("class without test images", untested)
+    yield finding("class names", _refused(names))
+    single = [label for label in listing.classes() if counts[label] == 1]
+    yield finding("class with one training image", single, problem=False)
+    yield finding("name beyond ASCII", unicode, problem=False)
+    if not listing.train:
+        yield finding("no training images: for evaluation alone", [""], problem=False)
+    if not listing.test:
+        yield finding("no test images: a fit has no final test", [""], problem=False)
+
+
+def _refused(names: tuple[str, ...]) -> list[str]:
+    try:
+        Dataset(names, ())
+    except DataError as error:
+        return [str(error)]
+    return []

@@ -1,0 +1,146 @@
+"""What a reader found before it is judged: labelled pictures, class names, and what is wrong.
+
+`Listing.dataset()` makes a dataset of it or refuses; `check.py` reports all of it. Must not know
+where pictures come from or where they go.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from craft_tuner.data.dataset import Dataset, Item, composed, spoken
+from craft_tuner.data.pictures import Picture
+from craft_tuner.errors import DataError
+
+Pair = tuple[str, Picture]
+"""A label and a picture that has it."""
+
+
+class Fault(NamedTuple):
+    """One thing that a reader cannot use: its kind, what it is called, and the whole sentence."""
+
+    kind: str
+    name: str
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Labelled pictures of a source, none of them opened.
+
+    `labels` are the classes in order; without them the labels of `train` are, in order of their
+    names, and so are the pictures. `names` are class names of labels for which `spoken(label)` is
+    not what should be said. `validation` counts pictures that the source has set apart and nobody
+    uses. `closed` is that of `Dataset`.
+    """
+
+    train: tuple[Pair, ...]
+    test: tuple[Pair, ...] = ()
+    labels: tuple[str, ...] = ()
+    names: Mapping[str, str] = field(default_factory=dict)
+    validation: int = 0
+    closed: bool = False
+    faults: tuple[Fault, ...] = ()
+
+    def classes(self) -> tuple[str, ...]:
+        """The labels in order, those of test pictures alone included."""
+        if self.labels:
+            return self.labels
+        return tuple(sorted({label for label, _ in (*self.train, *self.test)}, key=composed))
+
+    def class_name(self, label: str) -> str:
+        """What is said of a label."""
+        return self.names.get(label) or spoken(label)
+
+    def missing(self) -> tuple[list[str], list[str]]:
+        """Classes without a picture to train on, and without one to test on.
+
+        A split that has no picture at all lacks no class.
+        """
+        train = {label for label, _ in self.train}
+        test = {label for label, _ in self.test}
+        labels = self.classes()
+        untrained = [label for label in labels if self.train and label not in train]
+        return untrained, [label for label in labels if self.test and label not in test]
+
+    def dataset(self) -> Dataset:
+        """The dataset.
+
+        Raises:
+            DataError: the reader found a fault, a class is in one split only, or the class names
+                are not usable.
+        """
+        _refuse(self.faults)
+        _check_splits(*self.missing())
+        index = {label: number for number, label in enumerate(self.classes())}
+        return Dataset(
+            class_names=tuple(self.class_name(label) for label in index),
+            train=self._items(self.train, index),
+            test=self._items(self.test, index),
+            closed=self.closed,
+        )
+
+    def renamed(self, names: Mapping[str, str]) -> "Listing":
+        """The same with other class names for some labels.
+
+        Raises:
+            DataError: a label does not exist.
+        """
+        labels = self.classes()
+        for label in sorted(names):
+            if label not in labels:
+                raise DataError(
+                    f"the class names file names {label!r}, the dataset has no such class; "
+                    f"its classes: {', '.join(labels[:10])}{', ...' if len(labels) > 10 else ''}"
+                )
+        return Listing(**{**vars(self), "names": {**self.names, **names}})
+
+    def _items(self, pairs: tuple[Pair, ...], index: Mapping[str, int]) -> tuple[Item, ...]:
+        items = (Item(picture, index[label]) for label, picture in pairs)
+        if self.labels:
+            return tuple(items)
+        return tuple(sorted(items, key=lambda item: (item.label, item.picture.name)))
+
+
+def told_apart(labels: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Class names by label, from (label, class name); a name that is taken gets its label added.
+
+    ImageNet has two classes called `missile`; an answer must say which.
+    """
+    names: dict[str, str] = {}
+    taken: Counter[str] = Counter()
+    for label, name in labels:
+        names[label] = f"{name} ({label})" if taken[name] else name
+        taken[name] += 1
+    return names
+
+
+def some(names: Sequence[str], *, shown: int = 3) -> str:
+    """The first few names, quoted, and how many more there are."""
+    more = f" and {len(names) - shown:,} more" if len(names) > shown else ""
+    return ", ".join(repr(name) for name in names[:shown]) + more
+
+
+def _refuse(faults: Sequence[Fault]) -> None:
+    if faults:
+        more = len(faults) - 1
+        others = f" ({more:,} more like it: `craft-tuner data check` lists them)" if more else ""
+        raise DataError(faults[0].sentence + others)
+
+
+def _check_splits(untrained: list[str], untested: list[str]) -> None:
+    if untrained:
+        raise DataError(
+            f"{_have(untrained)} test images and no training image; add some, or remove it from "
+            "test"
+        )
+    if untested:
+        raise DataError(
+            f"{_have(untested)} no test image; add at least one, or remove the whole test split "
+            "to train without a final test"
+        )
+
+
+def _have(labels: list[str]) -> str:
+    return f"class {some(labels)} has" if len(labels) == 1 else f"classes {some(labels)} have"
