@@ -1,5 +1,6 @@
 """Folders and tables become the same dataset everywhere, or one sentence that says why not."""
 
+import json
 import os
 import unicodedata
 
@@ -200,6 +201,47 @@ def test_tables_as_spreadsheets_write_them_are_read(photos):
 def test_a_fault_in_a_table_is_named_by_its_line(photos, text, words):
     with pytest.raises(DataError, match=words):
         list_table(write(photos, text)).dataset()
+
+
+JSONL = """{"path": "photos/0.png", "label": "sea_lion", "split": "train", "by": "ann"}
+
+{"path": "photos/1.png", "label": "ox"}
+{"path": "photos/2.png", "label": "sea_lion", "split": "TEST"}
+{"path": "photos/3.png", "label": "ox", "split": "test"}
+"""
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "ndjson"])
+def test_a_manifest_of_json_lines_is_the_same_dataset_as_the_table(photos, suffix):
+    file = photos / f"data.{suffix}"
+    file.write_text(JSONL)
+    assert read_dataset(str(file)) == list_table(write(photos, FULL)).dataset()
+
+
+def test_a_label_of_json_may_hold_any_line_separator_but_the_newline(photos):
+    file = photos / "data.jsonl"
+    lines = [{"path": f"photos/{k}.png", "label": f"a\u2028{k}"} for k in (0, 1)]
+    file.write_text("\n".join(json.dumps(line, ensure_ascii=False) for line in lines))
+    assert list_table(file).classes() == ("a\u20280", "a\u20281")
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("{", "line 1: not valid JSON"),
+        ("[" * 100_000, "line 1: not valid JSON"),
+        ('["a"]', r"line 1: .* needed: an object"),
+        ('{"path": "photos/0.png", "label": 7}', "line 1: 7 is no text; path, label and split"),
+        ('{"path": "photos/0.png"}', r"line 1: path 'photos/0\.png', label ''; both are needed"),
+        ('{"path": "photos/0.png", "label": "a", "split": "dev"}', "split 'dev'; allowed: train"),
+        ('{"path": "photos/9.png", "label": "a"}', r"line 1: no image at .*9\.png"),
+        ("", "lists no images"),
+    ],
+)
+def test_a_fault_in_a_manifest_is_named_by_its_line(photos, line, words):
+    (photos / "data.jsonl").write_text(line)
+    with pytest.raises(DataError, match=words):
+        list_table(photos / "data.jsonl").dataset()
 
 
 def test_a_table_that_cannot_be_read_is_named(photos):

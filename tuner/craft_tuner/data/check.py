@@ -110,11 +110,11 @@ class Contents:
             self._damaged.append(picture.name)
             return
         self.bytes += len(data)
-        first = self._seen.setdefault(hashlib.sha256(data).digest(), (split, label, picture.name))
-        if first[2] == picture.name and first[0] == split:
-            return
-        kind = "splits" if first[0] != split else "classes" if first[1] != label else "class"
-        self._doubles[kind].append(f"{picture.name} = {first[2]}")
+        this = (split, label, picture.name)
+        first = self._seen.setdefault(hashlib.sha256(data).digest(), this)
+        if first is not this:
+            kind = "splits" if first[0] != split else "classes" if first[1] != label else "class"
+            self._doubles[kind].append(f"{picture.name} = {first[2]}")
 
 
 def finding(what: str, names: Sequence[str], *, problem: bool = True) -> Finding:

@@ -4,6 +4,7 @@ Hidden files, and files that are no images, are passed over. Image formats that 
 refuse are named, because passing them over would lose data without a word.
 """
 
+import os
 from pathlib import Path
 
 from craft_tuner.data.dataset import composed
@@ -74,7 +75,9 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def _images(folder: Path, faults: list[Fault]) -> list[Path]:
-    files = [path for path in sorted(folder.iterdir()) if path.is_file() and not _hidden(path)]
+    with os.scandir(folder) as entries:  # asks the disk about no file: ImageNet has 1.3 million
+        names = sorted(entry.name for entry in entries if entry.is_file())
+    files = [folder / name for name in names if not name.startswith(".")]
     for path in files:
         if path.suffix.lower() in OTHER_IMAGE_SUFFIXES:
             sentence = f"{path} is not JPEG, PNG or WebP; convert it, or take it out"
