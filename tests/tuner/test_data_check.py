@@ -222,6 +222,13 @@ def test_a_datasets_own_preset_and_as_many_shots_as_there_are(tmp_path):
     assert text.endswith("\nusable")
 
 
+def test_a_shifted_set_needs_an_evaluation(tmp_path):
+    text = peek(f"coop:imagenet-r@{build(tmp_path, 'imagenet_r')}").text()
+    assert "remark: no training images: for evaluation alone\n" in text
+    assert "an evaluation needs:" in text
+    assert "shots" not in text
+
+
 def test_more_shots_than_there_are_is_why_a_fit_would_be_refused(zoo):
     looked = peek(zoo, shots=4)
     assert not looked.usable

@@ -1,6 +1,7 @@
 """The paper's 15 datasets are read where CoOp's users have them, or what is missing is named."""
 
 import pickle
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,6 +31,14 @@ def test_there_are_the_papers_15_and_each_preset_has_its_dataset():
     assert len(BENCHMARKS) == 15
     assert {*TRAINED} == {*preset_names()} - {"digits"}
     assert all(benchmark.template.count("{}") == 1 for benchmark in BENCHMARKS.values())
+
+
+def test_the_page_on_data_has_the_table():
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
+    for name, each in BENCHMARKS.items():
+        row = next(line for line in page.splitlines() if line.startswith(f"| {name} |"))
+        assert f"| {each.folder} / {each.images}" in row
+        assert each.index in row
 
 
 @pytest.mark.parametrize("name", TRAINED)

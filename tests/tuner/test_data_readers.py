@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from craft_tuner.data.dataset import labels_of, pictures_of, spoken
-from craft_tuner.data.folders import list_folders
+from craft_tuner.data.folders import image_files, list_folders
 from craft_tuner.data.pictures import BytesPicture, FilePicture, decode, encode_png
 from craft_tuner.data.sources import read_dataset
 from craft_tuner.data.tables import list_table, read_class_names
@@ -100,6 +100,13 @@ def test_formats_that_no_server_takes_are_named_not_passed_over(zoo):
     (zoo / "train" / "ox" / "scan.tiff").write_bytes(b"II")
     with pytest.raises(DataError, match=r"scan\.tiff is not JPEG, PNG or WebP; convert it"):
         list_folders(zoo).dataset()
+
+
+def test_a_folder_to_classify_names_them_too(zoo):
+    assert [path.name for path in image_files(zoo / "test" / "ox")] == ["0.png", "1.png"]
+    (zoo / "test" / "ox" / "scan.bmp").write_bytes(b"BM")
+    with pytest.raises(DataError, match=r"scan\.bmp is not JPEG, PNG or WebP; convert it"):
+        image_files(zoo / "test" / "ox")
 
 
 def test_a_class_in_one_split_alone_is_named(zoo):

@@ -67,7 +67,8 @@ class Look(BaseModel):
     def _needs(self, needs: Estimate) -> Iterator[str]:
         plan, settings = needs.plan, self.config
         preset = f", preset {settings.preset}" if settings.preset else ""
-        yield f"a fit ({plan.method}, {settings.shots} shots, seed {settings.seed}{preset}) needs:"
+        how = f"{plan.method}, {settings.shots} shots, seed {settings.seed}{preset}"
+        yield f"a fit ({how}) needs:" if self.report.train else "an evaluation needs:"
         yield plan.table()
         yield (
             f"uploads {needs.images:,} images, {needs.image_bytes:,} bytes; "
@@ -91,8 +92,8 @@ def look(source: str, flags: Mapping[str, Any], *, class_names: Path | None, ope
     listing = list_source(source, class_names=class_names)
     configuration.build(flags)  # before the long part
     with Screen(Console(stderr=True)) as screen:
-        advance = screen.reading(len(listing.train) + len(listing.test))
-        report = check(listing, opened=opened, on_read=advance)
+        pictures = len(listing.train) + len(listing.test) if opened else 0
+        report = check(listing, opened=opened, on_read=screen.reading(pictures))
     benchmark = benchmark_of(source)
     settings = _settings(title(source), flags, report)
     needs, refusal = _needs(settings, listing) if report.usable else (None, None)
@@ -125,6 +126,8 @@ def _needs(
 
 def _sentence(finding: Finding) -> str:
     kind = "problem" if finding.problem else "remark"
+    if not finding.names:
+        return f"{kind}: {finding.what}"
     more = finding.count - len(finding.names)
     names = ", ".join(finding.names) + (f" and {more:,} more" if more else "")
     return f"{kind}: {finding.what} ({finding.count:,}): {names}"

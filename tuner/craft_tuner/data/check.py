@@ -122,6 +122,11 @@ def finding(what: str, names: Sequence[str], *, problem: bool = True) -> Finding
     return Finding(what=what, problem=problem, count=len(names), names=tuple(names[:SHOWN]))
 
 
+def remark(what: str) -> Finding:
+    """A finding about the dataset as a whole."""
+    return Finding(what=what, problem=False, count=1, names=())
+
+
 def _faults(listing: Listing) -> Iterator[Finding]:
     kinds: dict[str, list[str]] = defaultdict(list)
     for fault in listing.faults:
@@ -142,9 +147,9 @@ def _classes(listing: Listing) -> Iterator[Finding]:
     yield finding("class with one training image", single, problem=False)
     yield finding("name beyond ASCII", unicode, problem=False)
     if not listing.train:
-        yield finding("no training images: for evaluation alone", [""], problem=False)
+        yield remark("no training images: for evaluation alone")
     if not listing.test:
-        yield finding("no test images: a fit has no final test", [""], problem=False)
+        yield remark("no test images: a fit has no final test")
 
 
 def _refused(names: tuple[str, ...]) -> list[str]:

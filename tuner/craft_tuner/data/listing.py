@@ -6,7 +6,7 @@ where pictures come from or where they go.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from craft_tuner.data.dataset import Dataset, Item, composed, spoken
@@ -94,7 +94,7 @@ class Listing:
                     f"the class names file names {label!r}, the dataset has no such class; "
                     f"its classes: {', '.join(labels[:10])}{', ...' if len(labels) > 10 else ''}"
                 )
-        return Listing(**{**vars(self), "names": {**self.names, **names}})
+        return replace(self, names={**self.names, **names})
 
     def _items(self, pairs: tuple[Pair, ...], index: Mapping[str, int]) -> tuple[Item, ...]:
         items = (Item(picture, index[label]) for label, picture in pairs)
