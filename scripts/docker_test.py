@@ -201,13 +201,13 @@ def observed(stack: Stack) -> None:
 
 
 def clean(stack: Stack) -> None:
-    """Remove containers, volumes and images."""
+    """Remove containers, volumes and images; says so if some are left, and hides no failure."""
     stack("down", "-v", "--remove-orphans", "-t", "50")
-    images = run("docker", "images", "-q", f"{LOCAL}/*").split()
-    if images:
-        run("docker", "rmi", "-f", *images)
-    run("docker", "image", "prune", "-f", "--filter", "label=craft.stage=build")
-    say("removed all that was made")
+    form = "{{.Repository}}:{{.Tag}}"
+    images = run("docker", "images", "--format", form, f"{LOCAL}/*").split()
+    stages = ("docker", "image", "prune", "-f", "--filter", "label=craft.stage=build")
+    gone = all([not images or works("docker", "rmi", *images), works(*stages)])
+    say("removed all that was made" if gone else f"could not remove all of {' '.join(images)}")
 
 
 # --- what is checked ----------------------------------------------------------------------------
