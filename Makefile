@@ -4,6 +4,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 MINUTES ?= 30
+SECONDS ?= 60
+ROUNDS ?= 100
+STEPS ?= 10000
+KILLS ?= 20
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
@@ -65,6 +69,23 @@ soak: install  ## mixed clients against a real server for MINUTES: no failure, n
 	mkdir -p bench
 	$(BIN)/python benchmarks/soak.py --minutes $(MINUTES) --json bench/soak.json
 
+.PHONY: bombs
+bombs: install  ## hostile requests against a real server: what answers, when, at what memory
+	mkdir -p bench
+	$(BIN)/python benchmarks/bombs.py --json bench/bombs.json
+
+.PHONY: fuzz
+fuzz: install  ## attack the readers of untrusted bytes with atheris, SECONDS for each
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
+	$(BIN)/python scripts/fuzz.py --seconds $(SECONDS)
+
+.PHONY: faults
+faults: install  ## kill, cut, fill and drain for ROUNDS rounds a store; STEPS of the model; a fit killed KILLS times
+	mkdir -p bench
+	$(BIN)/python benchmarks/faults.py --rounds $(ROUNDS) --json bench/faults.json
+	PYTHONPATH=tests $(BIN)/python tests/server/test_meter_machine.py $(STEPS)
+	$(BIN)/python benchmarks/fault_tuner.py --kills $(KILLS) --json bench/fault-tuner.json
+
 .PHONY: docker-test
 docker-test: install  ## build both images and run what docs/docker.md promises on a real engine
 	$(PYTHON) scripts/docker_test.py --programs $(BIN)
@@ -76,7 +97,8 @@ bench-accuracy: install  ## the demo with seeds 1, 2 and 3, and their mean
 .PHONY: check
 check: test lint type demo bench-accuracy  ## what CI runs
 	$(MAKE) soak MINUTES=1
+	$(MAKE) faults ROUNDS=10 STEPS=0 KILLS=0
 
 .PHONY: clean
 clean:  ## remove the virtual environment, caches and runs
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage* runs var bench
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage* runs var bench fuzz

@@ -12,21 +12,21 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from craft_server import environment, logs
+from craft_server import environment, logs, openapi
 from craft_server.background import sweep, tell_given_back, watch_loop
 from craft_server.blackbox import BlackBox
+from craft_server.connections import Door
 from craft_server.image_store import ImageStore
 from craft_server.images import ImageLimits
 from craft_server.keys import Keys
 from craft_server.meter import Meter
 from craft_server.metrics import Metrics
-from craft_server.middleware import BodyCap, RequestId
+from craft_server.middleware import BodyCap, BodyLimits, RequestId
 from craft_server.rates import Rates
 from craft_server.recent_keys import RecentKeys
 from craft_server.request_log import RequestLog
 from craft_server.routes import ROUTERS
 from craft_server.routes.access import Parts
-from craft_server.routes.bodies import schemas
 from craft_server.service import LogitsService
 from craft_server.settings import ModelError, Settings
 from craft_server.store import Store, StoreDown
@@ -34,9 +34,8 @@ from craft_server.stub import StubBlackBox
 from craft_server.teller import Teller
 from craft_server.tracing import Tracer
 from craft_server.uploads import UploadDoor
-from craft_shared.admin import KeyChange, KeyRequest, KeyRotation
-from craft_shared.errors import PROBLEM_MEDIA_TYPE, Code, Problem, Refusal
-from craft_shared.messages import CardLimits, ImageSetRequest, LogitsRequest, Manifest
+from craft_shared.errors import PROBLEM_MEDIA_TYPE, Code, Refusal
+from craft_shared.messages import CardLimits
 
 _LOG = logging.getLogger(__name__)
 _HTTP_CODES = {404: Code.NOT_FOUND, 405: Code.METHOD_NOT_ALLOWED, 413: Code.TOO_LARGE}
@@ -72,8 +71,10 @@ def create_app(settings: Settings, blackbox: BlackBox) -> FastAPI:
         title="craft-server",
         summary="Prompts in, logits out, every query counted.",
         version="1",
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+        redirect_slashes=False,
         lifespan=_lifespan,
-        responses={"4XX": {"model": Problem}, "5XX": {"model": Problem}},
     )
     keys = Keys(store)
     app.state.parts = Parts(
@@ -94,12 +95,12 @@ def create_app(settings: Settings, blackbox: BlackBox) -> FastAPI:
     app.state.tracer = tracer
     for router in ROUTERS:
         app.include_router(router)
-    _describe_bodies(app)
+    openapi.complete(app)
     app.add_exception_handler(Exception, _on_error)
     app.add_exception_handler(Refusal, _on_error)
     app.add_exception_handler(RequestValidationError, _on_error)
     app.add_exception_handler(HTTPException, _on_error)
-    app.add_middleware(BodyCap, max_bytes=settings.max_body_bytes)
+    app.add_middleware(BodyCap, limits=_body_limits(settings))
     app.add_middleware(RequestLog, telemetry=metrics, tracer=tracer, lines=settings.access_log)
     app.add_middleware(RequestId, trusting=settings.trust_request_id)
     return app
@@ -161,6 +162,15 @@ def serve(settings: Settings) -> None:
         access_log=False,  # request_log.py writes it
         log_config=None,
         timeout_graceful_shutdown=int(settings.drain_s),
+        http=connection_door(settings),
+        ws="none",
+    )
+
+
+def connection_door(settings: Settings) -> Any:
+    """What uvicorn takes for its protocol: bounds on connections that send no request."""
+    return Door(
+        head_s=settings.head_s, reply_s=settings.deadline_s, connections=settings.connections
     )
 
 
@@ -236,19 +246,13 @@ def _as_refusal(error: Exception) -> Refusal:
     return Refusal(Code.INTERNAL, detail)
 
 
-def _describe_bodies(app: FastAPI) -> None:
-    """Add the messages that routes read themselves to the OpenAPI document's components."""
-    generate = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        document = generate()
-        components = document.setdefault("components", {}).setdefault("schemas", {})
-        components |= schemas(
-            LogitsRequest, ImageSetRequest, Manifest, KeyRequest, KeyChange, KeyRotation
-        )
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it
+def _body_limits(settings: Settings) -> BodyLimits:
+    return BodyLimits(
+        bytes=settings.max_body_bytes,
+        json_bytes=min(settings.max_json_bytes, settings.max_body_bytes),
+        all_bytes=settings.bodies_bytes,
+        seconds=settings.body_s,
+    )
 
 
 def _image_limits(settings: Settings) -> ImageLimits:

@@ -31,6 +31,9 @@ class BlobFolder:
         """Keep bytes by their digest; when this returns, they survive a power cut.
 
         A blob that is here already is written again, so that time tells nobody that it was.
+
+        Raises:
+            OSError: the folder takes no more; nothing half written is left.
         """
         list(self._writers.map(self._write, contents.keys(), contents.values()))
         # Syncing a file makes its bytes durable, not the name that `replace` gave it: without this
@@ -50,11 +53,15 @@ class BlobFolder:
         path = self._path(digest)
         path.parent.mkdir(parents=True, exist_ok=True)
         draft = path.with_name(f".{digest}.{secrets.token_hex(8)}")
-        with draft.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
+        try:
+            with draft.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            draft.replace(path)
+        except OSError:
+            draft.unlink(missing_ok=True)  # half a file would take room that there is too little of
+            raise
 
 
 def _sync_folder(folder: Path) -> None:

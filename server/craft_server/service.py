@@ -28,11 +28,12 @@ from craft_server.orders import Order, OrderDesk, count_prompts
 from craft_server.scheduler import DeviceWorker, shutting_down
 from craft_server.scoring import Logits, Scorer, Stream, Whole, dtype_of, fits_a_block
 from craft_server.settings import Settings
-from craft_server.telemetry import Standing, Telemetry, UnitState
+from craft_server.telemetry import Standing, Telemetry
 from craft_server.teller import Teller
+from craft_server.till import Till
 from craft_server.tracing import Tracer
 from craft_shared.errors import Code, Refusal
-from craft_shared.messages import Budgets, Counters, LogitsReply, LogitsRequest
+from craft_shared.messages import Budgets, LogitsReply, LogitsRequest
 
 T = TypeVar("T")
 
@@ -95,12 +96,13 @@ class LogitsService:
         telemetry: Telemetry,
         tracer: Tracer,
     ) -> None:
-        self._telemetry = telemetry
         self._tracer = tracer
         self.card = blackbox.card
         self._settings = settings
-        self._meter = meter
-        self._teller = teller
+        self._running: set[asyncio.Future[Any]] = set()
+        self._till = Till(
+            settings, meter, teller, telemetry=telemetry, tracer=tracer, wait_for=self._wait_for
+        )
         self._shelf = FeatureShelf(settings, blackbox, images)
         self._worker = DeviceWorker(
             requests=settings.queue,
@@ -114,7 +116,6 @@ class LogitsService:
         self._scorer = Scorer(
             blackbox, self._shelf, self._worker, deadline_s=settings.deadline_s, tracer=tracer
         )
-        self._running: set[asyncio.Future[Any]] = set()
 
     async def order(
         self, key: Key, request: LogitsRequest, *, offsets: FloatArray | None, idempotency_key: str
@@ -197,7 +198,7 @@ class LogitsService:
     async def _buy(self, order: Order) -> Delivery:
         with ExitStack() as place:
             place.enter_context(self._worker.admit(order.cost.texts))
-            grant = await self._grant(order)
+            grant = await self._till.reserve(order)
             if isinstance(grant, Replay):
                 delivery = await self._replay(order, grant)
             else:
@@ -209,52 +210,15 @@ class LogitsService:
                 delivery.hold(place.pop_all())
             return delivery
 
-    async def _grant(self, order: Order) -> Hold | Replay:
-        """Reserve; a caller cancelled meanwhile leaves no hold behind."""
-        reserve = partial(
-            self._meter.reserve,
-            order.key.id,
-            order.idempotency_key,
-            fingerprint=order.fingerprint,
-            cost=order.cost,
-            hold_s=self._settings.hold_s,
-            version=order.key.version,
-            at_a_time=order.key.policy.max_concurrent or self._settings.key_requests,
-        )
-        with self._tracer.span("reserve", queries=order.cost.queries):
-            reserving = self._teller.run(reserve, durable=False)
-            try:
-                return await asyncio.shield(reserving)
-            except asyncio.CancelledError:
-                grant = await reserving
-                if isinstance(grant, Hold):
-                    await self._release(order, grant)
-                raise
-
-    async def _release(self, order: Order, hold: Hold) -> None:
-        release = partial(self._meter.release, hold)
-        if await _finish(self._teller.run(release, durable=False)):
-            self._tell("released", order.cost)
-
-    def _tell(self, state: UnitState, cost: Counters) -> None:
-        self._telemetry.units(state, queries=cost.queries, logit_vectors=cost.logit_vectors)
-
     async def _sell(self, order: Order, hold: Hold) -> Delivery:
         try:
             scored = await self._score(order)
         except BaseException:
-            await self._release(order, hold)
+            await self._till.release(order, hold)
             raise
-        settle = partial(
-            self._meter.settle,
-            hold,
-            _proof(scored),
-            line=_line(order, scored.seconds["model"]),
-            keep=isinstance(scored, Whole),
-        )
-        with self._tracer.span("settle", queries=order.cost.queries):
-            budgets = await _finish(self._teller.run(settle))
-        self._tell("settled", order.cost)
+        line = _line(order, scored.seconds["model"])
+        keep = isinstance(scored, Whole)
+        budgets = await self._till.settle(order, hold, _proof(scored), line=line, keep=keep)
         return self._deliver(order, scored, budgets)
 
     async def _replay(self, order: Order, replay: Replay) -> Delivery:
@@ -267,8 +231,7 @@ class LogitsService:
             scored = await self._score(order)
             if hashlib.sha256(_proof(scored)).hexdigest() != replay.reply_sha256:
                 _LOG.warning("a recomputed reply differs from what was sold: request %s", replay.id)
-        budgets = await asyncio.to_thread(self._meter.budgets, order.key.id)
-        self._tell("replayed", replay.cost)
+        budgets = await self._till.budgets(order, replay)
         return self._deliver(order, scored, budgets, replayed=True)
 
     async def _score(self, order: Order) -> Whole | Stream:
@@ -311,12 +274,3 @@ def _line(order: Order, seconds: float) -> LedgerLine:
         run=order.request.run,
         milliseconds=round(seconds * 1000),
     )
-
-
-async def _finish(work: "asyncio.Future[T]") -> T:
-    """Wait to the end even if the caller is cancelled meanwhile."""
-    try:
-        return await asyncio.shield(work)
-    except asyncio.CancelledError:
-        await work
-        raise

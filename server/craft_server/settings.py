@@ -92,6 +92,23 @@ class Settings(BaseSettings):
     )
 
     max_body_bytes: int = Field(64 * 2**20, ge=2**10, description="largest request body")
+    max_json_bytes: int = Field(
+        8 * 2**20, ge=2**10, description="largest request body of JSON, which unfolds in memory"
+    )
+    bodies_bytes: int = Field(
+        2**29,
+        ge=2**20,
+        description="request bodies in memory at a time, beside 1 MiB for each; then 503",
+    )
+    body_s: float = Field(120, gt=0, description="longest time that a body may take to arrive")
+    head_s: float = Field(
+        10, gt=0, description="longest time that a connection may be without a request"
+    )
+    connections: int = Field(
+        512,
+        ge=2,
+        description="connections at a time; of more, those without a request are closed first",
+    )
     max_prompts: int = Field(1024, ge=1, description="most prompts in one request")
     max_classes: int = Field(2048, ge=1, description="most class names in one request")
     max_images: int = Field(50_000, ge=1, description="most images in one image set")

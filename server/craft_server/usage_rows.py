@@ -1,4 +1,4 @@
-"""What `craft-server usage` shows: sums of the ledger by key, tag, run, image set, day or hour, or its lines.
+"""What `craft-server usage` shows: sums of the ledger by key, label or time, or its lines.
 
 Reads the ledger and the keys. Must not know options or how rows are shown.
 """

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from craft_shared import tensors
 from craft_shared.errors import Code, Refusal
+from craft_shared.limits import MAX_COLONS
 from craft_shared.messages import LogitsReply, LogitsRequest, SoftPrompts
 from craft_shared.tensors import MalformedTensors
 
@@ -118,6 +119,12 @@ def parse(model: type[M], text: str | bytes) -> M:
     Raises:
         Refusal: `invalid_request` that names the first field at fault, its value and the rule.
     """
+    colons = text.count(":") if isinstance(text, str) else text.count(b":")
+    if colons > MAX_COLONS:
+        detail = (
+            f"{colons} colons, at most {MAX_COLONS}: there are more fields than any message has"
+        )
+        raise Refusal(Code.INVALID_REQUEST, detail, param="body")
     try:
         return model.model_validate_json(text)
     except ValidationError as error:

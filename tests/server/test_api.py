@@ -324,6 +324,7 @@ def test_usage_adds_up_the_four_counters(client):
             "start": None,
             "tag": None,
             "run": None,
+            "image_set": None,
             "counters": {"queries": 3, "calls": 2, "logit_vectors": 9, "texts": 6},
         }
     ]

@@ -67,7 +67,7 @@ async def events(
     parts: PartsOf,
     key: UsageKey,
     lines: LinesAsked,
-    after: Annotated[int, Query(ge=0, description="`next` of the page before")] = 0,
+    after: Annotated[int, Query(ge=0, lt=2**63, description="`next` of the page before")] = 0,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
 ) -> Response:
     """Page through the ledger of this key; Accept chooses JSON, CSV or NDJSON."""
