@@ -215,9 +215,9 @@ def clean(stack: Stack) -> None:
 
 def balance(stack: Stack, service: str, key: Key, result: Mapping[str, Any], who: str) -> None:
     """Ledger, counter and tuner agree on what a fit cost, and nothing is held."""
-    books = stack.json(service, "usage")
+    books = stack.json(service, "usage", "--export", "json")
     check(books["audit"] == [], f"the audit finds {books['audit']}")
-    [row] = [row for row in stack.json(service, "keys", "list") if row["id"] == key.id]
+    [row] = [row for row in stack.json(service, "keys", "list", "--json") if row["id"] == key.id]
     ledger, believed = stack.sold(service, key), result["spent_total"]["queries"]
     check(row["queries_held"] == 0, f"{row['queries_held']} queries are still held")
     check(
