@@ -114,7 +114,7 @@ def _build(base: str, images: Mapping[str, str]) -> None:
     """With PyTorch's CPU wheels or, where they cannot be had, with those of the package index."""
     for program, image in images.items():
         where = ("--target", program, "-t", image, "--build-arg", f"BASE={base}", str(ROOT))
-        command = ("docker", "build", "-q", *where)
+        command = ("docker", "build", "-q", "--force-rm", *where)
         if not works(*command):
             say(f"no {program} with CPU wheels; taking those of the package index (6 GB on x86_64)")
             run(*command, "--build-arg", "TORCH_BACKEND=")
