@@ -45,7 +45,7 @@ def create_app(settings: Settings, blackbox: BlackBox) -> FastAPI:
     meter = Meter(store, holder=settings.replica, reply_bytes=settings.reply_bytes)
     images = ImageStore(
         store,
-        settings.image_dir,
+        settings.image_place,
         limits=_image_limits(settings),
         decoders=settings.decode_workers,
     )

@@ -1,4 +1,4 @@
-"""Image bytes in a folder, ownership and image sets in the transactional store.
+"""Images: bytes by content, ownership and image sets in the transactional store.
 
 Owns what is in the tables `images` and `image_sets`, and the threads that decode. Must not know
 models, budgets or HTTP.
@@ -18,7 +18,8 @@ from typing import Any, TypeVar
 from PIL.Image import Image
 from sqlalchemy import Connection
 
-from craft_server.blobs import BlobFolder
+from craft_server.blob_places import place_for
+from craft_server.blobs import BlobsDown
 from craft_server.image_tables import find_set, image_sets, images, insert_new, owned, totals
 from craft_server.images import ImageLimits, open_image
 from craft_server.recent import Recent
@@ -50,16 +51,16 @@ class ImageStore:
 
     Args:
         store: where owners and sets are kept.
-        folder: where bytes are kept.
+        place: where bytes are kept: a folder or a URL, see `place_for`.
         limits: what is accepted.
         decoders: threads that decode; 0 takes one per CPU.
     """
 
     def __init__(
-        self, store: Store, folder: Path, *, limits: ImageLimits, decoders: int = 0
+        self, store: Store, place: Path | str, *, limits: ImageLimits, decoders: int = 0
     ) -> None:
         self._store = store
-        self._blobs = BlobFolder(folder)
+        self._blobs = place_for(place)
         self._limits = limits
         self._decoders = ThreadPoolExecutor(decoders or os.cpu_count(), thread_name_prefix="decode")
         self._sets: Recent[tuple[str, str], ImageSetRecord] = Recent(_KEPT_DIGESTS)
@@ -147,9 +148,12 @@ class ImageStore:
 
         Raises:
             StoredImageError: its file is gone, damaged or over today's limits.
+            Refusal: `not_ready`, the place of the bytes does not answer.
         """
         try:
             return open_image(self._blobs.read(digest), self._limits)
+        except BlobsDown:
+            raise
         except (OSError, Refusal) as error:
             detail = f"the stored image {digest} cannot be opened ({error}); restore its file"
             raise StoredImageError(detail) from error

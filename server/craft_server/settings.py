@@ -38,6 +38,11 @@ class Settings(BaseSettings):
         description="SQLAlchemy URL of the ledger, as in postgresql+psycopg://user@host/name; "
         "default: SQLite, craft.db in data_dir",
     )
+    image_url: str | None = Field(
+        None,
+        description="where image bytes are kept, shared by replicas on several hosts, as in "
+        "s3://bucket/prefix or file:///mnt/images; default: the folder images in data_dir",
+    )
     migrate: bool = Field(
         default=True,
         description="make or upgrade the tables at start; off: refuse a database whose schema is "
@@ -130,6 +135,6 @@ class Settings(BaseSettings):
         return self.database_url or f"sqlite:///{self.data_dir / 'craft.db'}"
 
     @property
-    def image_dir(self) -> Path:
-        """Where image bytes lie, by their digest."""
-        return self.data_dir / "images"
+    def image_place(self) -> Path | str:
+        """Where image bytes lie, by their digest: a folder or a URL."""
+        return self.image_url or self.data_dir / "images"

@@ -216,7 +216,7 @@ def test_bytes_are_on_disk_before_the_row_that_announces_them(images, monkeypatc
     assert set(events[9:-1]) == {"folder"}
 
 
-def test_a_disk_that_fails_announces_nothing(images, monkeypatch):
+def test_a_disk_that_fails_announces_nothing_and_keeps_nothing(images, monkeypatch, tmp_path):
     from craft_server import blobs
 
     def full(_):
@@ -224,8 +224,10 @@ def test_a_disk_that_fails_announces_nothing(images, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(blobs.os, "fsync", full)
-        with pytest.raises(OSError, match="No space left"):
+        with pytest.raises(Refusal, match="No space left") as caught:
             images.add("ann", [png(1)])
+    assert caught.value.code is Code.NOT_READY
+    assert [path for path in (tmp_path / "images").rglob("*") if path.is_file()] == []
     assert images.add("ann", [png(1)])[0].new
 
 
