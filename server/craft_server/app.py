@@ -2,9 +2,8 @@
 
 import asyncio
 import logging
-import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import uvicorn
@@ -13,27 +12,30 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from craft_server import environment, memory
+from craft_server import environment, logs, openapi
+from craft_server.background import sweep, tell_given_back, watch_loop
 from craft_server.blackbox import BlackBox
+from craft_server.connections import Door
 from craft_server.image_store import ImageStore
 from craft_server.images import ImageLimits
 from craft_server.keys import Keys
 from craft_server.meter import Meter
-from craft_server.middleware import BodyCap, RequestId
+from craft_server.metrics import Metrics
+from craft_server.middleware import BodyCap, BodyLimits, RequestId
 from craft_server.rates import Rates
 from craft_server.recent_keys import RecentKeys
+from craft_server.request_log import RequestLog
 from craft_server.routes import ROUTERS
 from craft_server.routes.access import Parts
-from craft_server.routes.bodies import schemas
 from craft_server.service import LogitsService
-from craft_server.settings import Settings
-from craft_server.store import Store
+from craft_server.settings import ModelError, Settings
+from craft_server.store import Store, StoreDown
 from craft_server.stub import StubBlackBox
 from craft_server.teller import Teller
+from craft_server.tracing import Tracer
 from craft_server.uploads import UploadDoor
-from craft_shared.admin import KeyChange, KeyRequest, KeyRotation
-from craft_shared.errors import PROBLEM_MEDIA_TYPE, Code, Problem, Refusal
-from craft_shared.messages import CardLimits, ImageSetRequest, LogitsRequest, Manifest
+from craft_shared.errors import PROBLEM_MEDIA_TYPE, Code, Refusal
+from craft_shared.messages import CardLimits
 
 _LOG = logging.getLogger(__name__)
 _HTTP_CODES = {404: Code.NOT_FOUND, 405: Code.METHOD_NOT_ALLOWED, 413: Code.TOO_LARGE}
@@ -41,8 +43,12 @@ _HTTP_CODES = {404: Code.NOT_FOUND, 405: Code.METHOD_NOT_ALLOWED, 413: Code.TOO_
 
 def create_app(settings: Settings, blackbox: BlackBox) -> FastAPI:
     """The server's application around a black box; it opens the store, but no socket."""
+    tracer = make_tracer(settings)
     store = Store(settings.resolved_database_url, migrate=settings.migrate)
-    meter = Meter(store, holder=settings.replica, reply_bytes=settings.reply_bytes)
+    metrics = Metrics(blackbox.card.id)
+    meter = Meter(
+        store, holder=settings.replica, reply_bytes=settings.reply_bytes, telemetry=metrics
+    )
     images = ImageStore(
         store,
         settings.image_place,
@@ -51,13 +57,24 @@ def create_app(settings: Settings, blackbox: BlackBox) -> FastAPI:
     )
     uploads = UploadDoor(images, places=settings.uploads, deadline_s=settings.deadline_s)
     teller = Teller(store)
-    service = LogitsService(settings, blackbox, meter=meter, images=images, teller=teller)
+    service = LogitsService(
+        settings,
+        blackbox,
+        meter=meter,
+        images=images,
+        teller=teller,
+        telemetry=metrics,
+        tracer=tracer,
+    )
+    metrics.show(service.standing)
     app = FastAPI(
         title="craft-server",
         summary="Prompts in, logits out, every query counted.",
         version="1",
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+        redirect_slashes=False,
         lifespan=_lifespan,
-        responses={"4XX": {"model": Problem}, "5XX": {"model": Problem}},
     )
     keys = Keys(store)
     app.state.parts = Parts(
@@ -74,15 +91,18 @@ def create_app(settings: Settings, blackbox: BlackBox) -> FastAPI:
     app.state.teller = teller
     app.state.store = store
     app.state.meter = meter
+    app.state.metrics = metrics
+    app.state.tracer = tracer
     for router in ROUTERS:
         app.include_router(router)
-    _describe_bodies(app)
+    openapi.complete(app)
     app.add_exception_handler(Exception, _on_error)
     app.add_exception_handler(Refusal, _on_error)
     app.add_exception_handler(RequestValidationError, _on_error)
     app.add_exception_handler(HTTPException, _on_error)
-    app.add_middleware(BodyCap, max_bytes=settings.max_body_bytes)
-    app.add_middleware(RequestId)
+    app.add_middleware(BodyCap, limits=_body_limits(settings))
+    app.add_middleware(RequestLog, telemetry=metrics, tracer=tracer, lines=settings.access_log)
+    app.add_middleware(RequestId, trusting=settings.trust_request_id)
     return app
 
 
@@ -111,59 +131,82 @@ def load_blackbox(settings: Settings) -> BlackBox:
     return load_clip(settings, limits)
 
 
+def make_tracer(settings: Settings) -> Tracer:
+    """The tracer that the settings ask for; OpenTelemetry is imported only for one that sends.
+
+    Raises:
+        ModelError: the extra is not installed.
+    """
+    if settings.otel_endpoint is None:
+        return Tracer()
+    try:
+        from craft_server.otel import connect  # noqa: PLC0415 - see the docstring
+    except ModuleNotFoundError as error:
+        raise ModelError(
+            f"otel_endpoint needs the extra `otel`, and {error.name} is not installed: "
+            "pip install 'craft-blackbox[server,otel]'"
+        ) from error
+    return connect(settings.otel_endpoint, instance=settings.replica)
+
+
 def serve(settings: Settings) -> None:
     """Load the model, then serve until SIGTERM or SIGINT; running work is finished first."""
+    logs.configure(settings.log_format, settings.log_level)
     blackbox = load_blackbox(settings)
-    sys.stderr.write(f"craft-server: serving {blackbox.card.id} ({blackbox.card.text_path})\n")
+    _LOG.info("serving %s (%s)", blackbox.card.id, blackbox.card.text_path)
     uvicorn.run(
         create_app(settings, blackbox),
         host=settings.host,
         port=settings.port,
         server_header=False,
-        access_log=settings.access_log,
+        access_log=False,  # request_log.py writes it
+        log_config=None,
         timeout_graceful_shutdown=int(settings.drain_s),
+        http=connection_door(settings),
+        ws="none",
+    )
+
+
+def connection_door(settings: Settings) -> Any:
+    """What uvicorn takes for its protocol: bounds on connections that send no request."""
+    return Door(
+        head_s=settings.head_s, reply_s=settings.deadline_s, connections=settings.connections
     )
 
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     parts: Parts = app.state.parts
-    _log_given_back(app.state.meter.recover())
-    sweeper = asyncio.create_task(_sweep(app.state.meter, parts.settings.sweep_s))
-    try:
+    settings, metrics = parts.settings, app.state.metrics
+    asyncio.get_running_loop().set_exception_handler(logs.on_loop_error)
+    tell_given_back(app.state.meter.recover())
+    async with AsyncExitStack() as running:
+        if settings.metrics_port is not None:
+            listening = metrics.listening(settings.metrics_host, settings.metrics_port)
+            port = running.enter_context(listening)
+            _LOG.info("metrics on http://%s:%d/metrics", settings.metrics_host, port)
+        running.push_async_callback(_stop, app)
+        sweeps = sweep(app.state.meter, metrics, every_s=settings.sweep_s, audit_s=settings.audit_s)
+        for background in (sweeps, watch_loop(metrics)):
+            running.callback(asyncio.create_task(background).cancel)
         await parts.service.check_ready()
         yield
-    finally:
-        await parts.service.drain(parts.settings.drain_s)
-        sweeper.cancel()
-        parts.uploads.close()
-        parts.images.close()
-        await asyncio.to_thread(app.state.teller.close)
-        app.state.store.close()
 
 
-async def _sweep(meter: Meter, every_s: float) -> None:
-    """Give back the holds of requests whose server died, and freed memory, regularly."""
-    while True:
-        await asyncio.to_thread(memory.give_back)
-        try:
-            expired = await asyncio.to_thread(meter.expire)
-        except Refusal as refusal:
-            _LOG.warning("sweep failed, trying again: %s", refusal)
-        else:
-            _log_given_back(expired)
-        await asyncio.sleep(every_s)
-
-
-def _log_given_back(holds: int) -> None:
-    if holds:
-        _LOG.warning("%d holds of requests that never ended were given back", holds)
+async def _stop(app: FastAPI) -> None:
+    """Finish running work, then close what it used."""
+    parts: Parts = app.state.parts
+    await parts.service.drain(parts.settings.drain_s)
+    parts.uploads.close()
+    parts.images.close()
+    await asyncio.to_thread(app.state.teller.close)
+    app.state.store.close()
+    await asyncio.to_thread(app.state.tracer.close)
 
 
 async def _on_error(request: Request, error: Exception) -> JSONResponse:
     refusal = _as_refusal(error)
-    if refusal.code is Code.NOT_READY:
-        _LOG.error("not ready: %s (%s)", refusal, refusal.__cause__)
+    _report(refusal, request.app.state.metrics)
     headers = {}
     if refusal.retry_after_s is not None:
         headers["Retry-After"] = str(refusal.retry_after_s)
@@ -176,6 +219,16 @@ async def _on_error(request: Request, error: Exception) -> JSONResponse:
         headers=headers,
         media_type=PROBLEM_MEDIA_TYPE,
     )
+
+
+def _report(refusal: Refusal, metrics: Metrics) -> None:
+    metrics.refused(refusal.code)
+    if isinstance(refusal, StoreDown):
+        metrics.outage()
+        cause = refusal.__cause__
+        _LOG.error("%s (%s)", refusal, getattr(cause, "orig", cause))  # SQLAlchemy's quotes values
+    elif refusal.code is Code.NOT_READY:
+        _LOG.error("not ready: %s", refusal)
 
 
 def _as_refusal(error: Exception) -> Refusal:
@@ -193,19 +246,13 @@ def _as_refusal(error: Exception) -> Refusal:
     return Refusal(Code.INTERNAL, detail)
 
 
-def _describe_bodies(app: FastAPI) -> None:
-    """Add the messages that routes read themselves to the OpenAPI document's components."""
-    generate = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        document = generate()
-        components = document.setdefault("components", {}).setdefault("schemas", {})
-        components |= schemas(
-            LogitsRequest, ImageSetRequest, Manifest, KeyRequest, KeyChange, KeyRotation
-        )
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend it
+def _body_limits(settings: Settings) -> BodyLimits:
+    return BodyLimits(
+        bytes=settings.max_body_bytes,
+        json_bytes=min(settings.max_json_bytes, settings.max_body_bytes),
+        all_bytes=settings.bodies_bytes,
+        seconds=settings.body_s,
+    )
 
 
 def _image_limits(settings: Settings) -> ImageLimits:

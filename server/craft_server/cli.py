@@ -4,19 +4,15 @@ Thin: reads options, calls the part that knows, shows what comes back. Only `ser
 Exit codes: 0 done, 1 it failed, 2 it was asked wrongly.
 """
 
-from collections.abc import Iterable, Iterator
-from contextlib import closing
 from typing import Annotated
 
 import typer
 from pydantic import ValidationError
 
 from craft_server import cli_db, cli_keys
-from craft_server.cli_options import AsJson, DatabaseUrl, DataDir, open_store, settings_of
-from craft_server.identity import Key
-from craft_server.keys import Keys
-from craft_server.ledger import Ledger
-from craft_server.output import Row, say, show, show_json
+from craft_server.cli_options import DatabaseUrl, DataDir, settings_of
+from craft_server.cli_usage import usage
+from craft_server.output import say
 from craft_server.schema import SchemaError
 from craft_server.settings import ModelError
 from craft_shared.errors import Code, Refusal
@@ -29,6 +25,7 @@ app = typer.Typer(
 )
 app.add_typer(cli_keys.app, name="keys")
 app.add_typer(cli_db.app, name="db")
+app.command()(usage)
 
 
 def main() -> None:
@@ -78,59 +75,6 @@ def serve(  # noqa: PLR0913 - one parameter per option
     from craft_server import app as server  # noqa: PLC0415 - the other commands load no server
 
     server.serve(settings)
-
-
-@app.command()
-def usage(
-    *,
-    key: Annotated[str | None, typer.Option(help="Only this key, by its id")] = None,
-    events: Annotated[bool, typer.Option("--events", help="The ledger line by line")] = False,
-    as_json: AsJson = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV")] = False,
-    data_dir: DataDir = None,
-    database_url: DatabaseUrl = None,
-) -> None:
-    """Show what every key has bought, and whether the ledger agrees with the counters."""
-    with closing(open_store(data_dir, database_url)) as store:
-        ledger = Ledger(store)
-        found = [one for one in Keys(store).all() if key in {None, one.id}]
-        if key is not None and not found:
-            raise ValueError(f"no key has the id {key!r}")
-        rows = _events(found, ledger) if events else _totals(found, ledger)
-        faults = [fault._asdict() for fault in ledger.audit()]
-        if as_json:
-            name = "events" if events else "keys"
-            show_json({name: list(rows), "audit": faults})
-        else:
-            show(rows, as_csv=as_csv)
-    for fault in faults:
-        say("AUDIT: {key_id} counts {counted} {counter}, its rows say {summed}".format(**fault))
-    if faults:
-        raise typer.Exit(1)
-    say("audit: ledger == used for every key")
-
-
-# --- rows ---------------------------------------------------------------------------------------
-
-
-def _totals(keys: Iterable[Key], ledger: Ledger) -> Iterator[Row]:
-    totals = ledger.totals()
-    nothing = dict.fromkeys(("queries", "calls", "logit_vectors", "texts"), 0)
-    for key in keys:
-        budget = ledger.budgets(key.id).queries
-        counters = totals[key.id].model_dump() if key.id in totals else nothing
-        left = {"queries_limit": budget.limit, "queries_remaining": budget.remaining}
-        yield {"key": key.id, "owner": key.owner, **counters, **left}
-
-
-def _events(keys: Iterable[Key], ledger: Ledger) -> Iterator[Row]:
-    for key in keys:
-        after: int | None = 0
-        while after is not None:
-            page = ledger.events(key.id, after=after)
-            for event in page.events:
-                yield {"key": key.id, **event.model_dump(mode="json")}
-            after = page.next
 
 
 # --- failures -----------------------------------------------------------------------------------

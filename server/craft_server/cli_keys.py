@@ -2,14 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from craft_server.administration import Administration
-from craft_server.cli_options import AsJson, DatabaseUrl, DataDir, open_store
+from craft_server.cli_options import AsJson, DatabaseUrl, DataDir, Moment, open_store
 from craft_server.identity import UNLIMITED
 from craft_server.keys import account
 from craft_server.output import Row, say, show, show_json
@@ -27,15 +26,6 @@ app = typer.Typer(help="Who may ask, and how much.", no_args_is_help=True)
 KeyId = Annotated[str, typer.Argument(help="Id of the key, as `keys list` shows it", metavar="ID")]
 Scopes = Annotated[
     list[str] | None, typer.Option("--scope", help="Repeatable; default: all but admin")
-]
-Time = Annotated[
-    datetime | None,
-    typer.Option(
-        "--expires-at",
-        formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"],
-        metavar="TIME",
-        help="2030-01-31T18:00:00Z, or a day",
-    ),
 ]
 PolicyText = Annotated[
     str | None,
@@ -57,7 +47,7 @@ def create_key(  # noqa: PLR0913 - one parameter per option
         int | None, typer.Option(help="Logit vectors (prompts x images) that it may buy")
     ] = None,
     scope: Scopes = None,
-    expires_at: Time = None,
+    expires_at: Moment = None,
     policy: PolicyText = None,
     as_json: AsJson = False,
     data_dir: DataDir = None,
@@ -81,7 +71,7 @@ def create_key(  # noqa: PLR0913 - one parameter per option
 def create_admin_key(
     *,
     owner: Annotated[str, typer.Option(help="Who administers; named in the audit trail by its id")],
-    expires_at: Time = None,
+    expires_at: Moment = None,
     as_json: AsJson = False,
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,

@@ -1,5 +1,6 @@
 """Options that several commands have, and what they open. Must not know any command."""
 
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,6 +13,14 @@ DatabaseUrl = Annotated[
     str | None, typer.Option(help="SQLAlchemy URL of the ledger; default: craft.db in --data-dir")
 ]
 DataDir = Annotated[Path | None, typer.Option(help="Folder of the ledger and the image store")]
+Moment = Annotated[
+    datetime | None,
+    typer.Option(
+        formats=["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"],
+        metavar="TIME",
+        help="2030-01-31T18:00:00Z, or a day",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON")]
 
 

@@ -71,6 +71,14 @@ class FeatureStore:
 
         self._try(put)
 
+    @property
+    def bytes(self) -> int:
+        """Size of the file."""
+        try:
+            return self._path.stat().st_size
+        except OSError:
+            return 0
+
     def close(self) -> None:
         """Close the file; the next use opens it again."""
         with self._lock:

@@ -7,9 +7,11 @@ or HTTP: whoever asks hands in the way to the device thread.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Protocol, TypeVar
 
 from craft_server.blackbox import BlackBox, Features, Pixels
@@ -17,6 +19,7 @@ from craft_server.feature_store import FeatureStore
 from craft_server.image_store import ImageSetRecord, ImageStore
 from craft_server.recent import Recent
 from craft_server.settings import Settings
+from craft_server.telemetry import Tier
 
 T = TypeVar("T")
 
@@ -55,6 +58,7 @@ class FeatureShelf:
             settings.data_dir / "features.db", capacity=settings.feature_disk_images
         )
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="features")
+        self._lookups: Counter[tuple[str, str]] = Counter()
         self._turn = asyncio.Lock()
         self._loading = asyncio.Lock()
 
@@ -70,7 +74,9 @@ class FeatureShelf:
             TimeoutError: others encoded for longer than `patience_s`.
             RuntimeError: the model gave a feature that is not finite.
         """
-        if kept := self._matrices.get([images.id]):
+        kept = self._matrices.get([images.id])
+        self._count("device", len(images.digests), found=len(images.digests) if kept else 0)
+        if kept:
             return kept[images.id]
         records = await self._all_records(
             list(dict.fromkeys(images.digests)), run, patience_s=patience_s
@@ -83,6 +89,19 @@ class FeatureShelf:
             self._matrices.put({images.id: matrix}, weight=len(ordered))
         return matrix
 
+    def tiers(self) -> list[Tier]:
+        """What was found where, and how much is kept; the device's share by its records' size."""
+        record = len(self._records.newest() or b"")
+        sizes = {
+            "device": self._matrices.weight * record,
+            "memory": self._records.weight * record,
+            "disk": self._disk.bytes,
+        }
+        return [
+            Tier(name, self._lookups[name, "hit"], self._lookups[name, "miss"], size)
+            for name, size in sizes.items()
+        ]
+
     def close(self) -> None:
         """Finish what is being written and close the disk cache."""
         self._thread.shutdown()
@@ -92,7 +111,7 @@ class FeatureShelf:
         self, digests: list[str], run: RunOnDevice, *, patience_s: float
     ) -> dict[str, bytes]:
         """Records of distinct images, encoding what is nowhere yet."""
-        records = await _in(self._thread, self._known, digests)
+        records = await _in(self._thread, partial(self._known, first=True), digests)
         absent = _without(digests, records)
         for some in _slices(absent, self._batch * _TURN_BATCHES):
             async with _within(patience_s, self._turn):
@@ -101,14 +120,26 @@ class FeatureShelf:
             records |= known | fresh
         return records
 
-    def _known(self, digests: Sequence[str]) -> dict[str, bytes]:
-        """Records that memory or disk has; those from disk are in memory then."""
+    def _known(self, digests: Sequence[str], *, first: bool = False) -> dict[str, bytes]:
+        """Records that memory or disk has; those from disk are in memory then.
+
+        A look is counted if it is the `first` at these images, not one to see what came meanwhile.
+        """
         records = self._records.get(digests)
+        if first:
+            self._count("memory", len(digests), found=len(records))
         if absent := _without(digests, records):
             stored = self._disk.get(self._key, absent)
+            if first:
+                self._count("disk", len(absent), found=len(stored))
             self._records.put(stored)
             records |= stored
         return records
+
+    def _count(self, tier: str, images: int, *, found: int) -> None:
+        """Count a look at a tier; each is looked at by one thread alone."""
+        self._lookups[tier, "hit"] += found
+        self._lookups[tier, "miss"] += images - found
 
     async def _encoded(self, digests: list[str], run: RunOnDevice) -> dict[str, bytes]:
         """Encode images, each batch while the next is decoded; kept in memory and on disk."""

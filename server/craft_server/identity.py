@@ -5,13 +5,13 @@ Must not know tokens, how a key is found or changed, or HTTP.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Literal
 
 from sqlalchemy import Row
 
-from craft_server.store import from_us
+from craft_server.store import from_us, to_us
 from craft_shared.errors import Code, Refusal
 from craft_shared.messages import Policy
 
@@ -19,6 +19,8 @@ MAX_LIMIT = 10**15
 """Largest budget: sums of three such numbers are exact in every database and in JSON."""
 
 MAX_OWNER_CHARS = 128
+
+_LAST_US = to_us(datetime(9999, 12, 31, tzinfo=UTC))
 
 UNLIMITED: Literal["unlimited"] = "unlimited"
 NEVER: Literal["never"] = "never"
@@ -106,6 +108,15 @@ def scopes_in(scopes: Iterable[Scope]) -> str:
         detail = f"scopes {', '.join(wanted) or 'none'}; needed: {allowed}"
         raise Refusal(Code.INVALID_REQUEST, detail, param="scopes")
     return " ".join(wanted)
+
+
+def check_moment(name: str, moment: datetime) -> int:
+    """A moment as it is stored; refuses one that no calendar shows in UTC."""
+    stored = to_us(moment)
+    if not 0 <= stored <= _LAST_US:
+        detail = f"{name} {moment.isoformat()} is not a moment from 1970 to 9999, UTC"
+        raise Refusal(Code.INVALID_REQUEST, detail, param=name)
+    return stored
 
 
 def check_spent(row: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -8,7 +8,11 @@ uploaded it, and an upload takes the same path whether or not another owner has 
 """
 
 import hashlib
+import math
 import os
+import re
+import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,7 +24,15 @@ from sqlalchemy import Connection
 
 from craft_server.blob_places import place_for
 from craft_server.blobs import BlobsDown
-from craft_server.image_tables import find_set, image_sets, images, insert_new, owned, totals
+from craft_server.image_tables import (
+    find_set,
+    image_sets,
+    images,
+    insert_new,
+    lock_owner,
+    owned,
+    totals,
+)
 from craft_server.images import ImageLimits, open_image
 from craft_server.recent import Recent
 from craft_server.store import Store
@@ -30,6 +42,7 @@ from craft_shared.messages import ImageSet, StoredImage
 _DIGEST_BYTES = 32
 _LISTED_IDS = 10
 _KEPT_DIGESTS = 500_000
+_SET_ID = re.compile("set_[0-9a-f]{32}")
 
 T = TypeVar("T")
 
@@ -62,25 +75,40 @@ class ImageStore:
         self._store = store
         self._blobs = place_for(place)
         self._limits = limits
-        self._decoders = ThreadPoolExecutor(decoders or os.cpu_count(), thread_name_prefix="decode")
+        self._ahead = decoders or os.cpu_count() or 1
+        self._decoders = ThreadPoolExecutor(self._ahead, thread_name_prefix="decode")
         self._sets: Recent[tuple[str, str], ImageSetRecord] = Recent(_KEPT_DIGESTS)
 
-    def add(self, owner: str, files: Sequence[bytes]) -> list[StoredImage]:
+    def add(
+        self,
+        owner: str,
+        files: Sequence[bytes],
+        *,
+        owner_bytes: int | None = None,
+        end: float = math.inf,
+    ) -> list[StoredImage]:
         """Check and keep files: all of them or, on the first fault, none.
 
         Bytes reach the disk before the row that announces them, so a crash leaves no dangling id.
+        Bytes that are here already are written again, which repairs a file that was lost.
+
+        Args:
+            owner: who may see them.
+            files: what was uploaded.
+            owner_bytes: what the owner may keep, if that is less than this server allows.
+            end: when to give up decoding, on the clock `time.monotonic`.
 
         Raises:
-            Refusal: with `param` naming the file, as in `files[2]`.
+            Refusal: with `param` naming the file, as in `files[2]`; `not_ready`: the disk is full.
         """
-        owners = [owner] * len(files)
-        rows = list(self._decoders.map(self._row, owners, range(len(files)), files))
+        quota = self._limits.owner_bytes
+        quota = quota if owner_bytes is None else min(quota, owner_bytes)
+        rows = self._rows(owner, files, end)
         with self._store.read() as connection:
-            fresh = self._fresh(connection, owner, rows)
+            fresh = self._fresh(connection, owner, rows, quota)
+        self._blobs.write(dict(zip((row["digest"] for row in rows), files, strict=True)))
         if fresh:
-            contents = dict(zip((row["digest"] for row in rows), files, strict=True))
-            self._blobs.write({digest: contents[digest] for digest in fresh})
-            self._insert(owner, rows)
+            self._insert(owner, rows, quota)
         return [_stored(row, new=fresh.pop(row["digest"], None) is not None) for row in rows]
 
     def missing(self, owner: str, digests: Iterable[str]) -> list[str]:
@@ -170,19 +198,38 @@ class ImageStore:
     def _opened(self, digest: str, work: Callable[[Image], T]) -> T:
         return work(self.open(digest))
 
-    def _insert(self, owner: str, rows: list[dict[str, Any]]) -> None:
+    def _insert(self, owner: str, rows: list[dict[str, Any]], quota: int) -> None:
         """Announce what is still new, now that no other upload can come between."""
         with self._store.write() as connection:
-            if fresh := self._fresh(connection, owner, rows):
+            lock_owner(connection, owner)
+            if fresh := self._fresh(connection, owner, rows, quota):
                 insert_new(connection, images, list(fresh.values()))
 
     def _set(self, owner: str, identifier: str) -> Any:
-        with self._store.read() as connection:
-            row = find_set(connection, owner, identifier)
+        row = None
+        if _SET_ID.fullmatch(identifier):  # Postgres takes no text with a NUL in it
+            with self._store.read() as connection:
+                row = find_set(connection, owner, identifier)
         if row is None:
-            detail = f"{identifier} is not an image set of this key's owner"
+            detail = f"{identifier!r} is not an image set of this key's owner"
             raise Refusal(Code.UNKNOWN_IMAGE_SET, detail, param="image_set")
         return row
+
+    def _rows(self, owner: str, files: Sequence[bytes], end: float) -> list[dict[str, Any]]:
+        """Decode the files a few ahead, so that uploads take turns at the decoders."""
+        rows: list[dict[str, Any]] = []
+        ahead: deque[Future[dict[str, Any]]] = deque()
+        try:
+            for index, data in enumerate(files):
+                if len(ahead) == self._ahead:
+                    rows.append(ahead.popleft().result())
+                _check_time(end, index, len(files))
+                ahead.append(self._decoders.submit(self._row, owner, index, data))
+            rows.extend(future.result() for future in ahead)
+        finally:
+            for future in ahead:
+                future.cancel()
+        return rows
 
     def _row(self, owner: str, index: int, data: bytes) -> dict[str, Any]:
         try:
@@ -200,7 +247,7 @@ class ImageStore:
         }
 
     def _fresh(
-        self, connection: Connection, owner: str, rows: list[dict[str, Any]]
+        self, connection: Connection, owner: str, rows: list[dict[str, Any]], quota: int
     ) -> dict[str, dict[str, Any]]:
         """Rows that are new to the owner, by digest; refuses what would break the quota."""
         have = owned(connection, owner, [row["digest"] for row in rows])
@@ -208,14 +255,20 @@ class ImageStore:
         count, total = totals(connection, owner)
         count += len(fresh)
         total += sum(row["bytes"] for row in fresh.values())
-        limits = self._limits
-        if fresh and (count > limits.owner_images or total > limits.owner_bytes):
+        most = self._limits.owner_images
+        if fresh and (count > most or total > quota):
             detail = (
                 f"this upload would make {count} images of {total} bytes; an owner may keep "
-                f"{limits.owner_images} images of {limits.owner_bytes} bytes"
+                f"{most} images of {quota} bytes"
             )
             raise Refusal(Code.TOO_LARGE, detail, param="files")
         return fresh
+
+
+def _check_time(end: float, done: int, files: int) -> None:
+    if time.monotonic() > end:
+        detail = f"{done} of {files} files were decoded in the time of a request; send fewer"
+        raise Refusal(Code.DEADLINE_EXCEEDED, detail, param="files")
 
 
 def _stored(row: dict[str, Any], *, new: bool) -> StoredImage:

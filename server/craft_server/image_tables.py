@@ -3,6 +3,7 @@
 Building a statement takes longer than running it. Must not know files, decoding or limits.
 """
 
+import hashlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -57,6 +58,20 @@ _TOTALS = select(func.count(), func.coalesce(func.sum(images.c.bytes), 0)).where
 _FIND_SET = select(image_sets).where(
     image_sets.c.owner == bindparam("owner"), image_sets.c.id == bindparam("id")
 )
+
+
+_LOCKS = 0x696D6167
+"""The first half of the names of our locks in Postgres: nobody else's begin so."""
+
+
+def lock_owner(connection: Connection, owner: str) -> None:
+    """Let no other transaction add images of this owner before this one ends.
+
+    SQLite has one writer at a time and needs no lock. Two owners of one hash only wait in turn.
+    """
+    if connection.dialect.name != "sqlite":
+        name = int.from_bytes(hashlib.sha256(owner.encode()).digest()[:4], "big", signed=True)
+        connection.execute(select(func.pg_advisory_xact_lock(_LOCKS, name)))
 
 
 def owned(connection: Connection, owner: str, digests: Iterable[str]) -> set[str]:

@@ -24,6 +24,7 @@ from craft_server.identity import (
     Key,
     Scope,
     check_limit,
+    check_moment,
     check_owner,
     check_spent,
     invalid_key,
@@ -32,7 +33,7 @@ from craft_server.identity import (
     scopes_in,
     shown,
 )
-from craft_server.store import Clock, Store, from_us, to_us, wall_clock
+from craft_server.store import Clock, Store, from_us, wall_clock
 from craft_server.tables import keys
 from craft_server.tokens import checksum_fits, digest, mint_token
 from craft_shared.errors import Code, Refusal
@@ -145,7 +146,7 @@ class Keys:
         facts = {
             "owner": owner,
             "scopes": scopes_in(scopes),
-            "expires_at": None if expires_at is None else to_us(expires_at),
+            "expires_at": None if expires_at is None else check_moment("expires_at", expires_at),
             "queries_limit": queries_limit,
             "logit_vectors_limit": logit_vectors_limit,
             "policy": policy.model_dump_json(exclude_defaults=True),
@@ -187,8 +188,10 @@ class Keys:
         now: dict[str, Any] = {}
         if scopes is not None:
             now["scopes"] = scopes_in(scopes)
-        if expires_at is not None:
-            now["expires_at"] = None if expires_at == NEVER else to_us(expires_at)
+        if isinstance(expires_at, datetime):
+            now["expires_at"] = check_moment("expires_at", expires_at)
+        elif expires_at == NEVER:
+            now["expires_at"] = None
         if policy is not None:
             now["policy"] = policy.model_dump_json(exclude_defaults=True)
         terms = bool(now)

@@ -3,7 +3,9 @@
 Reads what meter.py writes and changes nothing. Must not know models, tokens or HTTP.
 """
 
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal, NamedTuple
 
@@ -11,7 +13,6 @@ from sqlalchemy import (
     Column,
     ColumnElement,
     Connection,
-    Executable,
     Row,
     RowMapping,
     bindparam,
@@ -35,6 +36,7 @@ from craft_shared.messages import (
 )
 
 Bucket = Literal["total", "hour", "day"]
+Label = Literal["tag", "run", "image_set"]
 
 _WIDTHS_US = {"hour": 3_600_000_000, "day": 86_400_000_000}
 
@@ -49,6 +51,8 @@ AUDIT = text("""
            (SELECT sum(logit_vectors) FROM requests
             WHERE key_id = keys.id AND state = 'held') AS logit_vectors_open
     FROM keys ORDER BY id""")
+
+HELD = text("SELECT count(*), min(held_at) FROM requests WHERE state = 'held'")
 
 _KEY = select(keys).where(keys.c.id == bindparam("key_id"))
 
@@ -69,6 +73,41 @@ class Discrepancy(NamedTuple):
     summed: int
 
 
+class Holds(NamedTuple):
+    """How many requests are held now, and since when the oldest is, in microseconds since 1970."""
+
+    number: int
+    oldest: int | None
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Which lines of the ledger: those with `since <= at < until`, this tag and this run.
+
+    None is no condition; "" are the lines without a tag or run. A moment without a time zone is
+    in UTC.
+    """
+
+    since: datetime | None = None
+    until: datetime | None = None
+    tag: str | None = None
+    run: str | None = None
+
+    def where(self, key_id: str | None) -> list[ColumnElement[bool]]:
+        """The conditions on the ledger's columns; a key's lines, or everybody's."""
+        conditions: list[tuple[Any, Any, Any]] = [
+            (operator.eq, ledger.c.key_id, key_id),
+            (operator.ge, ledger.c.at, self.since and to_us(self.since)),
+            (operator.lt, ledger.c.at, self.until and to_us(self.until)),
+            (operator.eq, ledger.c.tag, self.tag),
+            (operator.eq, ledger.c.run, self.run),
+        ]
+        return [holds(column, value) for holds, column, value in conditions if value is not None]
+
+
+EVERYTHING = Lines()
+
+
 class Ledger:
     """The reading side of the meter."""
 
@@ -82,51 +121,51 @@ class Ledger:
 
     def usage(
         self,
-        key_id: str,
+        key_id: str | None,
+        lines: Lines = EVERYTHING,
         *,
         bucket: Bucket = "total",
-        since: datetime | None = None,
-        until: datetime | None = None,
-        tag: str | None = None,
+        by: Label | None = None,
     ) -> UsageReply:
-        """Settled usage of a key in `since <= at < until`.
+        """Settled usage in sums.
 
         Args:
-            key_id: whose.
+            key_id: whose; None is everybody's.
+            lines: what is added up.
             bucket: one sum for all of it, or one for each hour or day (UTC) that has any.
-            since: moment; without a time zone it is UTC.
-            until: moment, itself not included.
-            tag: only calls with this tag; "" are those without one.
+            by: a sum for each tag, run or image set (in each bucket), the largest in queries first.
         """
-        where = [ledger.c.key_id == key_id]
-        if since is not None:
-            where.append(ledger.c.at >= to_us(since))
-        if until is not None:
-            where.append(ledger.c.at < to_us(until))
-        if tag is not None:
-            where.append(ledger.c.tag == tag)
+        starts = [] if bucket == "total" else [_start(bucket)]
+        labels = [] if by is None else [ledger.c[by]]
+        sums = _sums()
+        query = select(*starts, *labels, *sums).where(*lines.where(key_id))
+        if groups := [*starts, *labels]:
+            query = query.group_by(*groups).order_by(*starts, sums[0].desc(), *labels)
         with self._store.read() as tx:
-            rows = tx.execute(_sums(bucket, where)).mappings().all()
-        return UsageReply(bucket=bucket, buckets=[_bucket(row) for row in rows])
+            rows = tx.execute(query).mappings().all()
+        return UsageReply(bucket=bucket, by=by, buckets=[_bucket(row) for row in rows])
 
-    def totals(self) -> dict[str, Counters]:
-        """All that every key has bought; keys that bought nothing are absent."""
-        sums = [func.sum(column).label(column.name) for column in _COUNTERS]
+    def totals(self, lines: Lines = EVERYTHING) -> dict[str, Counters]:
+        """What each key has bought; keys that bought nothing are absent."""
+        query = select(ledger.c.key_id, *_sums()).where(*lines.where(None))
         with self._store.read() as tx:
-            rows = tx.execute(select(ledger.c.key_id, *sums).group_by(ledger.c.key_id)).all()
+            rows = tx.execute(query.group_by(ledger.c.key_id)).all()
         return {row.key_id: Counters.model_validate(row, from_attributes=True) for row in rows}
 
     def events(
-        self, key_id: str, *, after: int = 0, limit: int = 1000, tag: str | None = None
+        self, key_id: str, lines: Lines = EVERYTHING, *, after: int = 0, limit: int = 1000
     ) -> UsageEvents:
         """A page of at most `limit` lines of a key, oldest first, from the one after id `after`."""
-        lines = select(ledger).where(ledger.c.key_id == key_id, ledger.c.id > after)
-        if tag is not None:
-            lines = lines.where(ledger.c.tag == tag)
+        query = select(ledger).where(*lines.where(key_id), ledger.c.id > after)
         with self._store.read() as tx:
-            rows = tx.execute(lines.order_by(ledger.c.id).limit(limit + 1)).all()
+            rows = tx.execute(query.order_by(ledger.c.id).limit(limit + 1)).all()
         events = [_event(row) for row in rows[:limit]]
         return UsageEvents(events=events, next=events[-1].id if len(rows) > limit else None)
+
+    def holds(self) -> Holds:
+        """The holds of all keys, by an index that has nothing else in it."""
+        with self._store.read() as tx:
+            return Holds(*tx.execute(HELD).one())
 
     def audit(self) -> list[Discrepancy]:
         """Hold each key's counters against the rows they count; [] is the only good answer.
@@ -168,19 +207,23 @@ def _budget(limit: int, used: int, held: int) -> Budget:
     return Budget(limit=limit, used=used, held=held, remaining=limit - used - held)
 
 
-def _sums(bucket: Bucket, where: Sequence[ColumnElement[bool]]) -> Executable:
-    """Sums of the counters; grouped by `start` unless the bucket is the total."""
-    sums = [func.coalesce(func.sum(column), 0).label(column.name) for column in _COUNTERS]
-    if bucket == "total":
-        return select(*sums).where(*where)
+def _sums() -> list[ColumnElement[int]]:
+    return [func.coalesce(func.sum(column), 0).label(column.name) for column in _COUNTERS]
+
+
+def _start(bucket: Literal["hour", "day"]) -> ColumnElement[int]:
     width: ColumnElement[int] = literal_column(str(_WIDTHS_US[bucket]))
-    start = (ledger.c.at - ledger.c.at % width).label("start")
-    return select(start, *sums).where(*where).group_by(start).order_by(start)
+    return (ledger.c.at - ledger.c.at % width).label("start")
 
 
 def _bucket(row: RowMapping) -> UsageBucket:
-    start = None if "start" not in row else from_us(row["start"])
-    return UsageBucket(start=start, counters=Counters.model_validate(dict(row)))
+    return UsageBucket(
+        start=None if "start" not in row else from_us(row["start"]),
+        tag=row.get("tag"),
+        run=row.get("run"),
+        image_set=row.get("image_set"),
+        counters=Counters.model_validate(dict(row)),
+    )
 
 
 def _event(row: Row[Any]) -> UsageEvent:

@@ -29,6 +29,7 @@ from craft_server.identity import ANY_VERSION, invalid_key, is_live
 from craft_server.ledger import Ledger, budgets_in, budgets_of
 from craft_server.store import Clock, Statement, Store, wall_clock
 from craft_server.tables import keys, requests
+from craft_server.telemetry import Telemetry
 from craft_shared.errors import Code, Refusal
 from craft_shared.messages import Budget, Budgets, Counters
 
@@ -158,15 +159,18 @@ class Meter(Ledger):
         holder: str = "",
         reply_bytes: int = 2**20,
         reply_kept_s: float = DAY_S,
+        telemetry: Telemetry | None = None,
     ) -> None:
         """Meter on a store; replies of up to `reply_bytes` are stored for `reply_kept_s`.
 
-        `holder` names the process whose holds these are, the same after a restart.
+        `holder` names the process whose holds these are, the same after a restart. `telemetry` is
+        told what expired; what is settled or released is known once it is committed, to others.
         """
         super().__init__(store)
         self._clock = clock
         self._holder = holder
         self._reply_bytes = reply_bytes
+        self._telemetry = telemetry or Telemetry()
         self._reply_kept_us = round(reply_kept_s * _SECOND_US)
 
     def reserve(  # noqa: PLR0913 - all that a purchase is
@@ -242,10 +246,10 @@ class Meter(Ledger):
                 raise _too_late()
             return budgets_of(tx, hold.key_id)
 
-    def release(self, hold: Hold) -> None:
-        """Give a hold back uncharged; does nothing to what is no longer held by it."""
+    def release(self, hold: Hold) -> bool:
+        """Give a hold back uncharged; False, and nothing is done, if it is no longer held."""
         with self._store.write() as tx:
-            _give_back(tx, hold, "released")
+            return _give_back(tx, hold, "released") is not None
 
     def expire(self) -> int:
         """Give back stale holds and drop old replies: at start, then regularly.
@@ -273,7 +277,10 @@ class Meter(Ledger):
         count = 0
         for row in found:
             with self._store.write() as tx:
-                count += _give_back(tx, Hold(*row), "expired")
+                cost = _give_back(tx, Hold(*row), "expired")
+            if cost is not None:
+                count += 1
+                self._telemetry.units("expired", **cost)
         return count
 
 
@@ -304,11 +311,14 @@ def _revive(tx: Connection, hold: Hold, now: int) -> bool:
     return True
 
 
-def _give_back(tx: Connection, hold: Hold, state: Literal["released", "expired"]) -> bool:
+def _give_back(
+    tx: Connection, hold: Hold, state: Literal["released", "expired"]
+) -> dict[str, int] | None:
+    """What was given back; None if it was no longer held."""
     cost = MOVE.first(tx, vars(hold) | {"was": "held", "state": state})
     if cost is not None:
         GIVE_BACK.first(tx, {"key_id": hold.key_id, **cost})
-    return cost is not None
+    return cost
 
 
 def _request(tx: Connection, key_id: str, idem_key: str) -> Row[Any]:

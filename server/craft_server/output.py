@@ -1,17 +1,21 @@
 """What the command line shows: rows of facts on standard output, sentences on standard error.
 
 Rows are a table on a terminal, tab-separated lines under a line of names elsewhere, and CSV or JSON
-if asked for. Must not know what the rows are about.
+for other programs if asked for. Must not know what the rows are about.
 """
 
 import csv
 import json
 import sys
 from collections.abc import Iterable
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal, TextIO
 
 Row = dict[str, Any]
 """Name -> cell; all rows shown together have the same names. A cell may be None or a list."""
+
+Form = Literal["csv", "json", "ndjson"]
+"""CSV under a line of names, one JSON document, or a JSON document for each row."""
 
 
 def say(sentence: str) -> None:
@@ -19,12 +23,12 @@ def say(sentence: str) -> None:
     sys.stderr.write(f"{sentence}\n")
 
 
-def show(rows: Iterable[Row], *, as_json: bool = False, as_csv: bool = False) -> None:
+def show(rows: Iterable[Row], *, as_json: bool = False) -> None:
     """Show rows; lines are written as the rows come, the other forms once all are there."""
     if as_json:
         show_json(list(rows))
-    elif as_csv or not sys.stdout.isatty():
-        _lines(rows, delimiter="," if as_csv else "\t")
+    elif not sys.stdout.isatty():
+        _lines(rows, sys.stdout, delimiter="\t")
     else:
         _table(list(rows))
 
@@ -34,8 +38,36 @@ def show_json(value: Any) -> None:
     sys.stdout.write(f"{json.dumps(value)}\n")
 
 
-def _lines(rows: Iterable[Row], *, delimiter: str) -> None:
-    writer = csv.writer(sys.stdout, delimiter=delimiter, lineterminator="\n")
+def write(rows: Iterable[Row], form: Form, path: Path | None, *, name: str, **more: Any) -> None:
+    """Write rows for another program, to a file or to standard output.
+
+    Args:
+        rows: written as they come, but for `json`.
+        form: of what is written.
+        path: a file, which is overwritten; None is standard output.
+        name: of the rows in the `json` document.
+        more: what that document says beside the rows.
+    """
+    if path is None:
+        _write(rows, form, sys.stdout, name=name, more=more)
+        return
+    with path.open("w", encoding="utf-8", newline="") as file:
+        _write(rows, form, file, name=name, more=more)
+
+
+def _write(
+    rows: Iterable[Row], form: Form, file: TextIO, *, name: str, more: dict[str, Any]
+) -> None:
+    if form == "csv":
+        _lines(rows, file, delimiter=",")
+    elif form == "ndjson":
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    else:
+        file.write(json.dumps({name: list(rows)} | more) + "\n")
+
+
+def _lines(rows: Iterable[Row], file: TextIO, *, delimiter: str) -> None:
+    writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
     for number, row in enumerate(rows):
         if number == 0:
             writer.writerow(row)

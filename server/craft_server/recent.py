@@ -25,6 +25,16 @@ class Recent(Generic[K, V]):
         self._weight = 0
         self._lock = threading.Lock()
 
+    @property
+    def weight(self) -> int:
+        """What is kept weighs so much."""
+        return self._weight
+
+    def newest(self) -> V | None:
+        """What was used last; None if nothing is kept."""
+        with self._lock:
+            return self._kept[next(reversed(self._kept))][0] if self._kept else None
+
     def get(self, keys: Iterable[K]) -> dict[K, V]:
         """Those of the keys that are kept; they are now the last used."""
         with self._lock:

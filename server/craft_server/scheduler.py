@@ -19,6 +19,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from craft_server.fair_queue import FairQueue
 from craft_server.handover import Outcome
+from craft_server.telemetry import Telemetry
 from craft_shared.errors import Code, Refusal
 
 T = TypeVar("T")
@@ -73,11 +74,12 @@ class Deadline:
 
 
 class Done(NamedTuple, Generic[T]):
-    """A result and the seconds it took, waiting and running."""
+    """A result and the seconds it took, waiting and running; when it ended, by `monotonic`."""
 
     value: T
     waited_s: float
     ran_s: float
+    ended: float
 
 
 class DeviceWorker:
@@ -95,6 +97,7 @@ class DeviceWorker:
         most_together: int = 0,
         ahead: bool = False,
         start: Callable[[], None] = lambda: None,
+        telemetry: Telemetry | None = None,
     ) -> None:
         """Bound what is admitted.
 
@@ -104,12 +107,14 @@ class DeviceWorker:
             most_together: largest sum of sizes in one merged batch; 0 merges nothing.
             ahead: launch the next batch before waiting for the last one.
             start: called on the thread before any work.
+            telemetry: told of each batch.
         """
         self._room = {"requests": requests, "units": units}
         self._admitted = {"requests": 0, "units": 0}
         self._queue: FairQueue[_Ticket] = FairQueue(most_together=most_together)
         self._ahead = ahead
         self._start = start
+        self._telemetry = telemetry or Telemetry()
         self._draining = False
         self._running_since: float | None = None
         self._last_success = self._last_failure = float("-inf")
@@ -137,6 +142,11 @@ class DeviceWorker:
     def waiting(self) -> int:
         """Works in the queue."""
         return len(self._queue)
+
+    @property
+    def admitted(self) -> tuple[int, int]:
+        """Requests in work, waiting and running, and the units that they asked for."""
+        return self._admitted["requests"], self._admitted["units"]
 
     @contextmanager
     def admit(self, units: int = 1) -> Iterator[None]:
@@ -223,6 +233,7 @@ class DeviceWorker:
         self._running_since = self._running_since or began
         for ticket in batch:
             ticket.began = began
+        self._telemetry.launched([began - ticket.asked for ticket in batch])
         try:
             return _Launched(batch, batch[0].work.launch([ticket.work.item for ticket in batch]))
         except BaseException as error:  # noqa: BLE001 - it belongs to whoever waits
@@ -230,6 +241,7 @@ class DeviceWorker:
 
     def _finish(self, launched: "_Launched") -> None:
         outcomes = [Outcome.of(wait) for wait in launched.waits]
+        self._telemetry.finished(time.monotonic() - launched.tickets[0].began)
         for ticket, outcome in zip(launched.tickets, outcomes, strict=True):
             if outcome.error is not None and len(launched.tickets) > 1:
                 self._finish(self._launch([ticket]))  # only the one at fault is to fail
@@ -265,7 +277,8 @@ class _Ticket:
         return self.work.size
 
     def done(self) -> Done[Any]:
-        return Done(self.result.result(), self.began - self.asked, self.ended - self.began)
+        waited_s, ran_s = self.began - self.asked, self.ended - self.began
+        return Done(self.result.result(), waited_s, ran_s, self.ended)
 
     def tell(self, outcome: Outcome) -> None:
         self.ended = time.monotonic()

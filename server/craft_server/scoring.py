@@ -25,6 +25,7 @@ from craft_server.features import FeatureShelf
 from craft_server.orders import Order
 from craft_server.outputs import tell
 from craft_server.scheduler import Deadline, DeviceWorker, Done, Work
+from craft_server.tracing import Tracer
 from craft_shared.messages import LogitsRequest, TextPrompts
 
 T = TypeVar("T")
@@ -88,12 +89,19 @@ class Scorer:
     """Runs orders on one device worker."""
 
     def __init__(
-        self, blackbox: BlackBox, shelf: FeatureShelf, worker: DeviceWorker, *, deadline_s: float
+        self,
+        blackbox: BlackBox,
+        shelf: FeatureShelf,
+        worker: DeviceWorker,
+        *,
+        deadline_s: float,
+        tracer: Tracer,
     ) -> None:
         self._blackbox = blackbox
         self._shelf = shelf
         self._worker = worker
         self._deadline_s = deadline_s
+        self._tracer = tracer
 
     async def whole(self, order: Order) -> Whole:
         """Logits of a small order in the dtype asked for.
@@ -102,7 +110,7 @@ class Scorer:
             Refusal: `deadline_exceeded`, `draining`.
             RuntimeError: the model gave nonsense.
         """
-        clock = _Clock(self._deadline_s)
+        clock = _Clock(self._deadline_s, self._tracer)
         features = await self._features(order, clock)
         parts = await self._encode(order, features, clock, images=slice(0, order.shape[1]))
         logits = np.empty(order.shape, dtype_of(order.request))
@@ -115,7 +123,7 @@ class Scorer:
 
         Raises: as `whole`; a failure while blocks are read is raised there.
         """
-        clock = _Clock(self._deadline_s)
+        clock = _Clock(self._deadline_s, self._tracer)
         features = await self._features(order, clock)
         parts = await self._encode(order, features, clock, images=slice(0, 1))
         proof = np.concatenate([part.logits for part in parts])[:, 0]
@@ -178,6 +186,7 @@ class Scorer:
             launch = partial(self._launch_block, texts[block.piece], features, block)
             work: Work[FloatArray] = Work(order.key.id, launch)
             (done,) = await self._worker.run([work], deadline=Deadline(self._deadline_s))
+            _trace(self._tracer, done)
             told = await _told(done.value, order)
             yield told.astype(dtype_of(order.request), copy=False)
 
@@ -204,13 +213,15 @@ class Scorer:
 class _Clock:
     """One order's deadline, and where its time went."""
 
-    def __init__(self, deadline_s: float) -> None:
+    def __init__(self, deadline_s: float, tracer: Tracer) -> None:
         self.deadline = Deadline(deadline_s)
+        self._tracer = tracer
         self.seconds = {"queue": 0.0, "model": 0.0}
 
     def count(self, done: Done[T]) -> T:
         self.seconds["queue"] += done.waited_s
         self.seconds["model"] += done.ran_s
+        _trace(self._tracer, done)
         return done.value
 
 
@@ -218,6 +229,12 @@ async def _told(logits: FloatArray, order: Order) -> FloatArray:
     """What of finite logits the key is told."""
     output = order.key.policy.output
     return logits if output.kind == "logits" else await asyncio.to_thread(tell, logits, output)
+
+
+def _trace(tracer: Tracer, done: Done[Any]) -> None:
+    began = done.ended - done.ran_s
+    tracer.past("queue", began=began - done.waited_s, ended=began)
+    tracer.past("device", began=began, ended=done.ended)
 
 
 def _check(logits: FloatArray, shape: tuple[int, int, int]) -> None:

@@ -28,7 +28,10 @@ from craft_server.orders import Order, OrderDesk, count_prompts
 from craft_server.scheduler import DeviceWorker, shutting_down
 from craft_server.scoring import Logits, Scorer, Stream, Whole, dtype_of, fits_a_block
 from craft_server.settings import Settings
+from craft_server.telemetry import Standing, Telemetry
 from craft_server.teller import Teller
+from craft_server.till import Till
+from craft_server.tracing import Tracer
 from craft_shared.errors import Code, Refusal
 from craft_shared.messages import Budgets, LogitsReply, LogitsRequest
 
@@ -82,7 +85,7 @@ class Delivery:
 class LogitsService:
     """Sells logits: the only part of the server that uses the meter and the model together."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one parameter per part
         self,
         settings: Settings,
         blackbox: BlackBox,
@@ -90,11 +93,16 @@ class LogitsService:
         meter: Meter,
         images: ImageStore,
         teller: Teller,
+        telemetry: Telemetry,
+        tracer: Tracer,
     ) -> None:
+        self._tracer = tracer
         self.card = blackbox.card
         self._settings = settings
-        self._meter = meter
-        self._teller = teller
+        self._running: set[asyncio.Future[Any]] = set()
+        self._till = Till(
+            settings, meter, teller, telemetry=telemetry, tracer=tracer, wait_for=self._wait_for
+        )
         self._shelf = FeatureShelf(settings, blackbox, images)
         self._worker = DeviceWorker(
             requests=settings.queue,
@@ -102,10 +110,12 @@ class LogitsService:
             most_together=blackbox.tokens_per_pass if settings.batching == "merged" else 0,
             ahead=blackbox.asynchronous,
             start=blackbox.start,
+            telemetry=telemetry,
         )
         self._desk = OrderDesk(blackbox, images)
-        self._scorer = Scorer(blackbox, self._shelf, self._worker, deadline_s=settings.deadline_s)
-        self._running: set[asyncio.Future[Any]] = set()
+        self._scorer = Scorer(
+            blackbox, self._shelf, self._worker, deadline_s=settings.deadline_s, tracer=tracer
+        )
 
     async def order(
         self, key: Key, request: LogitsRequest, *, offsets: FloatArray | None, idempotency_key: str
@@ -115,7 +125,8 @@ class LogitsService:
             self._desk.take, key, request, offsets=offsets, idempotency_key=idempotency_key
         )
         texts = count_prompts(request, offsets) * len(request.class_names)
-        return take() if texts <= _SMALL_TEXTS else await asyncio.to_thread(take)
+        with self._tracer.span("order", texts=texts):
+            return take() if texts <= _SMALL_TEXTS else await asyncio.to_thread(take)
 
     async def buy(self, order: Order) -> Delivery:
         """Carry an order out, once per idempotency key, and charge it.
@@ -154,6 +165,17 @@ class LogitsService:
             detail = f"a test forward failed ({type(error).__name__})"
             raise Refusal(Code.NOT_READY, detail, retry_after_s=5) from error
 
+    def standing(self) -> Standing:
+        """How it stands at this moment; from any thread."""
+        requests, texts = self._worker.admitted
+        return Standing(
+            requests=requests,
+            texts=texts,
+            queue=self._worker.waiting,
+            busy_s=self._worker.busy_s,
+            tiers=self._shelf.tiers(),
+        )
+
     async def drain(self, timeout_s: float) -> None:
         """Admit nothing more and wait for what is under way; what is late is released."""
         self._worker.drain()
@@ -176,7 +198,7 @@ class LogitsService:
     async def _buy(self, order: Order) -> Delivery:
         with ExitStack() as place:
             place.enter_context(self._worker.admit(order.cost.texts))
-            grant = await self._grant(order)
+            grant = await self._till.reserve(order)
             if isinstance(grant, Replay):
                 delivery = await self._replay(order, grant)
             else:
@@ -188,44 +210,15 @@ class LogitsService:
                 delivery.hold(place.pop_all())
             return delivery
 
-    async def _grant(self, order: Order) -> Hold | Replay:
-        """Reserve; a caller cancelled meanwhile leaves no hold behind."""
-        reserve = partial(
-            self._meter.reserve,
-            order.key.id,
-            order.idempotency_key,
-            fingerprint=order.fingerprint,
-            cost=order.cost,
-            hold_s=self._settings.hold_s,
-            version=order.key.version,
-            at_a_time=order.key.policy.max_concurrent or self._settings.key_requests,
-        )
-        reserving = self._teller.run(reserve, durable=False)
-        try:
-            return await asyncio.shield(reserving)
-        except asyncio.CancelledError:
-            grant = await reserving
-            if isinstance(grant, Hold):
-                await self._release(grant)
-            raise
-
-    async def _release(self, hold: Hold) -> None:
-        await _finish(self._teller.run(partial(self._meter.release, hold), durable=False))
-
     async def _sell(self, order: Order, hold: Hold) -> Delivery:
         try:
             scored = await self._score(order)
         except BaseException:
-            await self._release(hold)
+            await self._till.release(order, hold)
             raise
-        settle = partial(
-            self._meter.settle,
-            hold,
-            _proof(scored),
-            line=_line(order, scored.seconds["model"]),
-            keep=isinstance(scored, Whole),
-        )
-        budgets = await _finish(self._teller.run(settle))
+        line = _line(order, scored.seconds["model"])
+        keep = isinstance(scored, Whole)
+        budgets = await self._till.settle(order, hold, _proof(scored), line=line, keep=keep)
         return self._deliver(order, scored, budgets)
 
     async def _replay(self, order: Order, replay: Replay) -> Delivery:
@@ -238,7 +231,7 @@ class LogitsService:
             scored = await self._score(order)
             if hashlib.sha256(_proof(scored)).hexdigest() != replay.reply_sha256:
                 _LOG.warning("a recomputed reply differs from what was sold: request %s", replay.id)
-        budgets = await asyncio.to_thread(self._meter.budgets, order.key.id)
+        budgets = await self._till.budgets(order, replay)
         return self._deliver(order, scored, budgets, replayed=True)
 
     async def _score(self, order: Order) -> Whole | Stream:
@@ -281,12 +274,3 @@ def _line(order: Order, seconds: float) -> LedgerLine:
         run=order.request.run,
         milliseconds=round(seconds * 1000),
     )
-
-
-async def _finish(work: "asyncio.Future[T]") -> T:
-    """Wait to the end even if the caller is cancelled meanwhile."""
-    try:
-        return await asyncio.shield(work)
-    except asyncio.CancelledError:
-        await work
-        raise

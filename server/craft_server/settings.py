@@ -1,19 +1,24 @@
 """Every setting of the server: one frozen value, built at the edge and handed down.
 
-Sources, strongest first: command line flags, environment variables `CRAFT_SERVER_<NAME>`.
-Unknown variables are ignored by the environment, unknown keyword arguments are errors.
+Sources, strongest first: command line flags, environment variables `CRAFT_SERVER_<NAME>`, files
+`craft_server_<name>` in /run/secrets, where Docker and Kubernetes put what must be in no variable.
+Unknown variables and files are ignored, unknown keyword arguments are errors.
 """
 
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
 
 from craft_shared.messages import PromptKind
 
 EMBEDDED = "embedded"
 """Model name of the CLIP that ships with this package."""
+
+_MOUNTED = Path("/run/secrets")
 
 
 class ModelError(Exception):
@@ -24,19 +29,45 @@ class Settings(BaseSettings):
     """How one server process runs; `Settings(port=9000)` overrides the environment."""
 
     model_config = SettingsConfigDict(
-        env_prefix="CRAFT_SERVER_", frozen=True, extra="forbid", env_ignore_empty=True
+        env_prefix="CRAFT_SERVER_",
+        frozen=True,
+        extra="forbid",
+        env_ignore_empty=True,
+        secrets_dir=_MOUNTED if _MOUNTED.is_dir() else None,
     )
 
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on")
     access_log: bool = Field(
-        default=False, description="write a line for every HTTP request; the ledger has every sale"
+        default=True, description="write a line for every HTTP request, probes at level debug"
+    )
+    log_format: Literal["text", "json"] = Field("text", description="form of the log's lines")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="from which level on the server's own lines are written"
+    )
+    trust_request_id: bool = Field(
+        default=False,
+        description="take the X-Request-Id of the proxy in front; only where clients cannot set it",
+    )
+    metrics_host: str = Field("127.0.0.1", description="address of the metrics for Prometheus")
+    metrics_port: int | None = Field(
+        None, ge=0, le=65535, description="port of the metrics, without a key; default: none"
+    )
+    otel_endpoint: str | None = Field(
+        None,
+        description="OTLP/HTTP collector that gets traces, as in http://127.0.0.1:4318; needs the "
+        "extra `otel`; default: none",
     )
     data_dir: Path = Field(Path("var"), description="folder of the ledger and the image store")
     database_url: str | None = Field(
         None,
         description="SQLAlchemy URL of the ledger, as in postgresql+psycopg://user@host/name; "
         "default: SQLite, craft.db in data_dir",
+    )
+    database_password: SecretStr | None = Field(
+        None,
+        description="password for database_url, if that has none; best given as the file "
+        "/run/secrets/craft_server_database_password",
     )
     image_url: str | None = Field(
         None,
@@ -66,6 +97,23 @@ class Settings(BaseSettings):
     )
 
     max_body_bytes: int = Field(64 * 2**20, ge=2**10, description="largest request body")
+    max_json_bytes: int = Field(
+        8 * 2**20, ge=2**10, description="largest request body of JSON, which unfolds in memory"
+    )
+    bodies_bytes: int = Field(
+        2**29,
+        ge=2**20,
+        description="request bodies in memory at a time, beside 1 MiB for each; then 503",
+    )
+    body_s: float = Field(120, gt=0, description="longest time that a body may take to arrive")
+    head_s: float = Field(
+        10, gt=0, description="longest time that a connection may be without a request"
+    )
+    connections: int = Field(
+        512,
+        ge=2,
+        description="connections at a time; of more, those without a request are closed first",
+    )
     max_prompts: int = Field(1024, ge=1, description="most prompts in one request")
     max_classes: int = Field(2048, ge=1, description="most class names in one request")
     max_images: int = Field(50_000, ge=1, description="most images in one image set")
@@ -106,6 +154,11 @@ class Settings(BaseSettings):
     )
     drain_s: float = Field(30, gt=0, description="time for running work at shutdown")
     sweep_s: float = Field(30, gt=0, description="time between sweeps of expired holds")
+    audit_s: float = Field(
+        3600,
+        ge=0,
+        description="time between audits of the ledger, which read all of it; 0 switches them off",
+    )
     feature_cache: int = Field(200_000, ge=1, description="images whose encoding is kept in memory")
     feature_disk_images: int = Field(
         2_000_000,
@@ -131,8 +184,20 @@ class Settings(BaseSettings):
 
     @property
     def resolved_database_url(self) -> str:
-        """The ledger's URL, with the default filled in."""
-        return self.database_url or f"sqlite:///{self.data_dir / 'craft.db'}"
+        """The ledger's URL, with default and password filled in.
+
+        Raises:
+            ValueError: `database_url` is no URL.
+        """
+        if self.database_url is None:
+            return f"sqlite:///{self.data_dir / 'craft.db'}"
+        try:
+            url = make_url(self.database_url)
+        except ArgumentError as error:
+            raise ValueError(f"database_url cannot be used: {error}") from error
+        if self.database_password is not None and url.password is None:
+            url = url.set(password=self.database_password.get_secret_value())
+        return url.render_as_string(hide_password=False)
 
     @property
     def image_place(self) -> Path | str:

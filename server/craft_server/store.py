@@ -48,6 +48,11 @@ RETRY_AFTER_S = 1
 
 _LOG = logging.getLogger(__name__)
 
+
+class StoreDown(Refusal):
+    """The refusal of everybody while the store does not answer."""
+
+
 # --- time ---------------------------------------------------------------------------------------
 
 Clock = Callable[[], int]
@@ -216,7 +221,7 @@ def _transaction(engine: Engine) -> Iterator[Connection]:
     except (*_OUR_BUGS, *driver_bugs):
         raise
     except (DBAPIError, PoolTimeout, driver.Error) as error:
-        raise Refusal(
+        raise StoreDown(
             Code.NOT_READY,
             "the store does not answer; the same Idempotency-Key is never charged twice",
             retry_after_s=RETRY_AFTER_S,

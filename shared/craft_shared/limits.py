@@ -7,6 +7,10 @@ model card (`craft_shared.messages.CardLimits`).
 MAX_TENSOR_HEADER_BYTES = 4 * 1024 * 1024
 """JSON header of a tensor body. 10,000 class names of 100 characters fit four times."""
 
+MAX_COLONS = 50_000
+"""In the JSON of one message. A field has one, and unknown fields are described one by one;
+messages have ten fields, so nearly all of these are for class names and templates."""
+
 MAX_IDEMPOTENCY_KEY_CHARS = 128
 """Printable ASCII; derived from what is bought, so that a retry is never a new purchase."""
 

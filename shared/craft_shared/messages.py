@@ -6,7 +6,7 @@ the model card. The two tensor bodies of POST /v1/logits are in `craft_shared.wi
 """
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
@@ -25,8 +25,13 @@ ImageSetId = Annotated[str, StringConstraints(pattern=r"^set_[0-9a-f]{32}$")]
 ClassName = Annotated[str, StringConstraints(min_length=1, max_length=MAX_CLASS_NAME_CHARS)]
 Template = Annotated[str, StringConstraints(min_length=2, max_length=MAX_TEMPLATE_CHARS)]
 Tag = Annotated[str, StringConstraints(max_length=MAX_TAG_CHARS, pattern=r"^[A-Za-z0-9_.:/-]*$")]
+
+Each = TypeVar("Each")
+Many = Annotated[list[Each], Field(fail_fast=True)]
+"""A list of which the first fault is told: a million of them would take gigabytes to describe."""
+
 Count = Annotated[int, Field(ge=0)]
-Positive = Annotated[int, Field(ge=1)]
+Positive = Annotated[int, Field(ge=1, le=10**15)]
 PromptKind = Literal["soft", "text"]
 OutputKind = Literal["logits", "rounded", "log_probabilities", "top_k", "label"]
 
@@ -118,7 +123,7 @@ class ModelList(Reply):
 class Manifest(Request):
     """POST /v1/images/missing: which of these are not here yet?"""
 
-    ids: list[ImageId] = Field(min_length=1, max_length=MAX_IDS_PER_CALL)
+    ids: Many[ImageId] = Field(min_length=1, max_length=MAX_IDS_PER_CALL)
 
 
 class ManifestReply(Reply):
@@ -146,7 +151,7 @@ class UploadReply(Reply):
 class ImageSetRequest(Request):
     """POST /v1/image-sets: an ordered list of uploaded images. The same list gives the same id."""
 
-    images: list[ImageId] = Field(min_length=1, max_length=MAX_IDS_PER_CALL)
+    images: Many[ImageId] = Field(min_length=1, max_length=MAX_IDS_PER_CALL)
     name: Tag = ""
 
 
@@ -161,6 +166,11 @@ class ImageSet(Reply):
 # --- logits -------------------------------------------------------------------------------------
 
 
+def _kind_first(schema: dict[str, Any]) -> None:
+    """The wire needs the kind to tell prompts apart, though code that builds them does not."""
+    schema["required"] = ["kind", *schema["required"]]
+
+
 class SoftPrompts(Request):
     """P prompts that differ from a text by an offset to its context's token embeddings.
 
@@ -169,17 +179,21 @@ class SoftPrompts(Request):
     embeddings. In a tensor body the offsets are the tensor `offsets` and this field is absent.
     """
 
+    model_config = ConfigDict(json_schema_extra=_kind_first)
+
     kind: Literal["soft"] = "soft"
     context: Annotated[str, StringConstraints(min_length=1, max_length=MAX_TEMPLATE_CHARS)]
     suffix: Annotated[str, StringConstraints(max_length=MAX_TEMPLATE_CHARS)] = "."
-    offsets: list[list[list[float]]] | None = None
+    offsets: Many[Many[Many[float]]] | None = None
 
 
 class TextPrompts(Request):
     """P prompts as templates; each contains `{}` exactly once, for the class name."""
 
+    model_config = ConfigDict(json_schema_extra=_kind_first)
+
     kind: Literal["text"] = "text"
-    templates: list[Template] = Field(min_length=1)
+    templates: Many[Template] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _one_gap(self) -> "TextPrompts":
@@ -194,7 +208,7 @@ class LogitsRequest(Request):
 
     model: str
     image_set: ImageSetId
-    class_names: list[ClassName] = Field(min_length=1)
+    class_names: Many[ClassName] = Field(min_length=1)
     prompts: Annotated[SoftPrompts | TextPrompts, Field(discriminator="kind")]
     dtype: Literal["float32", "float16"] = "float32"
     tag: Tag = Field(default="", description="what the call is for; copied to the ledger")
@@ -245,14 +259,18 @@ class Output(Reply):
 class Policy(Reply):
     """What a key may do beside its scopes and budgets; None is as much as the server allows."""
 
-    models: list[str] | None = Field(None, description="ids of the models it may use")
+    models: Annotated[list[str], Field(max_length=100)] | None = Field(
+        None, description="ids of the models it may use"
+    )
     prompt_kinds: list[PromptKind] | None = Field(None, description="kinds of prompts it may send")
     output: Output = Field(Output(), description="what it is told of the logits")
     max_classes: Positive | None = Field(None, description="class names in one request")
     max_images: Positive | None = Field(None, description="images in a set that it asks about")
     max_concurrent: Positive | None = Field(None, description="metered requests at a time")
     requests_per_minute: Positive | None = Field(None, description="calls of any kind")
-    image_bytes: Count | None = Field(None, description="bytes of images that its owner may keep")
+    image_bytes: Count | None = Field(
+        None, le=10**15, description="bytes of images that its owner may keep"
+    )
 
 
 class KeyInfo(Reply):
@@ -268,9 +286,15 @@ class KeyInfo(Reply):
 
 
 class UsageBucket(Reply):
-    """Settled usage within one bucket of time (UTC); `start` is None for the total."""
+    """Settled usage within one bucket of time (UTC); `start` is None for the total.
+
+    Where usage was asked for by tag, run or image set, a bucket is what one of them has.
+    """
 
     start: datetime | None
+    tag: str | None = None
+    run: str | None = None
+    image_set: str | None = None
     counters: Counters
 
 
@@ -278,6 +302,7 @@ class UsageReply(Reply):
     """GET /v1/usage."""
 
     bucket: Literal["total", "hour", "day"]
+    by: Literal["tag", "run", "image_set"] | None = None
     buckets: list[UsageBucket]
 
 

@@ -136,6 +136,10 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
         raise ValueError("a name occurs twice in one object")
+    for name, value in pairs:  # half a surrogate is valid JSON, but no text: UnicodeEncodeError
+        name.encode()
+        if isinstance(value, str):
+            value.encode()
     return found
 
 

@@ -66,6 +66,8 @@ def _broken_frames() -> Iterator[Attack]:
         ("header not UTF-8", frame(b'{"\xff": 1}'), "not JSON"),
         ("header nested too deep", frame(deep), "not JSON"),
         ("header a list", frame([1, 2]), "not a JSON object"),
+        ("half a surrogate", frame(b'{"__metadata__": {"request": "\\ud800"}}'), "not JSON"),
+        ("half a surrogate as a name", frame(b'{"\\ud800": 1}'), "not JSON"),
         ("a name twice", frame(b'{"a": 1, "a": 2}'), "twice"),
         ("metadata not strings", frame({"__metadata__": {"request": 3}}), "__metadata__"),
         ("metadata a list", frame({"__metadata__": []}), "__metadata__"),

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from craft_shared import tensors
 from craft_shared.errors import Code, Refusal
+from craft_shared.limits import MAX_COLONS
 from craft_shared.messages import LogitsReply, LogitsRequest, SoftPrompts
 from craft_shared.tensors import MalformedTensors
 
@@ -22,9 +23,14 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def encode_request(request: LogitsRequest, offsets: FloatArray | None = None) -> bytes:
-    """Body of a request; `offsets` float32 (P, n_ctx, width) exactly where the prompts are soft."""
+    """Body of a request; `offsets` float32 (P, n_ctx, width) exactly where the prompts are soft.
+
+    Without a run the bytes are those of the time before there were runs.
+    """
     body = {} if offsets is None else {"offsets": np.asarray(offsets, np.float32)}
-    return tensors.encode(body, {"request": request.model_dump_json(exclude_none=True)})
+    absent = set() if request.run else {"run"}
+    message = request.model_dump_json(exclude_none=True, exclude=absent)
+    return tensors.encode(body, {"request": message})
 
 
 def decode_request(body: bytes) -> tuple[LogitsRequest, FloatArray | None]:
@@ -113,6 +119,12 @@ def parse(model: type[M], text: str | bytes) -> M:
     Raises:
         Refusal: `invalid_request` that names the first field at fault, its value and the rule.
     """
+    colons = text.count(":") if isinstance(text, str) else text.count(b":")
+    if colons > MAX_COLONS:
+        detail = (
+            f"{colons} colons, at most {MAX_COLONS}: there are more fields than any message has"
+        )
+        raise Refusal(Code.INVALID_REQUEST, detail, param="body")
     try:
         return model.model_validate_json(text)
     except ValidationError as error:

@@ -62,13 +62,29 @@ def spent(server, run):
     assert ledger.audit() == []
     result = json.loads((run / "result.json").read_text())
     [(key_id, total)] = ledger.totals().items()
-    tags = {}
-    for event in ledger.events(key_id, limit=1000).events:
-        tags[event.tag] = tags.get(event.tag, 0) + event.queries
     budget = ledger.budgets(key_id).queries
+    tags = {one.tag: one.counters for one in ledger.usage(key_id, by="tag").buckets}
+    runs = {one.run: one.counters for one in ledger.usage(key_id, by="run").buckets}
     store.close()
     assert budget.held == 0
-    return total.queries, budget.used, result["spent_total"]["queries"], tags
+    assert {tag: counters.model_dump() for tag, counters in tags.items()} == result["spent"]
+    assert runs == {json.loads((run / "config.json").read_text())["run_id"]: total}
+    queries = {tag: counters.queries for tag, counters in tags.items()}
+    return total.queries, budget.used, result["spent_total"]["queries"], queries
+
+
+def test_where_the_queries_of_a_fit_went_is_one_command(photos, tmp_path):
+    with running(tmp_path) as server:
+        key = server.mint(QUERIES + 1)
+        finish(start_fit(server, key, photos, tmp_path / "run"))
+        finish(tuner(server, key, "predict", tmp_path / "run", photos / "test"))
+        rows = json.loads(server.command("usage", "--by", "tag", "--export", "json"))["usage"]
+        assert {row["tag"]: row["queries"] for row in rows} == PLANNED | {"inference": 1}
+        run_id = json.loads((tmp_path / "run" / "config.json").read_text())["run_id"]
+        rows = json.loads(server.command("usage", "--by", "run", "--export", "json"))["usage"]
+        spent_by = {row["run"]: row["queries"] for row in rows}
+        assert spent_by.pop(run_id) == sum(PLANNED.values())
+        assert list(spent_by.values()) == [1]
 
 
 PLANNED = {"zero-shot": 1, "fitness": 72, "head": 12, "test": 1}

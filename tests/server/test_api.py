@@ -322,11 +322,39 @@ def test_usage_adds_up_the_four_counters(client):
     assert total == [
         {
             "start": None,
+            "tag": None,
+            "run": None,
+            "image_set": None,
             "counters": {"queries": 3, "calls": 2, "logit_vectors": 9, "texts": 6},
         }
     ]
     tagged = client.get("/v1/usage", params={"tag": "b", "bucket": "day"}).json()["buckets"]
     assert tagged[0]["counters"]["queries"] == 1
+
+
+def test_the_ledger_can_be_asked_by_tag_by_run_and_by_time(client):
+    set_id = image_set(client, 3)
+    for number, (tag, run) in enumerate([("fitness", "r1"), ("head", "r1"), ("fitness", "r2")]):
+        ask(client, text_request(set_id) | {"tag": tag, "run": run}, f"key {number}")
+
+    def usage(**params):
+        reply = client.get("/v1/usage", params=params).json()
+        return [(one["tag"], one["run"], one["counters"]["queries"]) for one in reply["buckets"]]
+
+    assert usage(by="tag") == [("fitness", None, 4), ("head", None, 2)]
+    assert usage(by="run", tag="fitness") == [(None, "r1", 2), (None, "r2", 2)]
+    assert usage(run="r1", tag="head") == [(None, None, 2)]
+    assert usage(until="2020-01-01") == [(None, None, 0)]
+
+    def events(**params):
+        return client.get("/v1/usage/events", params=params)
+
+    assert [event["tag"] for event in events(run="r1").json()["events"]] == ["fitness", "head"]
+    assert events(since="2100-01-01T00:00:00Z").json()["events"] == []
+    link = events(run="r1", limit=1).links["next"]["url"]
+    following = client.get("/v1/usage/events" + link).json()["events"]
+    assert [(event["tag"], event["run"]) for event in following] == [("head", "r1")]
+    assert code_of(events(tag="\0")) == "invalid_request"
 
 
 def test_the_ledger_comes_in_pages_and_formats(client):

@@ -60,13 +60,13 @@ def store(tmp_path: Path):
     store.close()
 
 
-def buy(store: Store, key_id: str, *numbers: int) -> None:
+def buy(store: Store, key_id: str, *numbers: int, tag: str = "fit", run: str = "") -> None:
     """Purchases of 2 queries each."""
     cost = Counters(queries=2, calls=1, logit_vectors=8, texts=6)
     meter = Meter(store)
     for number in numbers:
         hold = meter.reserve(key_id, f"r{number}", fingerprint="f", cost=cost, hold_s=60)
-        meter.settle(hold, b"", line=LedgerLine("tiny", "set_1", 2, 4, 3, tag="fit"))
+        meter.settle(hold, b"", line=LedgerLine("tiny", "set_1", 2, 4, 3, tag=tag, run=run))
 
 
 # --- keys ---------------------------------------------------------------------------------------
@@ -152,8 +152,8 @@ def test_where_the_data_lies_can_be_said_on_the_command_line(run: Run, tmp_path:
 def test_usage_adds_up_each_key_and_audits_the_ledger(run: Run, key: dict[str, str], store: Store):
     run("keys", "create", "--owner", "idle", "--queries", "3")
     buy(store, key["id"], 1, 2)
-    done = run("usage", "--json")
-    used, idle = json.loads(done.out)["keys"]
+    done = run("usage", "--export", "json")
+    used, idle = json.loads(done.out)["usage"]
     assert used == {
         "key": key["id"],
         "owner": "lab",
@@ -172,13 +172,60 @@ def test_usage_adds_up_each_key_and_audits_the_ledger(run: Run, key: dict[str, s
 def test_usage_of_one_key_as_csv(run: Run, key: dict[str, str], store: Store):
     run("keys", "create", "--owner", "idle", "--queries", "3")
     buy(store, key["id"], 1)
-    (row,) = csv.DictReader(io.StringIO(run("usage", "--key", key["id"], "--csv").out))
+    done = run("usage", "--key", key["id"], "--export", "csv")
+    (row,) = csv.DictReader(io.StringIO(done.out))
     assert (row["key"], row["queries"]) == (key["id"], "2")
+
+
+def test_where_the_queries_went_is_one_command(run: Run, key: dict[str, str], store: Store):
+    buy(store, key["id"], 1, 2, tag="fitness", run="r1")
+    buy(store, key["id"], 3, tag="head", run="r1")
+    buy(store, key["id"], 4, tag="fitness", run="r2")
+    head, *lines = run("usage", "--by", "tag").out.splitlines()
+    assert head.split("\t")[:2] == ["tag", "queries"]
+    assert [line.split("\t")[:2] for line in lines] == [["fitness", "6"], ["head", "2"]]
+    one_run = run("usage", "--by", "tag", "--run", "r2", "--export", "ndjson").out.splitlines()
+    assert [json.loads(line)["queries"] for line in one_run] == [2]
+    by_run = json.loads(run("usage", "--by", "run", "--export", "json").out)
+    assert [(row["run"], row["queries"]) for row in by_run["usage"]] == [("r1", 6), ("r2", 2)]
+    assert by_run["audit"] == []
+    (day,) = json.loads(run("usage", "--by", "day", "--export", "json").out)["usage"]
+    assert (day["day"][10:], day["queries"]) == ("T00:00:00Z", 8)
+    (one,) = json.loads(run("usage", "--by", "image_set", "--export", "json").out)["usage"]
+    assert (one["image_set"], one["queries"]) == ("set_1", 8)
+
+
+def test_usage_is_cut_by_time_tag_run_and_key(run: Run, key: dict[str, str], store: Store):
+    other = json.loads(run("keys", "create", "--owner", "b", "--queries", "9", "--json").out)["id"]
+    buy(store, key["id"], 1, tag="fitness", run="r1")
+    buy(store, other, 1, 2, tag="head", run="r2")
+
+    def queries(*options: str) -> int:
+        rows = json.loads(run("usage", "--export", "json", *options).out)["usage"]
+        return sum(row["queries"] for row in rows)
+
+    assert queries() == 6
+    assert queries("--tag", "head") == queries("--run", "r2") == queries("--key", other) == 4
+    assert queries("--by", "hour", "--key", other) == 4
+    assert queries("--since", "2100-01-01") == queries("--until", "2020-01-01T00:00:00Z") == 0
+    assert queries("--since", "2020-01-01", "--until", "2100-01-01", "--by", "day") == 6
+
+
+def test_usage_is_exported_to_a_file(run: Run, key: dict[str, str], store: Store, tmp_path: Path):
+    buy(store, key["id"], *range(3))
+    file = tmp_path / "usage.csv"
+    done = run("usage", "--events", "--export", "csv", "--output", str(file))
+    assert done.out == ""
+    with file.open(newline="") as lines:
+        assert [row["request_id"] for row in csv.DictReader(lines)] == ["r0", "r1", "r2"]
+    nowhere = run("usage", "--export", "csv", "--output", str(tmp_path / "none" / "x"))
+    assert nowhere.code == 1
+    assert "No such file" in nowhere.err
 
 
 def test_events_are_all_lines_of_the_ledger(run: Run, key: dict[str, str], store: Store):
     buy(store, key["id"], *range(3))
-    events = json.loads(run("usage", "--events", "--json").out)["events"]
+    events = json.loads(run("usage", "--events", "--export", "json").out)["events"]
     assert [event["request_id"] for event in events] == ["r0", "r1", "r2"]
     assert {event["tag"] for event in events} == {"fit"}
     assert len(run("usage", "--events", "--key", key["id"]).out.splitlines()) == 4
@@ -215,6 +262,7 @@ def test_a_ledger_that_disagrees_is_a_failure_that_names_key_and_figures(
             "queries_limit: Input should be greater than or equal to 0; got -1",
         ),
         ("usage --key key_0", 2, "no key has the id 'key_0'"),
+        ("usage --output x", 2, "--output needs --export"),
         ("keys list --database-url nonsense", 2, "database_url cannot be used"),
         ("keys list --database-url sqlite:////", 1, "the database does not answer: unable to"),
         ("keys list --data-dir /dev/null/x", 1, "/dev/null"),

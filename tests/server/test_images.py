@@ -1,14 +1,21 @@
 """The image door and the image store: what gets in, who sees it, what is refused and how."""
 
+import io
 import os
 import stat
 import struct
+import threading
+import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
+import forged
 import pytest
-from PIL import Image
+from PIL import Image, ImageFile
 
-from craft_server.image_store import ImageStore
+from craft_server import image_tables
+from craft_server.image_store import ImageStore, StoredImageError
 from craft_server.image_tables import image_sets
 from craft_server.images import ImageLimits, open_image
 from craft_server.store import Store
@@ -235,5 +242,91 @@ def test_a_decoder_that_fails_in_its_own_way_is_an_undecodable_image(monkeypatch
     def explode(*_, **__):
         raise MemoryError("decoder bug")
 
-    monkeypatch.setattr(Image.Image, "convert", explode)
-    assert refusal_of(png(1)).code is Code.UNDECODABLE_IMAGE
+    data = png(1)
+    monkeypatch.setattr(ImageFile.ImageFile, "load", explode)
+    assert refusal_of(data).code is Code.UNDECODABLE_IMAGE
+
+
+@pytest.mark.parametrize("forge", [forged.png_profiles, forged.jpeg_scans, forged.jpeg_exif])
+def test_a_file_that_makes_a_decoder_repeat_itself_is_refused(forge):
+    with pytest.raises(Refusal) as caught:
+        open_image(forge(), replace(LIMITS, bytes=8 * 2**20, pixels=32_000_000))
+    assert caught.value.code is Code.TOO_LARGE
+    assert "in one file" in caught.value.detail
+
+
+def test_a_side_longer_than_any_jpeg_is_refused():
+    refusal = refusal_of(png_header(1, 65_501))
+    assert (refusal.code, "on a side" in refusal.detail) == (Code.TOO_LARGE, True)
+
+
+def test_a_progressive_jpeg_with_profile_and_exif_is_taken():
+    picture = Image.effect_noise((90, 90), 80).convert("RGB")
+    exif = Image.Exif()
+    exif[0x010E] = "x" * 1000
+    data = io.BytesIO()
+    picture.save(data, "JPEG", progressive=True, exif=exif, icc_profile=bytes(3000))
+    assert open_image(data.getvalue(), LIMITS).size == (90, 90)
+
+
+def test_a_file_that_is_lost_or_damaged_is_repaired_by_the_next_upload(images, tmp_path):
+    [image] = images.add("ann", [png(1)])
+    [file] = [path for path in (tmp_path / "images").rglob("*") if path.is_file()]
+    for harm in (file.unlink, lambda: file.write_bytes(b"damaged")):
+        harm()
+        with pytest.raises(StoredImageError):
+            images.open(image.id)
+        assert not images.add("ann", [png(1)])[0].new
+        assert images.open(image.id).size == (16, 12)
+
+
+def test_a_key_may_lower_the_quota_of_its_owner_and_not_raise_it(images):
+    size = len(png(1))
+    with pytest.raises(Refusal) as caught:
+        images.add("ann", [png(1)], owner_bytes=size - 1)
+    assert caught.value.code is Code.TOO_LARGE
+    assert f"of {size - 1} bytes" in caught.value.detail
+    images.add("ann", [png(1)], owner_bytes=size)
+    images.add("ann", [png(1)], owner_bytes=0)
+    with pytest.raises(Refusal, match="of 100000 bytes"):
+        images.add("ann", [png(seed) for seed in range(20)], owner_bytes=10**9)
+
+
+def test_an_upload_whose_time_is_up_keeps_nothing(images):
+    with pytest.raises(Refusal) as caught:
+        images.add("ann", [png(1)], end=0)
+    assert caught.value.code is Code.DEADLINE_EXCEEDED
+    assert images.add("ann", [png(1)])[0].new
+
+
+def test_two_uploads_at_once_do_not_pass_the_quota(database_url, tmp_path, monkeypatch):
+    """Both look before either inserts; the second look, under a lock, is the one that counts."""
+    from craft_server import image_store
+
+    quota = replace(LIMITS, owner_images=10)
+    store = Store(database_url)
+    images = ImageStore(store, tmp_path / "images", limits=quota, decoders=2)
+    both, insert = threading.Barrier(2), image_store.insert_new
+    write = images._blobs.write
+    monkeypatch.setattr(images._blobs, "write", lambda files: (write(files), both.wait(30)))
+
+    def slowly(connection, table, rows):
+        insert(connection, table, rows)
+        time.sleep(0.2)  # before it commits: the other must wait for that
+
+    monkeypatch.setattr(image_store, "insert_new", slowly)
+
+    def add(first):
+        try:
+            images.add("ann", [png(seed) for seed in range(first, first + 6)])
+        except Refusal as refusal:
+            return refusal.code
+        return None
+
+    with ThreadPoolExecutor(2) as pool:
+        ends = set(pool.map(add, [0, 6]))
+    with store.read() as connection:
+        assert image_tables.totals(connection, "ann")[0] == 6
+    assert ends == {None, Code.TOO_LARGE}
+    images.close()
+    store.close()

@@ -431,3 +431,14 @@ def test_an_account_is_named_even_where_the_user_has_no_name(monkeypatch):
 
     monkeypatch.setattr("getpass.getuser", nobody)
     assert account() == "cli"
+
+
+@pytest.mark.parametrize(
+    "moment", [datetime(1, 1, 1, tzinfo=UTC), datetime.max.replace(tzinfo=UTC)]
+)
+def test_a_key_cannot_expire_outside_the_calendar(keys, moment):
+    with refused(Code.INVALID_REQUEST, "expires_at"):
+        keys.create("lab", 1, expires_at=moment)
+    key_id = keys.create("lab", 1).key.id
+    with refused(Code.INVALID_REQUEST, "expires_at"):
+        keys.change(key_id, expires_at=moment)

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import exc, select, text, update
 
 from craft_server.keys import Keys
-from craft_server.ledger import Discrepancy
+from craft_server.ledger import Discrepancy, Holds, Lines
 from craft_server.meter import Hold, LedgerLine, Meter, Replay
 from craft_server.store import Store, to_us
 from craft_server.tables import keys, ledger, requests
@@ -450,7 +450,8 @@ def test_sweeps_and_sums_use_their_indexes(shop: Shop):
 def history(shop: Shop) -> Shop:
     """Purchases of 1, 2 and 3 queries at 12:00, 13:30 and 12:00 the next day."""
     for idem_key, queries, jump in (("a", 1, 5400), ("b", 2, 81000), ("c", 3, 0)):
-        line = LedgerLine("tiny", "set_1", 1, 2, 3, tag="" if idem_key == "b" else "fit")
+        tag, run = ("", "") if idem_key == "b" else ("fit", f"run-{idem_key}")
+        line = LedgerLine("tiny", "set_1", 1, 2, 3, tag=tag, run=run)
         shop.meter.settle(shop.hold(idem_key, queries), REPLY, line=line)
         shop.clock.jump(jump)
     return shop
@@ -480,7 +481,7 @@ def test_buckets_are_whole_hours_and_days_of_utc(history: Shop, bucket, expected
 
 def test_usage_can_be_cut_by_time_and_tag(history: Shop):
     def queries(**cut: object) -> int:
-        return history.meter.usage(history.key_id, **cut).buckets[0].counters.queries
+        return history.meter.usage(history.key_id, Lines(**cut)).buckets[0].counters.queries
 
     noon, next_noon = datetime(2026, 1, 1, 12, tzinfo=UTC), datetime(2026, 1, 2, 12, tzinfo=UTC)
     assert queries(since=noon) == 6
@@ -490,6 +491,43 @@ def test_usage_can_be_cut_by_time_and_tag(history: Shop):
     assert queries(tag="fit") == 4
     assert queries(tag="") == 2
     assert queries(tag="nothing") == 0
+    assert queries(run="run-c") == 3
+    assert queries(run="run-c", until=next_noon) == 0
+
+
+def test_usage_can_be_added_up_by_tag_and_by_run(history: Shop):
+    def queries(**how: object) -> list[tuple]:
+        reply = history.meter.usage(history.key_id, **how)
+        return [
+            (one.start and one.start.day, one.tag, one.run, one.counters.queries)
+            for one in reply.buckets
+        ]
+
+    assert queries(by="tag") == [(None, "fit", None, 4), (None, "", None, 2)]
+    assert queries(by="run") == [
+        (None, None, "run-c", 3),
+        (None, None, "", 2),
+        (None, None, "run-a", 1),
+    ]
+    assert queries(bucket="day", by="tag") == [
+        (1, "", None, 2),
+        (1, "fit", None, 1),
+        (2, "fit", None, 3),
+    ]
+    assert queries(lines=Lines(tag="fit", run="run-a"), by="run") == [(None, None, "run-a", 1)]
+    assert history.meter.usage(history.key_id, by="run").by == "run"
+    assert history.meter.totals(Lines(tag=""))[history.key_id].queries == 2
+
+
+def test_the_holds_of_all_keys_are_counted_and_the_oldest_is_dated(shop: Shop):
+    assert shop.meter.holds() == Holds(0, None)
+    first = shop.clock()
+    hold = shop.hold("a", 1)
+    shop.clock.jump(5)
+    shop.hold("b", 1)
+    assert shop.meter.holds() == Holds(2, first)
+    shop.meter.release(hold)
+    assert shop.meter.holds() == Holds(1, first + 5_000_000)
 
 
 def test_an_unused_key_has_bought_nothing(shop: Shop):
@@ -506,7 +544,7 @@ def test_the_ledger_comes_in_pages_without_gap_or_repeat(history: Shop):
     second = history.meter.events(history.key_id, after=first.next, limit=2)
     assert [event.request_id for event in second.events] == ["c"]
     assert second.next is None
-    tagged = history.meter.events(history.key_id, limit=2, tag="fit")
+    tagged = history.meter.events(history.key_id, Lines(tag="fit"), limit=2)
     assert [event.request_id for event in tagged.events] == ["a", "c"]
     assert tagged.next is None
 

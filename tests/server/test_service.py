@@ -6,6 +6,7 @@ import threading
 import numpy as np
 import pytest
 
+from craft_server import till
 from craft_server.app import card_limits, create_app
 from craft_server.stub import StubBlackBox
 from craft_shared.errors import Code, Refusal
@@ -221,18 +222,75 @@ def test_a_drain_that_takes_too_long_releases_what_never_ran(shop):
     asyncio.run(main())
 
 
-def test_a_store_that_fails_at_settle_delivers_nothing(shop, monkeypatch):
-    def fail(*_, **__):
-        raise Refusal(Code.NOT_READY, "the store does not answer")
+def no_store(*_, **__):
+    raise Refusal(Code.NOT_READY, "the store does not answer")
+
+
+async def given_back(shop):
+    while shop.stands() != (0, 0):
+        await asyncio.sleep(0.01)
+
+
+def test_a_store_that_fails_at_settle_delivers_nothing_and_soon_holds_nothing(shop, monkeypatch):
+    monkeypatch.setattr(till, "_AGAIN_S", 0.01)
 
     async def main():
         shop.box.go.set()
         with monkeypatch.context() as patch:
-            patch.setattr(shop.meter, "settle", fail)
+            patch.setattr(shop.meter, "settle", no_store)
+            patch.setattr(shop.meter, "release", no_store)
             with pytest.raises(Refusal) as caught:
                 await shop.buy()
+            await asyncio.sleep(0.05)
         assert caught.value.code is Code.NOT_READY
         assert shop.stands() == (0, 2)
+        await asyncio.wait_for(given_back(shop), 30)
+        assert not (await shop.buy()).reply.replayed
+        assert shop.stands() == (2, 0)
+
+    asyncio.run(main())
+
+
+def test_a_settle_that_succeeded_unheard_is_not_undone(shop, monkeypatch):
+    monkeypatch.setattr(till, "_AGAIN_S", 0.01)
+    settle, release, released = shop.meter.settle, shop.meter.release, threading.Event()
+
+    def unheard(*arguments, **options):
+        settle(*arguments, **options)
+        no_store()
+
+    def heard(hold):
+        release(hold)
+        released.set()
+
+    async def main():
+        shop.box.go.set()
+        monkeypatch.setattr(shop.meter, "release", heard)
+        with monkeypatch.context() as patch:
+            patch.setattr(shop.meter, "settle", unheard)
+            with pytest.raises(Refusal):
+                await shop.buy()
+        assert await asyncio.to_thread(released.wait, 30)
+        assert shop.stands() == (2, 0)
+        assert (await shop.buy()).reply.replayed
+
+    asyncio.run(main())
+
+
+def test_a_store_that_fails_at_release_gets_the_hold_back_later(shop, monkeypatch):
+    monkeypatch.setattr(till, "_AGAIN_S", 0.01)
+
+    def broken(*_):
+        raise RuntimeError("the model failed")
+
+    async def main():
+        shop.box.go.set()
+        with monkeypatch.context() as patch:
+            patch.setattr(shop.meter, "release", no_store)
+            patch.setattr(shop.box, "encode_texts", broken)
+            with pytest.raises(RuntimeError, match="the model failed"):
+                await shop.buy()
+        await asyncio.wait_for(given_back(shop), 30)
 
     asyncio.run(main())
 

@@ -7,8 +7,9 @@ import httpx
 import pytest
 
 from craft_server.app import create_app
-from craft_server.uploads import UploadDoor
+from craft_server.uploads import Places, UploadDoor
 from craft_shared.errors import Code, Refusal
+from craft_shared.messages import Policy
 from serving import png, settings_in, stub_box, text_request, upload
 
 
@@ -20,7 +21,7 @@ class SlowImages:
         self.inside, self.most = 0, 0
         self._lock = threading.Lock()
 
-    def add(self, owner, files):
+    def add(self, owner, files, *, owner_bytes, end):
         with self._lock:
             self.inside += 1
             self.most = max(self.most, self.inside)
@@ -70,7 +71,7 @@ async def until(condition):
 
 def test_a_body_is_not_read_before_there_is_a_place(store, make_door):
     async def main():
-        door, senders = make_door(2), [Sender() for _ in range(5)]
+        door, senders = make_door(3), [Sender() for _ in range(5)]
         uploads = [asyncio.create_task(door.add("ann", sender.read)) for sender in senders]
         await until(lambda: store.inside == 2)
         assert [sender.read_by_server for sender in senders] == [True, True, False, False, False]
@@ -123,6 +124,79 @@ def test_a_refused_body_gives_its_place_back(store, make_door):
         assert await door.add("ann", Sender().read) == [b"image"]
 
     asyncio.run(main())
+
+
+def test_nobody_takes_the_last_place_and_who_has_fewest_goes_first():
+    async def main():
+        places, order, go = Places(3), [], asyncio.Event()
+
+        async def take(owner):
+            async with places.one(owner):
+                order.append(owner)
+                await go.wait()
+
+        async def settled(count):
+            await until(lambda: len(order) == count)
+            await asyncio.sleep(0.01)
+            assert len(order) == count
+
+        ann = [asyncio.create_task(take("ann")) for _ in range(6)]
+        await settled(2)
+        bob = [asyncio.create_task(take("bob")) for _ in range(2)]
+        await settled(3)
+        ann[0].cancel()
+        await settled(4)
+        assert order == ["ann", "ann", "bob", "ann"]
+        ann[5].cancel()
+        go.set()
+        await asyncio.gather(*ann, *bob, return_exceptions=True)
+        assert sorted(order[4:]) == ["ann", "ann", "bob"]
+        assert not places._taken
+
+    asyncio.run(main())
+
+
+def test_owners_take_a_single_place_in_turns():
+    async def main():
+        places, order = Places(1), []
+
+        async def take(owner):
+            async with places.one(owner):
+                order.append(owner)
+                await asyncio.sleep(0)
+
+        owners = ["ann", "ann", "ann", "bob", "bob"]
+        await asyncio.gather(*(take(owner) for owner in owners))
+        assert order == ["ann", "bob", "ann", "bob", "ann"]
+
+    asyncio.run(main())
+
+
+def test_one_who_leaves_as_the_turn_comes_gives_the_place_on():
+    async def main():
+        places = Places(1)
+        async with places.one("ann"):
+            waiting = asyncio.create_task(places._enter("bob"))
+            await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        async with asyncio.timeout(5), places.one("ann"):
+            pass
+
+    asyncio.run(main())
+
+
+def test_the_quota_of_a_key_holds_for_its_uploads(client, app, mint_key):
+    from craft_server.tables import keys
+
+    store = app.state.store
+    with store.write() as connection:
+        policy = Policy(image_bytes=len(png(1))).model_dump_json()
+        connection.execute(keys.update().values(policy=policy))
+    assert len(upload(client, [png(1)])) == 1
+    reply = client.post("/v1/images", files=[("files", ("1.png", png(2)))])
+    assert (reply.status_code, reply.json()["code"]) == (413, "too_large")
 
 
 def test_the_route_reads_no_byte_of_a_body_without_a_place(tmp_path):

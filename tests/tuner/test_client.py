@@ -35,6 +35,11 @@ from tuner_server import (
 )
 
 TEXTS = Texts(("cat", "dog", "sea lion"))
+BEFORE_RUNS = [
+    "c9d3cdd12cfbd7dbbd89cf0b95925c84bdf7fa518adcd0807fec06ad9f56b55a",
+    "d8eb9f3e416c9226cda13b23c18c378403e353f0a02a3dce6080940f186bc672",
+]
+"""What version 0.1.0 of this program named the same two purchases."""
 
 
 def some_offsets(prompts: int = 5, seed: int = 0) -> np.ndarray:
@@ -97,7 +102,16 @@ def test_the_request_says_model_words_and_what_it_is_for():
     assert request.model == "fake::1"
     assert request.class_names == ["cat", "dog", "sea lion"]
     assert (request.prompts.context, request.prompts.suffix) == ("a photo of a", ".")
-    assert request.tag == "fitness"
+    assert (request.tag, request.run) == ("fitness", "run")
+
+
+def test_the_name_of_a_purchase_does_not_depend_on_the_run_label():
+    """The keys of a run that began before requests had a run: it resumes and pays nothing again."""
+    scene = a_scene()
+    scene.score(np.zeros((1, N_CTX, WIDTH), np.float32))
+    scene.client.score_templates(TEXTS, ["a {}."], scene.images, purpose="test", step="test")
+    keys = [asked.headers["idempotency-key"] for asked in scene.server.calls("/v1/logits")]
+    assert keys == BEFORE_RUNS
 
 
 @pytest.mark.parametrize(

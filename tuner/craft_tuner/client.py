@@ -51,7 +51,8 @@ class Client:
     Args:
         transport: the connection, open for as long as the client is used.
         card: the model asked; `choose_model` finds it.
-        run_id: names the purchases: the same run asking the same question pays once.
+        run_id: names the purchases, to the server too: the same run asking the same question pays
+            once, and the ledger adds up what the run spent.
         purchases: what this run bought so far; it is added to.
         dtype: of the logits on the wire; float16 halves the traffic.
     """
@@ -130,8 +131,8 @@ class Client:
         """
         prompts = SoftPrompts(context=texts.context, suffix=texts.suffix)
 
-        def compose(part: Slice) -> bytes:
-            return wire.encode_request(order(part, prompts), offsets[part.prompts])
+        def compose(part: Slice) -> _Order:
+            return _Order(order(part, prompts), offsets[part.prompts])
 
         order = self._orders(texts, purpose)
         question = _Question(purpose, step, len(offsets), len(texts.class_names), compose)
@@ -142,9 +143,9 @@ class Client:
     ) -> FloatArray:
         """The same for P text templates, each with one `{}` for the class name."""
 
-        def compose(part: Slice) -> bytes:
+        def compose(part: Slice) -> _Order:
             prompts = TextPrompts(templates=list(templates[part.prompts]))
-            return wire.encode_request(order(part, prompts))
+            return _Order(order(part, prompts))
 
         order = self._orders(texts, purpose)
         question = _Question(purpose, step, len(templates), len(texts.class_names), compose)
@@ -161,6 +162,7 @@ class Client:
                 prompts=prompts,
                 dtype=self._dtype,
                 tag=purpose,
+                run=self._run_id,
             )
 
         return order
@@ -179,14 +181,14 @@ class Client:
         return logits
 
     def _buy(self, question: "_Question", part: Slice) -> NDArray[np.floating]:
-        body = question.compose(part)
-        key = purchase_key(self._run_id, question.step, part.name, body=body)
+        order = question.compose(part)
+        key = purchase_key(self._run_id, question.step, part.name, body=order.bought())
         headers = {
             "Content-Type": TENSOR_MEDIA_TYPE,
             "Accept": TENSOR_MEDIA_TYPE,
             "Idempotency-Key": key,
         }
-        call = Call("POST", "/v1/logits", headers=headers, content=body)
+        call = Call("POST", "/v1/logits", headers=headers, content=order.body())
         reply, logits = self._transport.send(call, _read_logits)
         self.purchases.record(
             Purchase(key=key, purpose=question.purpose, step=question.step, cost=reply.cost)
@@ -241,14 +243,29 @@ class Client:
 
 
 @dataclass(frozen=True)
+class _Order:
+    """What is sent for a slice."""
+
+    request: LogitsRequest
+    offsets: FloatArray | None = None
+
+    def body(self) -> bytes:
+        return wire.encode_request(self.request, self.offsets)
+
+    def bought(self) -> bytes:
+        """What decides the purchase: the body without the run, which is a label for the ledger."""
+        return wire.encode_request(self.request.model_copy(update={"run": ""}), self.offsets)
+
+
+@dataclass(frozen=True)
 class _Question:
-    """P prompts of K classes for one purpose; `compose` gives a slice's body."""
+    """P prompts of K classes for one purpose; `compose` gives what is sent for a slice."""
 
     purpose: Purpose
     step: str
     prompts: int
     classes: int
-    compose: Callable[[Slice], bytes]
+    compose: Callable[[Slice], _Order]
 
 
 def purchase_key(run_id: str, step: str, part: str, *, body: bytes) -> str:

@@ -97,6 +97,7 @@ def _counted(request: Request, parts: Parts, key: Key) -> Key:
     """Count a call against the key's rate; the middleware tells the client where it stands."""
     standing = parts.rates.take(key.id, key.policy.requests_per_minute)
     request.state.rate = standing
+    request.state.key_id = key.id  # for the log
     if standing is not None and standing.wait_s:
         raise standing.refusal()
     return key

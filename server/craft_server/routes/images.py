@@ -32,6 +32,7 @@ _FILES: dict[str, Any] = {
                     "properties": {
                         "files": {
                             "type": "array",
+                            "minItems": 1,
                             "items": {"type": "string", "format": "binary"},
                         }
                     },
@@ -55,7 +56,8 @@ async def upload(request: Request, parts: PartsOf, key: ImagesKey) -> UploadRepl
     """Upload image files (field `files`): JPEG, PNG or WEBP. All are kept, or none."""
     media_type(request, _MULTIPART)
     read = partial(_read_files, request, parts.settings.max_files)
-    return UploadReply(images=await parts.uploads.add(key.owner, read))
+    quota = key.policy.image_bytes
+    return UploadReply(images=await parts.uploads.add(key.owner, read, owner_bytes=quota))
 
 
 async def _read_files(request: Request, max_files: int) -> list[bytes]:

@@ -4,12 +4,13 @@ import asyncio
 import csv
 import io
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 
+from craft_server.ledger import Bucket, Label, Lines
 from craft_server.routes.access import AnyKey, PartsOf, UsageKey
-from craft_shared.messages import KeyInfo, UsageEvent, UsageEvents, UsageReply
+from craft_shared.messages import KeyInfo, Tag, UsageEvent, UsageEvents, UsageReply
 
 router = APIRouter(tags=["usage"])
 
@@ -32,19 +33,28 @@ async def key_info(parts: PartsOf, key: AnyKey) -> KeyInfo:
     )
 
 
+async def _lines(
+    since: datetime | None = None,
+    until: datetime | None = None,
+    tag: Tag | None = None,
+    run: Tag | None = None,
+) -> Lines:
+    return Lines(since=since, until=until, tag=tag, run=run)
+
+
+LinesAsked = Annotated[Lines, Depends(_lines)]
+
+
 @router.get("/v1/usage")
 async def usage(
     parts: PartsOf,
     key: UsageKey,
-    bucket: Literal["total", "hour", "day"] = "total",
-    since: datetime | None = None,
-    until: datetime | None = None,
-    tag: str | None = None,
+    lines: LinesAsked,
+    bucket: Bucket = "total",
+    by: Label | None = None,
 ) -> UsageReply:
-    """Add up the ledger of this key, by time (UTC) and optionally for one tag."""
-    return await asyncio.to_thread(
-        parts.ledger.usage, key.id, bucket=bucket, since=since, until=until, tag=tag
-    )
+    """Add up the ledger of this key, by time (UTC), by tag or by run."""
+    return await asyncio.to_thread(parts.ledger.usage, key.id, lines, bucket=bucket, by=by)
 
 
 @router.get(
@@ -56,14 +66,17 @@ async def events(
     request: Request,
     parts: PartsOf,
     key: UsageKey,
-    after: Annotated[int, Query(ge=0, description="`next` of the page before")] = 0,
+    lines: LinesAsked,
+    after: Annotated[int, Query(ge=0, lt=2**63, description="`next` of the page before")] = 0,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
-    tag: str | None = None,
 ) -> Response:
     """Page through the ledger of this key; Accept chooses JSON, CSV or NDJSON."""
-    page = await asyncio.to_thread(parts.ledger.events, key.id, after=after, limit=limit, tag=tag)
+    page = await asyncio.to_thread(parts.ledger.events, key.id, lines, after=after, limit=limit)
     text, media_type = _render(page, request.headers.get("accept", ""))
-    headers = {} if page.next is None else {"Link": f'<?after={page.next}>; rel="next"'}
+    headers = {}
+    if page.next is not None:
+        following = request.url.include_query_params(after=page.next).query
+        headers["Link"] = f'<?{following}>; rel="next"'
     return Response(text, media_type=media_type, headers=headers)
 
 

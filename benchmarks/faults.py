@@ -1,0 +1,138 @@
+"""The fault campaign: real servers, clients and stores, disturbed round by round; exact books.
+
+    python benchmarks/faults.py [--rounds 100] [--seed 0] [--store sqlite|postgres|both]
+                                [--only SCENARIO] [--json FILE]
+
+Each round has a key whose budget is exactly what its clients are to buy (or less, in a race), and
+one scenario of fault_scenarios.py. The same seed draws the same purchases and faults; when they
+meet is up to the machine. Both stores are disturbed at the same time, each with servers of its own.
+A line for each round ends with the statuses that clients met beside 200 (0: no answer). Exits 1 if
+anything is found.
+"""
+
+import random
+import sys
+import tempfile
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from fault_books import COUNTED
+from fault_scenarios import SCENARIOS, Played, play
+from fault_stand import Stand
+from fault_stores import Faulty, Postgres, SqliteFile
+from machine import Row, describe, options_of, print_heading, print_table, write_json
+
+HEADINGS = {
+    "overshoot": "overshoot|,",
+    "double": "double charges|,",
+    "lost": "lost charges|,",
+    "unexpected": "unexpected 5xx|,",
+    "drained": "lost in drain|,",
+    "other": "other|,",
+}
+
+
+def scenarios(count: int, chance: random.Random, only: str) -> list[str]:
+    """So many scenarios in random order, each as often as the others."""
+    names: list[str] = []
+    while len(names) < count:
+        names += chance.sample(list(SCENARIOS), len(SCENARIOS)) if not only else [only]
+    return names[:count]
+
+
+def campaign(name: str, *, rounds: int, seed: int, only: str) -> list[Row]:
+    """Play all rounds on one store; a row for each."""
+    rows = []
+    chosen = scenarios(rounds, random.Random(f"{seed}/{name}"), only)  # noqa: S311 - no secret
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
+        folder = Path(place)
+        store: Faulty = SqliteFile(folder) if name == "sqlite" else Postgres()
+        with Stand(store, folder) as stand:
+            for number, scenario in enumerate(chosen, 1):
+                chance = random.Random(f"{seed}/{name}/{number}")  # noqa: S311 - no secret
+                own = folder / f"round-{number}"
+                own.mkdir()
+                began = time.monotonic()
+                played = play(stand, scenario, own, chance)
+                row = row_of(name, scenario, played, time.monotonic() - began)
+                print(progress(row, f"{number}/{rounds}"), flush=True)
+                rows.append(row)
+    return rows
+
+
+def row_of(store: str, scenario: str, played: Played, seconds: float) -> Row:
+    """A round's figures."""
+    figures = {kind: played.findings.counts[kind] for kind in COUNTED}
+    return {
+        "store": store,
+        "scenario": scenario,
+        "rounds": 1,
+        "queries": played.queries,
+        "samples": played.samples,
+        "seconds": seconds,
+        "said": played.said,
+        "details": played.findings.details,
+        **figures,
+    }
+
+
+def progress(row: Row, which: str) -> str:
+    """A round in a line, and a line for each finding."""
+    line = (
+        f"{row['store']:8} {which:>7}  {row['scenario']:12}  {row['queries']:3} queries  "
+        f"{row['samples']:4} samples  {row['seconds']:5.1f} s  "
+        f"{sum(row[kind] for kind in COUNTED)} findings  {row['said']}"
+    )
+    return "\n    ".join([line, *row["details"]])
+
+
+def summed(rows: list[Row], *by: str) -> list[Row]:
+    """Rows added up by what they have in common."""
+    sums: dict[tuple[str, ...], Counter[str]] = {}
+    for row in rows:
+        one = sums.setdefault(tuple(row[name] for name in by), Counter())
+        one.update({name: row[name] for name in ("rounds", "queries", "samples", *COUNTED)})
+    return [dict(zip(by, key, strict=True)) | dict(found) for key, found in sums.items()]
+
+
+def main() -> None:
+    """Play, add up, and exit 1 if anything is wrong."""
+    options = options_of(__doc__, rounds=100, seed=0, store="both", only="")
+    wanted = ["sqlite", "postgres"] if options.store == "both" else [options.store]
+    if options.only not in {"", *SCENARIOS} or not set(wanted) <= {"sqlite", "postgres"}:
+        raise SystemExit(f"--store sqlite, postgres or both; --only one of {', '.join(SCENARIOS)}")
+    about: dict[str, Any] = describe()
+    print_heading(f"Faults: {options.rounds} rounds a store, seed {options.seed}", about)
+    began = time.monotonic()
+    play_all = partial(campaign, rounds=options.rounds, seed=options.seed, only=options.only)
+    with ThreadPoolExecutor() as pool:
+        rows = [row for rows in pool.map(play_all, wanted) for row in rows]
+    seconds = time.monotonic() - began
+    print()
+    figures = {"rounds": "rounds|,", "queries": "queries|,", "samples": "samples|,", **HEADINGS}
+    print_table(
+        sorted(summed(rows, "store", "scenario"), key=lambda row: (row["store"], row["scenario"])),
+        {"store": "store", "scenario": "scenario", **figures},
+    )
+    totals = summed(rows, "store")
+    print_table(totals, {"store": "store", **figures})
+    good = not any(row[kind] for row in totals for kind in COUNTED)
+    write_json(
+        options.json,
+        about,
+        good=good,
+        seconds=seconds,
+        seed=options.seed,
+        totals=totals,
+        rounds=rows,
+    )
+    print(f"{'good' if good else 'NOT GOOD'}, {seconds:.0f} s")
+    sys.exit(not good)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,173 @@
+"""What a connection may do before it is a request: be slow, be idle, be endless, be one of many.
+
+Owns the bounds that uvicorn's protocol has not. Must not know routes, keys or settings.
+
+    no request            a head (request line and headers) is complete within `head_s`, else 408
+    a head, or trailers   64 KiB at most, else 431
+    too many connections  the one that has waited longest without a request makes room
+    an answered request   its unread body is thrown away for `_LINGER_S`, then the line is cut
+    a reply               is taken by its reader within `reply_s` of its end, else the line is cut
+
+How long a body may take is bounded where it is read (middleware.py).
+"""
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+HEAD_BYTES = 64 * 1024
+"""Input that completes nothing, in a row; what one read of the socket brings may come on top."""
+
+_LINGER_S = 5.0
+_CLOSE = "HTTP/1.1 {}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+_TOO_SLOW = _CLOSE.format("408 Request Timeout").encode()
+_TOO_LARGE = _CLOSE.format("431 Request Header Fields Too Large").encode()
+_TOO_MANY = _CLOSE.format("503 Service Unavailable\r\nRetry-After: 1").encode()
+
+
+class Door:
+    """The connections of one server: makes their protocols and counts them.
+
+    Args:
+        head_s: time to send a head, from the connection's beginning or the last reply's end.
+        reply_s: time to take a reply, from when the server has written all of it.
+        connections: how many there may be at a time.
+    """
+
+    def __init__(self, *, head_s: float, reply_s: float, connections: int) -> None:
+        self.head_s = head_s
+        self.reply_s = reply_s
+        self._most = connections
+        self._open: set[Connection] = set()
+        self._waiting: dict[Connection, None] = {}  # in the order in which they began to wait
+
+    def __call__(self, *args: Any, **kwargs: Any) -> "Connection":
+        """What uvicorn calls for each connection."""
+        return Connection(self, *args, **kwargs)
+
+    def enter(self, connection: "Connection") -> bool:
+        """Count a new connection, cutting one that waits if there are too many."""
+        if len(self._open) >= self._most and self._waiting:
+            next(iter(self._waiting)).cut(_TOO_SLOW)
+        if len(self._open) >= self._most:
+            return False
+        self._open.add(connection)
+        return True
+
+    def leave(self, connection: "Connection") -> None:
+        """Forget a connection that is closed."""
+        self._open.discard(connection)
+        self._waiting.pop(connection, None)
+
+    def waits(self, connection: "Connection") -> None:
+        """The connection has no request to be answered."""
+        self._waiting.setdefault(connection)
+
+    def works(self, connection: "Connection") -> None:
+        """The connection has a request."""
+        self._waiting.pop(connection, None)
+
+
+class Connection(HttpToolsProtocol):
+    """uvicorn's protocol with the bounds at the top of this module."""
+
+    def __init__(self, door: Door, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._door = door
+        self._timer: asyncio.TimerHandle | None = None
+        self._useless = 0
+        self._progress = False
+        self._in_body = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for a head."""
+        super().connection_made(transport)
+        if self._door.enter(self):
+            self._wait()
+        else:
+            self.cut(_TOO_MANY)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop every clock."""
+        self._stop()
+        self._door.leave(self)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse input; what completes neither a head nor a piece of a body is limited."""
+        self._progress = False
+        super().data_received(data)
+        self._useless = 0 if self._progress else self._useless + len(data)
+        if self._useless > HEAD_BYTES:
+            self.cut(_TOO_LARGE)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Keep a header; trailers, which come after a body, are dropped."""
+        if not self._in_body:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """A request begins."""
+        self._progress = self._in_body = True
+        self._stop()
+        self._door.works(self)
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        """A piece of a body is here."""
+        self._progress = True
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """A request is here as a whole; if it was answered before, the next one may come."""
+        self._in_body = False
+        self._progress = True
+        super().on_message_complete()
+        if self.cycle.response_complete:
+            self._wait()
+
+    def on_response_complete(self) -> None:
+        """The whole reply is written: wait for the next head, or for the rest of the body."""
+        queued = bool(self.pipeline)
+        super().on_response_complete()
+        if self._in_body and not queued:
+            self._door.waits(self)
+            self._after(_LINGER_S, self.transport.abort)
+        elif not queued:
+            self._wait()
+
+    def cut(self, farewell: bytes) -> None:
+        """Close at once; says why where nothing else is on its way, in or out."""
+        answered = self.cycle is None or self.cycle.response_complete
+        if answered and not self._in_body and not self.transport.get_write_buffer_size():
+            self.transport.write(farewell)
+            self.transport.close()
+        else:
+            self.transport.abort()
+        self._stop()
+        self._door.leave(self)
+
+    def _wait(self) -> None:
+        """Wait for the next head."""
+        self._door.waits(self)
+        self._after(self._door.head_s, self._waited)
+
+    def _waited(self) -> None:
+        """No head came. A reply that is still on its way to a slow reader has more time."""
+        if self.transport.get_write_buffer_size():
+            self._after(max(0, self._door.reply_s - self._door.head_s), self.transport.abort)
+        elif self._useless:
+            self.cut(_TOO_SLOW)
+        else:
+            self.transport.abort()
+
+    def _after(self, seconds: float, act: Callable[[], None]) -> None:
+        self._stop()
+        self._timer = self.loop.call_later(seconds, act)
+
+    def _stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
