@@ -1,6 +1,7 @@
 """What a run moves over the line, and how long that takes: told before it begins.
 
-Replies are exact; images are weighed by a sample, and what the server has already is not sent.
+Calls and logits are counted; images are weighed by a sample, and those that the server has already
+are not sent.
 Must not know how anything is sent.
 """
 
