@@ -21,6 +21,7 @@ from craft_tuner.data.sources import read_dataset
 from craft_tuner.data.views import Augmentation, views_of
 from craft_tuner.errors import DataError
 from craft_tuner.slices import images_per_set
+from craft_tuner.traffic import weigh
 from craft_tuner.uploads import OnUploaded, Upload
 
 
@@ -49,6 +50,16 @@ class Material:
     def pictures(self) -> int:
         """How many pictures are uploaded."""
         return len(self.test) + len(self.shots) * (1 + self.views)
+
+    def weigh(self) -> int:
+        """About how many bytes the pictures have; reads a few of each kind.
+
+        Raises:
+            DataError: one of those cannot be read.
+        """
+        originals = pictures_of(self.shots)
+        one_view = views_of(originals, self.augmentation, view=0) if self.views else []
+        return weigh(pictures_of(self.test)) + weigh(originals) + self.views * weigh(one_view)
 
     def workload(self, card: ModelCard) -> Workload:
         """The sizes that a plan is priced by."""
