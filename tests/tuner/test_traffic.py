@@ -48,7 +48,7 @@ def test_logits_are_counted_to_the_byte_and_prompts_by_their_offsets(dtype, size
     assert 0 < heads == 21 * 700
     offsets = 410 * config.n_ctx * 6 * 4
     assert found.prompt_bytes - offsets == 21 * (2 * 6 + 700)
-    assert (found.requests, found.pictures, found.picture_bytes) == (21, 7, 70)
+    assert (found.requests, found.pictures, found.picture_bytes) == (21, 7, 70 + 7 * 340)
 
 
 @pytest.mark.parametrize("count", [0, 1, 5, 8, 9, 100])

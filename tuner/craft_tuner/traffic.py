@@ -20,6 +20,9 @@ _LOGIT_BYTES = {"float32": 4, "float16": 2}
 _HEADER_BYTES = 700
 """About what a request's and a reply's head and message take."""
 
+_NAME_BYTES = 340
+"""What a picture takes beside its bytes: its id in a manifest, an upload and a set."""
+
 
 @dataclass(frozen=True)
 class Traffic:
@@ -66,7 +69,7 @@ def foresee(
     words = sum(len(name.encode()) + 3 for name in class_names)
     return Traffic(
         pictures=pictures.count,
-        picture_bytes=pictures.bytes,
+        picture_bytes=pictures.bytes + pictures.count * _NAME_BYTES,
         requests=total.calls,
         prompt_bytes=offsets + total.calls * (words + _HEADER_BYTES),
         logit_bytes=total.logit_vectors * len(class_names) * _LOGIT_BYTES[config.dtype]
