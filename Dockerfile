@@ -48,7 +48,7 @@ CMD ["--help"]
 # --- the server ----------------------------------------------------------------------------------
 FROM build AS build-server
 RUN uv pip install --quiet ${TORCH_BACKEND:+--torch-backend=${TORCH_BACKEND}} \
-    -r pyproject.toml --extra server --extra postgres --extra otel
+    -r pyproject.toml --extra server --extra postgres --extra otel --extra s3
 COPY server/ server/
 RUN mkdir -p tuner/craft_tuner && uv pip install --quiet --no-deps . \
     && rm -rf /venv/lib/python3*/site-packages/craft_tuner /venv/bin/craft-tuner \

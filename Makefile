@@ -35,6 +35,11 @@ test: install  ## all tests, with coverage
 	$(BIN)/coverage report --include='shared/*' --fail-under=100
 	$(BIN)/coverage report --include='server/*,tuner/*' --fail-under=90
 
+.PHONY: ray-test
+ray-test: install  ## install Ray and test the server on it: two replicas on a Ray of this machine
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ray]'
+	$(BIN)/pytest tests/e2e/test_ray.py
+
 .PHONY: lint
 lint: install  ## ruff (rules and format) and the dependency rules
 	$(BIN)/ruff check .

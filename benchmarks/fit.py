@@ -105,7 +105,7 @@ def carry_out(client: Client | LocalBox, scene: Scene, folder: Path) -> Outcome:
     material = gather(config, setup, views=method.views(config), card=client.card)
     box = TimedBox(client)
     with Run.create(folder, config, setup=setup.model_dump()) as run:
-        run.save_plan(method.plan(config, material.workload(client.card.limits)))
+        run.save_plan(method.plan(config, material.workload(client.card)))
         marks = [time.perf_counter()]
         task, test = send(material, cast("Client", client), config, on_uploaded=lambda _: None)
         marks.append(time.perf_counter())

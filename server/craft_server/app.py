@@ -51,7 +51,7 @@ def create_app(settings: Settings, blackbox: BlackBox) -> FastAPI:
     )
     images = ImageStore(
         store,
-        settings.image_dir,
+        settings.image_place,
         limits=_image_limits(settings),
         decoders=settings.decode_workers,
     )

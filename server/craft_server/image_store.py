@@ -1,4 +1,4 @@
-"""Image bytes in a folder, ownership and image sets in the transactional store.
+"""Images: bytes by content, ownership and image sets in the transactional store.
 
 Owns what is in the tables `images` and `image_sets`, and the threads that decode. Must not know
 models, budgets or HTTP.
@@ -22,7 +22,8 @@ from typing import Any, TypeVar
 from PIL.Image import Image
 from sqlalchemy import Connection
 
-from craft_server.blobs import BlobFolder
+from craft_server.blob_places import place_for
+from craft_server.blobs import BlobsDown
 from craft_server.image_tables import (
     find_set,
     image_sets,
@@ -42,7 +43,6 @@ _DIGEST_BYTES = 32
 _LISTED_IDS = 10
 _KEPT_DIGESTS = 500_000
 _SET_ID = re.compile("set_[0-9a-f]{32}")
-_RETRY_AFTER_S = 5
 
 T = TypeVar("T")
 
@@ -64,16 +64,16 @@ class ImageStore:
 
     Args:
         store: where owners and sets are kept.
-        folder: where bytes are kept.
+        place: where bytes are kept: a folder or a URL, see `place_for`.
         limits: what is accepted.
         decoders: threads that decode; 0 takes one per CPU.
     """
 
     def __init__(
-        self, store: Store, folder: Path, *, limits: ImageLimits, decoders: int = 0
+        self, store: Store, place: Path | str, *, limits: ImageLimits, decoders: int = 0
     ) -> None:
         self._store = store
-        self._blobs = BlobFolder(folder)
+        self._blobs = place_for(place)
         self._limits = limits
         self._ahead = decoders or os.cpu_count() or 1
         self._decoders = ThreadPoolExecutor(self._ahead, thread_name_prefix="decode")
@@ -106,7 +106,7 @@ class ImageStore:
         rows = self._rows(owner, files, end)
         with self._store.read() as connection:
             fresh = self._fresh(connection, owner, rows, quota)
-        self._write(dict(zip((row["digest"] for row in rows), files, strict=True)))
+        self._blobs.write(dict(zip((row["digest"] for row in rows), files, strict=True)))
         if fresh:
             self._insert(owner, rows, quota)
         return [_stored(row, new=fresh.pop(row["digest"], None) is not None) for row in rows]
@@ -176,9 +176,12 @@ class ImageStore:
 
         Raises:
             StoredImageError: its file is gone, damaged or over today's limits.
+            Refusal: `not_ready`, the place of the bytes does not answer.
         """
         try:
             return open_image(self._blobs.read(digest), self._limits)
+        except BlobsDown:
+            raise
         except (OSError, Refusal) as error:
             detail = f"the stored image {digest} cannot be opened ({error}); restore its file"
             raise StoredImageError(detail) from error
@@ -194,13 +197,6 @@ class ImageStore:
 
     def _opened(self, digest: str, work: Callable[[Image], T]) -> T:
         return work(self.open(digest))
-
-    def _write(self, contents: dict[str, bytes]) -> None:
-        try:
-            self._blobs.write(contents)
-        except OSError as error:
-            detail = f"the image store takes no files ({error.strerror}); none of these is kept"
-            raise Refusal(Code.NOT_READY, detail, retry_after_s=_RETRY_AFTER_S) from error
 
     def _insert(self, owner: str, rows: list[dict[str, Any]], quota: int) -> None:
         """Announce what is still new, now that no other upload can come between."""

@@ -69,6 +69,11 @@ class Settings(BaseSettings):
         description="password for database_url, if that has none; best given as the file "
         "/run/secrets/craft_server_database_password",
     )
+    image_url: str | None = Field(
+        None,
+        description="where image bytes are kept, shared by replicas on several hosts, as in "
+        "s3://bucket/prefix or file:///mnt/images; default: the folder images in data_dir",
+    )
     migrate: bool = Field(
         default=True,
         description="make or upgrade the tables at start; off: refuse a database whose schema is "
@@ -195,6 +200,6 @@ class Settings(BaseSettings):
         return url.render_as_string(hide_password=False)
 
     @property
-    def image_dir(self) -> Path:
-        """Where image bytes lie, by their digest."""
-        return self.data_dir / "images"
+    def image_place(self) -> Path | str:
+        """Where image bytes lie, by their digest: a folder or a URL."""
+        return self.image_url or self.data_dir / "images"

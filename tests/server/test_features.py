@@ -53,7 +53,7 @@ class Place:
         self.settings = settings_in(folder, **({"encode_batch": 2} | settings))
         self.box = CountingBox(stub_box(self.settings))
         self._store = Store(self.settings.resolved_database_url)
-        self.images = ImageStore(self._store, self.settings.image_dir, limits=LIMITS)
+        self.images = ImageStore(self._store, self.settings.image_place, limits=LIMITS)
         stored = self.images.add("ann", [png(seed) for seed in range(count)])
         self.digests = [image.id for image in stored]
         self._shelves = []
@@ -70,7 +70,7 @@ class Place:
 
     def path(self, place):
         digest = self.digests[place]
-        return self.settings.image_dir / digest[:2] / digest
+        return self.settings.data_dir / "images" / digest[:2] / digest
 
     async def run(self, job):
         self.jobs += 1

@@ -125,6 +125,31 @@ def test_a_fit_asks_about_test_images_at_the_very_end(world):
     assert set(tags[:-2]) == {b"fitness", b"head"}
 
 
+def test_a_dry_run_says_what_it_would_spend_and_move_and_does_neither(tuner, zoo, server):
+    code, out, error = tuner("fit", "--data", zoo, "--dry-run", *FIT)
+    assert (code, out) == (0, "")
+    assert error.startswith("phase")
+    for line in ("to send: ", "to receive: logits of ", "a round trip takes "):
+        assert line in error
+    assert server.spent.queries == 0
+    assert not server.calls("/v1/images")
+    assert not Path("runs").exists()
+    code, _, error = tuner("fit", "--resume", "runs/x", "--dry-run")
+    assert (code, "leave out: dry-run" in error) == (2, True)
+
+
+def test_a_fit_may_have_its_logits_in_half_precision(tuner, zoo, server):
+    assert tuner("fit", "--data", zoo, "--dtype", "float16", *FIT)[0] == 0
+    bodies_of = [asked.body for asked in server.calls("/v1/logits")]
+    assert all(b'\\"dtype\\":\\"float16\\"' in body for body in bodies_of)
+
+
+def test_a_fit_says_how_long_the_line_takes_once_something_told(tuner, zoo, monkeypatch):
+    monkeypatch.setattr("craft_tuner.pace._TELLING_BYTES", 1)
+    code, _, error = tuner("fit", "--data", zoo, *FIT)
+    assert (code, error.count("the line takes ")) == (0, 1)
+
+
 def test_a_fit_says_its_plan_first_and_its_result_last(tuner, zoo):
     code, out, error = tuner("fit", "--data", zoo, "--method", "bbt", *FIT)
     lines = error.splitlines()

@@ -2,6 +2,7 @@
 
 import gc
 import weakref
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -10,7 +11,13 @@ from craft_shared.errors import PROBLEM_MEDIA_TYPE, Code, Refusal
 from craft_shared.messages import KeyInfo, ModelList
 from craft_tuner.account import fetch_key
 from craft_tuner.connection import Connection, check_key, clean_url
-from craft_tuner.errors import AccessDenied, CraftTunerError, ServerUnreachable, UsageError
+from craft_tuner.errors import (
+    AccessDenied,
+    CraftTunerError,
+    NoAnswer,
+    ServerUnreachable,
+    UsageError,
+)
 from craft_tuner.replies import message
 from craft_tuner.transport import Call, Patience, Transport
 from tuner_server import KEY, URL, Answer, FakeServer, Waits, model_card, transport_to
@@ -242,3 +249,38 @@ def test_a_reply_is_freed_once_it_is_read_without_waiting_for_the_collector():
             assert seen[0]() is None
     finally:
         gc.enable()
+
+
+def test_a_call_may_be_tried_fewer_times_than_the_patience_allows():
+    script = Script(good(), Answer(503, b""))
+    with a_transport(script) as transport:
+        transport.send(MODELS, message(ModelList))
+        with pytest.raises(NoAnswer, match="after 2 attempts"):
+            transport.send(replace(MODELS, most_attempts=2), message(ModelList))
+    assert len(script.requests) == 3
+
+
+def test_a_gateway_that_takes_no_such_body_is_not_asked_again():
+    script = Script(Answer(413, b"<html>too large", "text/html"))
+    call = Call("POST", "/v1/images", content=b"x" * 2000)
+    with (
+        a_transport(script) as transport,
+        pytest.raises(NoAnswer, match=r"a gateway at .* takes no body of 2,000 bytes"),
+    ):
+        transport.send(call, message(ModelList))
+    assert len(script.requests) == 1
+
+
+def test_a_servers_own_limit_is_no_gateways():
+    script = Script(problem(Code.TOO_LARGE))
+    with a_transport(script) as transport, pytest.raises(UsageError, match="too much at once"):
+        transport.send(MODELS, message(ModelList))
+
+
+def test_how_long_an_answer_took_is_known_without_the_waiting():
+    slept = []
+    script = Script(Answer(503, b""), good())
+    with a_transport(script, sleep=slept.append) as transport:
+        transport.send(MODELS, message(ModelList))
+        assert transport.took_s > 0
+    assert slept

@@ -13,10 +13,9 @@ from craft_tuner.config import build as configure
 from craft_tuner.data.benchmarks import BENCHMARKS
 from craft_tuner.data.check import SHOWN, check
 from craft_tuner.data.dataset import Dataset, Item
-from craft_tuner.data.pictures import BytesPicture, FilePicture, size_of
+from craft_tuner.data.pictures import BytesPicture
 from craft_tuner.data.sources import list_source
 from craft_tuner.data_checks import look
-from craft_tuner.errors import DataError
 
 
 @pytest.fixture
@@ -167,7 +166,7 @@ def test_training_images_alone_are_remarked(zoo):
 
 
 def test_the_assumed_limits_are_a_servers_defaults(tmp_path):
-    assert card_limits(Settings(data_dir=tmp_path)) == estimating.LIMITS
+    assert card_limits(Settings(data_dir=tmp_path)) == estimating.CARD.limits
 
 
 def test_a_fit_of_the_papers_shape_needs_what_its_plan_says():
@@ -181,9 +180,9 @@ def test_a_fit_of_the_papers_shape_needs_what_its_plan_says():
     dataset = Dataset(tuple("abcdefghij"), items[:160], items[160:])
     needs = estimating.estimate(configure({"seed": 2, "views": 3}), dataset)
     assert needs.plan.total.queries == 195 * 41 + 2
-    assert needs.images == 160 + 160 * 4
-    assert needs.reply_bytes == needs.plan.total.logit_vectors * 10 * 4
-    assert needs.image_bytes > 320 * len(png) + 160 * 3 * 1000
+    assert needs.traffic.pictures == 160 + 160 * 4
+    assert needs.traffic.logit_bytes > needs.plan.total.logit_vectors * 10 * 4
+    assert needs.traffic.picture_bytes > 320 * len(png) + 160 * 3 * 1000
 
 
 def test_imagenet_sized_tests_need_one_query_per_image_set():
@@ -191,15 +190,8 @@ def test_imagenet_sized_tests_need_one_query_per_image_set():
     dataset = Dataset(tuple("abcdefgh"), (), items)
     needs = estimating.estimate(configure({}), dataset)
     assert needs.plan.total.queries == 2
-    assert (needs.images, needs.image_bytes) == (50_001, 50_001)
-
-
-def test_sizes_are_those_of_the_files(tmp_path):
-    path = paint(tmp_path / "a.png")
-    assert size_of(FilePicture(path, "a.png")) == len(path.read_bytes())
-    path.unlink()
-    with pytest.raises(DataError, match=r"cannot read the image .*a\.png"):
-        size_of(FilePicture(path, "a.png"))
+    assert needs.traffic.pictures == 50_001
+    assert needs.traffic.requests == 2
 
 
 # --- both together ------------------------------------------------------------------------------

@@ -105,6 +105,9 @@ def fit(  # noqa: PLR0913 - one parameter per option
     ] = None,
     run: Annotated[Path | None, typer.Option(help="Directory to create for the run")] = None,
     resume: Annotated[Path | None, typer.Option(help="Run to go on with")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what it would spend and move, and stop")
+    ] = False,
     class_names: ClassNames = None,
     server: Server = None,
     key: Key = None,
@@ -123,12 +126,16 @@ def fit(  # noqa: PLR0913 - one parameter per option
     flags = {name: value for name, value in given.items() if value is not None}
     layers = [sources.fit, parse_assignments(assignments or []), _extra(context.args), flags]
     if resume is not None:
-        _refuse_with_resume({**layers[1], **layers[2], **flags}, data=data, run=run)
+        fixed = {**layers[1], **layers[2], **flags} | ({"dry-run": True} if dry_run else {})
+        _refuse_with_resume(fixed, data=data, run=run)
         commands.resume(resume, sources.settings)
         return
     if data is None:
         raise UsageError("what to fit? give --data FOLDER, FILE.csv, coop:NAME@ROOT or digits")
     settings = configuration.build(*layers)
+    if dry_run:
+        commands.foresee(settings, sources.settings, data=data, class_names=class_names)
+        return
     where = run or _default_run(data, settings)
     commands.fit(where, settings, sources.settings, data=data, class_names=class_names)
 

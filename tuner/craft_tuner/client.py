@@ -28,6 +28,7 @@ from craft_tuner.account import fetch_key
 from craft_tuner.blackbox import FloatArray, Images, Purpose, Texts
 from craft_tuner.data.pictures import Picture
 from craft_tuner.errors import ServerUnreachable, WrongModel
+from craft_tuner.pace import Pace
 from craft_tuner.purchases import Purchase, Purchases
 from craft_tuner.replies import expect, message
 from craft_tuner.slices import BodySize, ImageRows, Slice, cut, image_rows, images_per_set
@@ -71,6 +72,8 @@ class Client:
         self._run_id = run_id
         self._dtype: Dtype = dtype
         self._sizes: dict[str, int] = {}
+        self.pace = Pace()
+        """What is known of the line, learnt by uploading."""
         self.purchases = Purchases() if purchases is None else purchases
 
     @property
@@ -109,6 +112,7 @@ class Client:
             set_size=images_per_set(classes, limits),
             name=name,
             on_uploaded=on_uploaded,
+            pace=self.pace,
         )
         self._sizes.update(zip(done.images.sets, done.sizes, strict=True))
         return done

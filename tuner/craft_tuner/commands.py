@@ -53,15 +53,20 @@ def fit(
     """Start a run in a new directory and carry it out; the content of result.json."""
     with open_server(settings) as (screen, transport):
         card = choose_model(transport, settings.model)
-        setup = Setup(
-            server=transport.url,
-            model=card.id,
-            data=absolute(data),
-            class_names=str(class_names.absolute()) if class_names else None,
-        )
+        setup = _setup(transport, card, data=data, class_names=class_names)
         prepared = fitting.prepare(config, setup, transport, card=card, run=None)
         with Run.create(where, config, setup=setup.model_dump()) as run:
             return _carry_out(run, prepared, transport, card=card, screen=screen)
+
+
+def foresee(
+    config: FitConfig, settings: Settings, *, data: str, class_names: Path | None = None
+) -> None:
+    """Say what a run would spend and move; neither spends nor writes anything."""
+    with open_server(settings) as (screen, transport):
+        card = choose_model(transport, settings.model)
+        setup = _setup(transport, card, data=data, class_names=class_names)
+        fitting.prepare(config, setup, transport, card=card, run=None).tell(screen)
 
 
 def resume(where: Path, settings: Settings) -> dict[str, Any]:
@@ -174,6 +179,15 @@ def open_server(
     connection = settings.connection(server)
     with Screen(console) as screen, Transport(connection, notice=screen.say) as transport:
         yield screen, transport
+
+
+def _setup(transport: Transport, card: ModelCard, *, data: str, class_names: Path | None) -> Setup:
+    return Setup(
+        server=transport.url,
+        model=card.id,
+        data=absolute(data),
+        class_names=str(class_names.absolute()) if class_names else None,
+    )
 
 
 def _carry_out(

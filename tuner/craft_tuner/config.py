@@ -119,6 +119,12 @@ class FitConfig(BaseModel):
         description="n: the head's KL term counts while evaluations <= budget // n",
     )
 
+    dtype: Literal["float32", "float16"] = Field(
+        "float32",
+        description="of logits on the line; float16 halves the replies and rounds logits of 16 to "
+        "32 by up to 0.008",
+    )
+
     views: int = Field(8, ge=1, le=1024, description="augmented copies of each shot, made once")
     crop_scale: tuple[float, float] = Field(
         (0.5, 1.0), description="smallest and largest share of the area that a crop keeps"

@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 from rich.console import Console
+from rich.filesize import decimal
 
 from craft_tuner import config as configuration
 from craft_tuner.data.check import Finding, Report, check
@@ -57,7 +58,7 @@ class Look(BaseModel):
             yield f"template: {self.template}"
         yield from (_sentence(finding) for finding in report.findings)
         if report.bytes is not None:
-            yield f"all images: {report.bytes:,} bytes"
+            yield f"all images: {decimal(report.bytes)}"
         if self.refusal:
             yield f"problem: {self.refusal}"
         if self.needs:
@@ -65,14 +66,15 @@ class Look(BaseModel):
         yield "usable" if self.usable else "not usable as it is"
 
     def _needs(self, needs: Estimate) -> Iterator[str]:
-        plan, settings = needs.plan, self.config
+        plan, traffic, settings = needs.plan, needs.traffic, self.config
         preset = f", preset {settings.preset}" if settings.preset else ""
         how = f"{plan.method}, {settings.shots} shots, seed {settings.seed}{preset}"
         yield f"a fit ({how}) needs:" if self.report.train else "an evaluation needs:"
         yield plan.table()
         yield (
-            f"uploads {needs.images:,} images, {needs.image_bytes:,} bytes; "
-            f"replies {needs.reply_bytes:,} bytes of logits"
+            f"about, for a model of the paper's shapes: {traffic.pictures:,} images of "
+            f"{decimal(traffic.picture_bytes)} and prompts of {decimal(traffic.prompt_bytes)} to "
+            f"send, logits of {decimal(traffic.logit_bytes)} to receive, {traffic.requests:,} calls"
         )
 
 

@@ -4,6 +4,7 @@
     ├── UsageError         2   a flag, a config file or an adapter file is not usable
     │   └── DataError      2   the images or their labels are not usable
     ├── ServerUnreachable  3   no answer, or not from a craft-server
+    │   └── NoAnswer       3   a call did not get through, however often it was sent
     ├── AccessDenied       4   the key is missing, wrong, expired or lacks a right
     ├── BudgetExhausted    5   the plan or the next question costs more than the key has left
     ├── WrongModel         6   an adapter or a run belongs to another model
@@ -42,6 +43,10 @@ class ServerUnreachable(CraftTunerError):  # noqa: N818 - says what happened
     """The server did not answer, or what answered is not a craft-server."""
 
     exit_code = 3
+
+
+class NoAnswer(ServerUnreachable):
+    """A call did not get through; a smaller one may."""
 
 
 class AccessDenied(CraftTunerError):  # noqa: N818 - says what happened

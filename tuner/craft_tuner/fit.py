@@ -28,8 +28,9 @@ from craft_tuner.methods import Method, Progress
 from craft_tuner.provenance import machine, versions
 from craft_tuner.purchases import PURCHASES, Purchases
 from craft_tuner.runs import Run
+from craft_tuner.traffic import Line, Load, Traffic, foresee
 from craft_tuner.transport import Transport
-from craft_tuner.uploads import Upload
+from craft_tuner.uploads import OnUploaded, Upload
 
 
 class Watcher(Protocol):
@@ -37,6 +38,10 @@ class Watcher(Protocol):
 
     def plan(self, plan: Plan, budgets: Budgets) -> None:
         """The plan is made; nothing is spent yet."""
+        ...
+
+    def traffic(self, traffic: Traffic, line: Line) -> None:
+        """What will go over the line; told again, once, when the line's rate is known."""
         ...
 
     def uploading(self, total: int) -> Callable[[int], None]:
@@ -68,11 +73,18 @@ class Clock:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A fit that can begin: its material, its plan, and what the key has left."""
+    """A fit that can begin: its material, its plan, what the key has left, what is to be moved."""
 
     material: Material
     plan: Plan
     budgets: Budgets
+    traffic: Traffic
+    line: Line
+
+    def tell(self, watcher: Watcher) -> None:
+        """Say what the fit will spend and move."""
+        watcher.plan(self.plan, self.budgets)
+        watcher.traffic(self.traffic, self.line)
 
 
 def prepare(
@@ -96,10 +108,13 @@ def prepare(
     _check_kinds(card, method)
     material = gather(config, setup, views=method.views(config), card=card)
     budgets = fetch_key(transport).budgets
+    line = Line(transport.took_s)
     plan = run.saved_plan() if run else None
     if plan is None:
-        plan = method.plan(config, material.workload(card.limits), budgets)
-    return Prepared(material, plan, budgets)
+        plan = method.plan(config, material.workload(card), budgets)
+    load = Load(material.pictures, material.weigh())
+    traffic = foresee(plan, config, card, class_names=material.class_names, pictures=load)
+    return Prepared(material, plan, budgets, traffic, line)
 
 
 def fit(
@@ -114,12 +129,18 @@ def fit(
         CraftTunerError: whatever stops it; the run can be resumed.
     """
     clock = Clock()
-    client = Client(transport, card, run_id=run.id, purchases=Purchases(run.path / PURCHASES))
+    client = Client(
+        transport,
+        card,
+        run_id=run.id,
+        purchases=Purchases(run.path / PURCHASES),
+        dtype=run.config.dtype,
+    )
     material = prepared.material
     run.save_plan(prepared.plan)
-    watcher.plan(prepared.plan, prepared.budgets)
+    prepared.tell(watcher)
     with clock.time("upload"):
-        advance = watcher.uploading(material.pictures)
+        advance = _telling_rate(watcher, prepared, client)
         task, test = send(material, client, run.config, on_uploaded=advance)
     method = methods.get(run.config.method)
     adapter = method.fit(client, task, run=run, on_progress=watcher.generation)
@@ -129,6 +150,22 @@ def fit(
     result = _result(run, client, evaluation, material) | {"seconds": clock.seconds}
     run.save_result(result)
     return result
+
+
+def _telling_rate(watcher: Watcher, prepared: Prepared, client: Client) -> OnUploaded:
+    """Show the upload, and say how long all will take as soon as a piece of it has told."""
+    advance = watcher.uploading(prepared.material.pictures)
+    told = False
+
+    def uploaded(more: int) -> None:
+        nonlocal told
+        advance(more)
+        rate = client.pace.bytes_per_s
+        if rate is not None and not told:
+            told = True
+            watcher.traffic(prepared.traffic, Line(prepared.line.round_trip_s, rate))
+
+    return uploaded
 
 
 def _check_kinds(card: ModelCard, method: Method) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from craft_shared.messages import CardLimits, ModelCard
+from craft_shared.messages import ModelCard
 from craft_tuner.blackbox import Task, Texts
 from craft_tuner.budget import Workload
 from craft_tuner.client import Client
@@ -21,6 +21,7 @@ from craft_tuner.data.sources import read_dataset
 from craft_tuner.data.views import Augmentation, views_of
 from craft_tuner.errors import DataError
 from craft_tuner.slices import images_per_set
+from craft_tuner.traffic import weigh
 from craft_tuner.uploads import OnUploaded, Upload
 
 
@@ -50,9 +51,19 @@ class Material:
         """How many pictures are uploaded."""
         return len(self.test) + len(self.shots) * (1 + self.views)
 
-    def workload(self, limits: CardLimits) -> Workload:
+    def weigh(self) -> int:
+        """About how many bytes the pictures have; reads a few of each kind.
+
+        Raises:
+            DataError: one of those cannot be read.
+        """
+        originals = pictures_of(self.shots)
+        one_view = views_of(originals, self.augmentation, view=0) if self.views else []
+        return weigh(pictures_of(self.test)) + weigh(originals) + self.views * weigh(one_view)
+
+    def workload(self, card: ModelCard) -> Workload:
         """The sizes that a plan is priced by."""
-        size = images_per_set(len(self.class_names), limits)
+        size = images_per_set(len(self.class_names), card.limits)
         return Workload(
             classes=len(self.class_names),
             shots=len(self.shots),

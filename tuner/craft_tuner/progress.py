@@ -3,19 +3,22 @@
 Owns words and layout. Must not know how a fit works.
 """
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
 from craft_shared.messages import Budgets
 from craft_tuner.budget import Plan
 from craft_tuner.method import Progress
+from craft_tuner.traffic import Line, Traffic
 
 PLAIN_LINES = 20
 """About so many lines stand for a whole fit where there is no terminal."""
@@ -66,6 +69,14 @@ class Screen:
         self.say(plan.table())
         self.say(f"the key has {budgets.queries.remaining:,} queries left")
 
+    def traffic(self, traffic: Traffic, line: Line) -> None:
+        """Show what will go over the line; how long it takes, once the rate is known."""
+        if line.bytes_per_s is None:
+            for sentence in _amounts(traffic, line):
+                self.say(sentence)
+        else:
+            self.say(_times(traffic, line.bytes_per_s))
+
     def uploading(self, total: int) -> Callable[[int], None]:
         """Show an upload of `total` pictures; call the result with how many more are done."""
         task = self._bars.add_task("upload", total=total, note="images")
@@ -110,6 +121,31 @@ class Screen:
         done = progress.generation - start
         left = (self._clock() - since) / done * (progress.generations - progress.generation)
         return f"{timedelta(seconds=round(left))} left"
+
+
+def _amounts(traffic: Traffic, line: Line) -> Iterator[str]:
+    wait = timedelta(seconds=math.ceil(line.round_trip_s * traffic.requests))
+    yield (
+        f"to send: {traffic.pictures:,} images of about {decimal(traffic.picture_bytes)} (those "
+        f"that the server lacks), prompts of {decimal(traffic.prompt_bytes)}"
+    )
+    half = "; --dtype float16 halves that" if traffic.dtype == "float32" else ""
+    yield f"to receive: logits of {decimal(traffic.logit_bytes)} in {traffic.dtype}{half}"
+    yield (
+        f"a round trip takes {line.round_trip_s * 1000:.0f} ms: {traffic.requests:,} calls wait "
+        f"{wait} for the line"
+    )
+
+
+def _times(traffic: Traffic, rate: float) -> str:
+    up, down = (
+        timedelta(seconds=math.ceil(size / rate))
+        for size in (traffic.picture_bytes + traffic.prompt_bytes, traffic.logit_bytes)
+    )
+    return (
+        f"the line takes {decimal(round(rate))}/s: about {up} to send all, {down} to receive if "
+        "replies come as fast as images go"
+    )
 
 
 def _note(progress: Progress) -> str:

@@ -1,8 +1,8 @@
 """One call to the server, sent until it is answered: retries, waiting, problem documents.
 
 Sent again: calls that never got an answer (no connection, time-out, reply cut short), refusals
-whose problem document says `retryable`, and 502, 503, 504 of a gateway in between. The very same
-bytes and headers go out each time, the Idempotency-Key included, so a retry is never a second
+whose problem document says `retryable`, and 408, 502, 503, 504 of a gateway in between. The very
+same bytes and headers go out each time, the Idempotency-Key included, so a retry is never a second
 purchase. A server that never answered is given up on early: most likely its address is wrong.
 Must not know what calls mean.
 """
@@ -19,12 +19,13 @@ import httpx
 
 from craft_shared.tensors import MalformedTensors
 from craft_tuner.connection import Connection, check_key, clean_url, is_loopback, user_agent
-from craft_tuner.errors import CraftTunerError, ServerUnreachable
+from craft_tuner.errors import CraftTunerError, NoAnswer, ServerUnreachable
 from craft_tuner.refusals import explain
 from craft_tuner.replies import Garbled, not_of_this_protocol, problem_of, retry_after_s
 
 CONNECT_TIMEOUT_S = 5.0
-_GATEWAY_STATUSES = frozenset({502, 503, 504})
+_GATEWAY_STATUSES = frozenset({408, 502, 503, 504})
+_TOO_LARGE = 413
 
 T = TypeVar("T")
 
@@ -61,6 +62,8 @@ class Call:
     files: Files | None = None
     longest_s: float = math.inf
     """Read time-out in seconds, where the connection's is longer than this call should take."""
+    most_attempts: float = math.inf
+    """How often to try at most, where the transport's patience is longer."""
 
 
 class Trouble(NamedTuple):
@@ -97,6 +100,8 @@ class Transport:
         self._notice = notice
         self._sleep = sleep
         self._uniform = uniform
+        self.took_s = 0.0
+        """Seconds from sending to reading of the last request that was answered, waiting apart."""
         self._timeout_s = connection.timeout_s
         self._answered = False
         self._http = httpx.Client(
@@ -131,7 +136,8 @@ class Transport:
         `read` sees successful replies only; it may raise Garbled to have the call sent again.
 
         Raises:
-            ServerUnreachable: no answer, not a craft-server, or still busy after all attempts.
+            NoAnswer: no answer, or still busy after all attempts; or a gateway takes no such body.
+            ServerUnreachable: not a craft-server.
             CraftTunerError: the server refused; the kind depends on its code (`refusals`).
         """
         attempt = 0
@@ -140,7 +146,7 @@ class Transport:
             if not isinstance(outcome, Trouble):
                 return outcome
             attempt += 1
-            if attempt >= self._attempts:
+            if attempt >= min(self._attempts, call.most_attempts):
                 raise self._given_up(call, outcome, attempt)
             self._wait(attempt, outcome)
 
@@ -149,6 +155,7 @@ class Transport:
         return self._patience.attempts if self._answered else self._patience.first_attempts
 
     def _send_once(self, call: Call, read: Callable[[httpx.Response], T]) -> T | Trouble:
+        started = time.monotonic()
         try:
             response = self._http.request(
                 call.method,
@@ -159,6 +166,7 @@ class Transport:
                 files=call.files,
                 timeout=self._timeout(call),
             )
+            self.took_s = time.monotonic() - started
             response.stream = httpx.ByteStream(b"")  # it is read, and its cycle would keep the body
             return self._judge(call, response, read)
         except httpx.TransportError as error:
@@ -179,6 +187,8 @@ class Transport:
         problem = problem_of(response)
         if problem is None and response.status_code in _GATEWAY_STATUSES:
             return Trouble(f"a gateway answers {response.status_code}", retry_after_s(response))
+        if problem is None and response.status_code == _TOO_LARGE:
+            raise self._too_large(call, response)
         if problem is None:
             raise self._foreign(call, response)
         self._answered = True
@@ -200,7 +210,14 @@ class Transport:
             if self._answered
             else "check that the server runs (`craft-server serve`) and that --server is right"
         )
-        return ServerUnreachable(f"no answer from {self.url} to {tried}; {advice}")
+        return NoAnswer(f"no answer from {self.url} to {tried}; {advice}")
+
+    def _too_large(self, call: Call, response: httpx.Response) -> CraftTunerError:
+        size = int(response.request.headers.get("content-length", "0"))
+        return NoAnswer(
+            f"a gateway at {self.url} takes no body of {size:,} bytes for {call.method} "
+            f"{call.path}; its limit (client_max_body_size of nginx) should be the server's own"
+        )
 
     def _foreign(self, call: Call, response: httpx.Response) -> CraftTunerError:
         if response.has_redirect_location:

@@ -1,12 +1,15 @@
 """Pictures to the server: each read once, sent only if it is missing there, a batch at a time.
 
-    read a batch -> sha256 -> POST /v1/images/missing -> POST /v1/images with those -> next batch
+    read a batch -> sha256 -> POST /v1/images/missing -> POST /v1/images with those, piece by piece
     then POST /v1/image-sets with the ids, in sets of at most so many images
 
-Memory holds one batch. Uploading again is free and changes nothing. Must not know labels.
+Memory holds one batch; a piece is what the line carries in some seconds (`Pace`). What stopped in
+the middle goes on with what the server lacks: only the piece that was cut is sent again. Uploading
+again is free and changes nothing. Must not know labels.
 """
 
 import hashlib
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,15 +24,16 @@ from craft_shared.messages import (
 )
 from craft_tuner.blackbox import Images
 from craft_tuner.data.pictures import Picture
-from craft_tuner.errors import DataError, ServerUnreachable, UsageError
+from craft_tuner.errors import DataError, NoAnswer, ServerUnreachable, UsageError
+from craft_tuner.pace import LARGEST_BYTES, Pace
 from craft_tuner.replies import message
 from craft_tuner.transport import Call, Transport
 
 BATCH_IMAGES = 256
 """Images in one multipart body; servers cap the number of its files."""
 
-BATCH_BYTES = 16 * 2**20
-"""Bytes of images held in memory at a time, if the server's limit is not smaller."""
+_ATTEMPTS = 3
+"""How often a piece is sent before it is taken to be too large for the way to the server."""
 
 _PART_BYTES = 512
 """What a part of a multipart body takes beside the file: headers and boundary, rounded up."""
@@ -55,8 +59,23 @@ class _File:
     id: str
     data: bytes
 
+    @property
+    def part(self) -> int:
+        """Bytes in a multipart body."""
+        return len(self.data) + _PART_BYTES
 
-def upload(
+
+@dataclass(frozen=True)
+class _Way:
+    """How pieces get to the server, and who is told of those that did."""
+
+    transport: Transport
+    pace: Pace
+    body_bytes: int
+    on_uploaded: OnUploaded
+
+
+def upload(  # noqa: PLR0913 - what, how, and who is told
     transport: Transport,
     pictures: Sequence[Picture],
     *,
@@ -64,36 +83,50 @@ def upload(
     set_size: int,
     name: str,
     on_uploaded: OnUploaded = lambda _: None,
+    pace: Pace | None = None,
 ) -> Upload:
     """Bring pictures to the server and group them into image sets of at most `set_size`.
 
+    Args:
+        transport: the connection.
+        pictures: read a batch at a time.
+        limits: of the model card.
+        set_size: most images in one set.
+        name: of the sets.
+        on_uploaded: told how many more pictures are there.
+        pace: what is known of the line; it learns more.
+
     Raises:
+        NoAnswer: not even a single picture gets through.
         DataError: a picture cannot be read, is too large, or is no image to the server.
     """
     ids: list[str] = []
+    way = _Way(transport, pace or Pace(), limits.body_bytes, on_uploaded)
     for batch in _batches(pictures, limits):
-        _send_missing(transport, batch)
+        _send_missing(way, batch)
         ids.extend(file.id for file in batch)
-        on_uploaded(len(batch))
     groups = [ids[start : start + set_size] for start in range(0, len(ids), set_size)]
     sets = tuple(_create_set(transport, group, name) for group in groups)
     return Upload(Images(sets, len(ids)), tuple(len(group) for group in groups), tuple(ids))
 
 
 def _batches(pictures: Iterable[Picture], limits: CardLimits) -> Iterator[list[_File]]:
-    room = min(limits.body_bytes, BATCH_BYTES)
-    batch: list[_File] = []
+    room = min(limits.body_bytes, LARGEST_BYTES)
+    return _groups((_read(picture, limits) for picture in pictures), lambda: room)
+
+
+def _groups(files: Iterable[_File], room: Callable[[], int]) -> Iterator[list[_File]]:
+    """Files in order, in groups of at most `room()` bytes, or of one file."""
+    group: list[_File] = []
     size = 0
-    for picture in pictures:
-        file = _read(picture, limits)
-        part = len(file.data) + _PART_BYTES
-        if batch and (len(batch) == BATCH_IMAGES or size + part > room):
-            yield batch
-            batch, size = [], 0
-        batch.append(file)
-        size += part
-    if batch:
-        yield batch
+    for file in files:
+        if group and (len(group) == BATCH_IMAGES or size + file.part > room()):
+            yield group
+            group, size = [], 0
+        group.append(file)
+        size += file.part
+    if group:
+        yield group
 
 
 def _read(picture: Picture, limits: CardLimits) -> _File:
@@ -107,20 +140,39 @@ def _read(picture: Picture, limits: CardLimits) -> _File:
     return _File(picture.name, hashlib.sha256(data).hexdigest(), data)
 
 
-def _send_missing(transport: Transport, batch: list[_File]) -> None:
+def _send_missing(way: _Way, batch: list[_File]) -> None:
     files = list({file.id: file for file in batch}.values())
     manifest = Manifest(ids=[file.id for file in files])
     call = Call("POST", "/v1/images/missing", headers=_JSON, content=_body(manifest))
-    missing = set(transport.send(call, message(ManifestReply)).missing)
+    missing = set(way.transport.send(call, message(ManifestReply)).missing)
     files = [file for file in files if file.id in missing]
-    if files:
-        _send(transport, files)
+    if len(files) < len(batch):
+        way.on_uploaded(len(batch) - len(files))
+    for piece in _groups(files, lambda: min(way.body_bytes, way.pace.room)):
+        _send_piece(way, piece)
+
+
+def _send_piece(way: _Way, files: list[_File]) -> None:
+    """Send files in one request; in smaller ones if that does not get through."""
+    size = sum(file.part for file in files)
+    try:
+        _send(way.transport, files)
+    except NoAnswer:
+        if len(files) == 1:
+            raise
+        way.pace.failed(size)
+        _send_missing(way, files)
+    else:
+        way.pace.sent(size, way.transport.took_s)
+        way.on_uploaded(len(files))
 
 
 def _send(transport: Transport, files: list[_File]) -> None:
     parts = [("files", (file.id, file.data, "application/octet-stream")) for file in files]
+    attempts = _ATTEMPTS if len(files) > 1 else math.inf
+    call = Call("POST", "/v1/images", files=parts, most_attempts=attempts)
     try:
-        reply = transport.send(Call("POST", "/v1/images", files=parts), message(UploadReply))
+        reply = transport.send(call, message(UploadReply))
     except UsageError as error:
         raise _blame(error, files) from error
     if [image.id for image in reply.images] != [file.id for file in files]:

@@ -69,20 +69,6 @@ class BytesPicture:
         return self.data
 
 
-def size_of(picture: Picture) -> int:
-    """Bytes of a picture's file, which is not read if it lies on disk.
-
-    Raises:
-        DataError: it cannot be read.
-    """
-    if not isinstance(picture, FilePicture):
-        return len(picture.read())
-    try:
-        return picture.path.stat().st_size
-    except OSError as error:
-        raise DataError(f"cannot read the image {picture.path}: {error.strerror}") from error
-
-
 def decode(picture: Picture) -> Image.Image:
     """The picture as an RGB image.
 

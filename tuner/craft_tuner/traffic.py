@@ -1,0 +1,89 @@
+"""What a run moves over the line, and how long that takes: told before it begins.
+
+Calls and logits are counted; images are weighed by a sample, and those that the server has already
+are not sent.
+Must not know how anything is sent.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from craft_shared.messages import ModelCard
+from craft_tuner.budget import Plan
+from craft_tuner.config import FitConfig
+from craft_tuner.data.pictures import Picture
+
+SAMPLE = 8
+"""Pictures that are read to weigh many."""
+
+_LOGIT_BYTES = {"float32": 4, "float16": 2}
+_HEADER_BYTES = 700
+"""About what a request's and a reply's head and message take."""
+
+_NAME_BYTES = 340
+"""What a picture takes beside its bytes: its id in a manifest, an upload and a set."""
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes of a run: images and prompts there, logits back, in at least so many requests."""
+
+    pictures: int
+    picture_bytes: int
+    requests: int
+    prompt_bytes: int
+    logit_bytes: int
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """What is known of the way to the server; the rate only once something has been sent."""
+
+    round_trip_s: float
+    bytes_per_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Load:
+    """So many pictures, and about their bytes."""
+
+    count: int
+    bytes: int
+
+
+def foresee(
+    plan: Plan, config: FitConfig, card: ModelCard, *, class_names: Sequence[str], pictures: Load
+) -> Traffic:
+    """The traffic of a plan.
+
+    Args:
+        plan: what is bought.
+        config: says how logits travel.
+        card: of the model.
+        class_names: K names, which travel with each request.
+        pictures: what is uploaded.
+    """
+    total = plan.total
+    offsets = plan.fit.queries * config.n_ctx * card.context_width * 4
+    words = sum(len(name.encode()) + 3 for name in class_names)
+    return Traffic(
+        pictures=pictures.count,
+        picture_bytes=pictures.bytes + pictures.count * _NAME_BYTES,
+        requests=total.calls,
+        prompt_bytes=offsets + total.calls * (words + _HEADER_BYTES),
+        logit_bytes=total.logit_vectors * len(class_names) * _LOGIT_BYTES[config.dtype]
+        + total.calls * _HEADER_BYTES,
+        dtype=config.dtype,
+    )
+
+
+def weigh(pictures: Sequence[Picture]) -> int:
+    """About how many bytes pictures have, from some of them.
+
+    Raises:
+        DataError: one of those cannot be read.
+    """
+    count = min(len(pictures), SAMPLE)
+    some = [pictures[number * len(pictures) // count] for number in range(count)]
+    return round(sum(len(picture.read()) for picture in some) / max(1, count) * len(pictures))
