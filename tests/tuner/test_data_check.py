@@ -217,7 +217,7 @@ def test_a_datasets_own_preset_and_as_many_shots_as_there_are(tmp_path):
 def test_a_shifted_set_needs_an_evaluation(tmp_path):
     text = peek(f"coop:imagenet-r@{build(tmp_path, 'imagenet_r')}").text()
     assert "remark: no training images: for evaluation alone\n" in text
-    assert "an evaluation needs:" in text
+    assert "an evaluation among these classes needs:" in text
     assert "shots" not in text
 
 

@@ -69,7 +69,11 @@ class Look(BaseModel):
         plan, traffic, settings = needs.plan, needs.traffic, self.config
         preset = f", preset {settings.preset}" if settings.preset else ""
         how = f"{plan.method}, {settings.shots} shots, seed {settings.seed}{preset}"
-        yield f"a fit ({how}) needs:" if self.report.train else "an evaluation needs:"
+        yield (
+            f"a fit ({how}) needs:"
+            if self.report.train
+            else "an evaluation among these classes needs:"
+        )
         yield plan.table()
         yield (
             f"about, for a model of the paper's shapes: {traffic.pictures:,} images of "
