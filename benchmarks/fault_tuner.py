@@ -134,7 +134,7 @@ def bill(server: Server, fit: Fit) -> Bill:
         phase["purpose"]: (phase["cost"]["queries"], phase["cost"]["calls"])
         for phase in plan["phases"]
     }
-    events = json.loads(server.command("usage", "--events", "--json"))["events"]
+    events = json.loads(server.command("usage", "--events", "--export", "json"))["events"]
     queries, calls = Counter[str](), Counter[str]()
     for event in events:
         queries[event["tag"]] += event["queries"]

@@ -178,4 +178,4 @@ def files_of(image: str) -> Iterator[tuple[tarfile.TarInfo, io.BufferedIOBase | 
             for entry in archive:
                 yield entry, archive.extractfile(entry) if entry.isfile() else None  # type: ignore[misc]
     finally:
-        run("docker", "rm", container)
+        run("docker", "rm", "-v", container)

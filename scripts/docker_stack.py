@@ -60,11 +60,12 @@ class Stack:
 
     def json(self, service: str, *arguments: str) -> Any:
         """What a command of craft-server prints in a service's container."""
-        return json.loads(self("exec", "-T", service, "craft-server", *arguments, "--json"))
+        return json.loads(self("exec", "-T", service, "craft-server", *arguments))
 
     def mint(self, service: str) -> Key:
         """A key for one fit."""
-        made = self.json(service, "keys", "create", "--owner", "test", "--queries", str(BUDGET))
+        flags = ("--owner", "test", "--queries", str(BUDGET), "--json")
+        made = self.json(service, "keys", "create", *flags)
         return Key(made["id"], made["key"])
 
     def fit(self, name: str, key: Key, url: str) -> dict[str, Any]:
@@ -80,7 +81,7 @@ class Stack:
 
     def sold(self, service: str, key: Key) -> int:
         """Queries that the ledger says a key has bought."""
-        rows = self.json(service, "usage", "--key", key.id)["keys"]
+        rows = self.json(service, "usage", "--key", key.id, "--export", "json")["usage"]
         return int(rows[0]["queries"]) if rows else 0
 
     def healthy(self, service: str) -> int:

@@ -114,7 +114,7 @@ def _build(base: str, images: Mapping[str, str]) -> None:
     """With PyTorch's CPU wheels or, where they cannot be had, with those of the package index."""
     for program, image in images.items():
         where = ("--target", program, "-t", image, "--build-arg", f"BASE={base}", str(ROOT))
-        command = ("docker", "build", "-q", *where)
+        command = ("docker", "build", "-q", "--force-rm", *where)
         if not works(*command):
             say(f"no {program} with CPU wheels; taking those of the package index (6 GB on x86_64)")
             run(*command, "--build-arg", "TORCH_BACKEND=")
@@ -201,13 +201,13 @@ def observed(stack: Stack) -> None:
 
 
 def clean(stack: Stack) -> None:
-    """Remove containers, volumes and images."""
+    """Remove containers, volumes and images; says so if some are left, and hides no failure."""
     stack("down", "-v", "--remove-orphans", "-t", "50")
-    images = run("docker", "images", "-q", f"{LOCAL}/*").split()
-    if images:
-        run("docker", "rmi", "-f", *images)
-    run("docker", "image", "prune", "-f", "--filter", "label=craft.stage=build")
-    say("removed all that was made")
+    form = "{{.Repository}}:{{.Tag}}"
+    images = run("docker", "images", "--format", form, f"{LOCAL}/*").split()
+    stages = ("docker", "image", "prune", "-f", "--filter", "label=craft.stage=build")
+    gone = all([not images or works("docker", "rmi", *images), works(*stages)])
+    say("removed all that was made" if gone else f"could not remove all of {' '.join(images)}")
 
 
 # --- what is checked ----------------------------------------------------------------------------
@@ -215,9 +215,9 @@ def clean(stack: Stack) -> None:
 
 def balance(stack: Stack, service: str, key: Key, result: Mapping[str, Any], who: str) -> None:
     """Ledger, counter and tuner agree on what a fit cost, and nothing is held."""
-    books = stack.json(service, "usage")
+    books = stack.json(service, "usage", "--export", "json")
     check(books["audit"] == [], f"the audit finds {books['audit']}")
-    [row] = [row for row in stack.json(service, "keys", "list") if row["id"] == key.id]
+    [row] = [row for row in stack.json(service, "keys", "list", "--json") if row["id"] == key.id]
     ledger, believed = stack.sold(service, key), result["spent_total"]["queries"]
     check(row["queries_held"] == 0, f"{row['queries_held']} queries are still held")
     check(

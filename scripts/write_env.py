@@ -30,6 +30,7 @@ COMPOSE = {
         "./deploy/secrets/database_password",
         "file with the password of Postgres; the containers' users must be able to read it",
     ),
+    "CRAFT_WORK": ("runs", "folder (with a slash in it) or volume in which `tuner` works"),
     "CRAFT_SERVER_URL": ("http://server:8000", "server that `tuner` asks"),
     "CRAFT_API_KEY": ("", "its key; better in the shell than in a file"),
 }
