@@ -18,7 +18,7 @@ SOON_S, LITTLE_MB, MUCH_MB = 60, 500, 1000
 def field(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bombs")
     with running(folder, **SETTINGS, connections=64) as server:
-        yield Range(Server(folder, server.port, server.process))
+        yield Range(Server(folder, server.port, server.process, server.env))
 
 
 @pytest.mark.parametrize("bomb", BOMBS, ids=[bomb.name for bomb in BOMBS])

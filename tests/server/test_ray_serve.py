@@ -1,10 +1,14 @@
 """What a replica on Ray is set to, without Ray (tests/e2e/test_ray.py has it)."""
 
+import asyncio
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from craft_server.ray_serve import replica_settings
+from craft_server.ray_serve import build, replica_settings
+from craft_shared.errors import Code, Refusal
 
 SHARED = {"database_url": "postgresql://host/craft", "image_url": "s3://bucket/images"}
 
@@ -29,3 +33,59 @@ def test_what_replicas_must_share_has_to_be_told(name):
 def test_an_option_that_is_no_setting_is_refused():
     with pytest.raises(ValueError, match="querys"):
         replica_settings(SHARED | {"querys": 1}, "abc")
+
+
+class FakeServe:
+    """In place of `ray.serve`: remembers what it is told, and builds the application when asked."""
+
+    def __init__(self):
+        self.told = {}
+        self.build_app = None
+
+    def ingress(self, build_app):
+        self.build_app = build_app
+        return lambda replica: replica
+
+    def deployment(self, replica, **told):
+        self.told = told
+        return SimpleNamespace(bind=lambda: replica)
+
+    def get_replica_context(self):
+        return SimpleNamespace(replica_id=SimpleNamespace(unique_id="abc"))
+
+
+@pytest.fixture
+def serve(monkeypatch):
+    serve = FakeServe()
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(serve=serve))
+    return serve
+
+
+@pytest.mark.parametrize(("device", "gpus"), [("auto", 0), ("cpu", 0), ("cuda", 1)])
+def test_ray_is_told_of_devices_of_as_many_requests_as_the_queue_takes_and_of_the_drain(
+    serve, device, gpus
+):
+    build(SHARED | {"replicas": "3", "cpus": "2", "device": device, "queue": 9, "drain_s": 20})
+    assert serve.told["num_replicas"] == 3
+    assert serve.told["ray_actor_options"] == {"num_cpus": 2.0, "num_gpus": gpus}
+    assert serve.told["max_ongoing_requests"] == 9
+    assert serve.told["graceful_shutdown_timeout_s"] > 20
+
+
+def test_a_replica_is_well_while_its_device_scores_and_says_so_when_it_stops(serve, tmp_path):
+    shared = {
+        "database_url": f"sqlite:///{tmp_path}/craft.db",
+        "image_url": f"file://{tmp_path}/images",
+    }
+    replica = build(shared | {"model": "stub", "data_dir": str(tmp_path)})()
+    replica.app = serve.build_app()
+
+    async def lives_and_stops():
+        async with replica.app.router.lifespan_context(replica.app):
+            await replica.check_health()
+        with pytest.raises(Refusal) as caught:
+            await replica.check_health()
+        return caught.value.code
+
+    assert asyncio.run(lives_and_stops()) is Code.DRAINING
+    assert replica.app.state.parts.settings.replica == "abc"
