@@ -46,7 +46,10 @@ def tell_given_back(holds: int) -> None:
 
 
 def sweep_once(meter: Meter, telemetry: Telemetry, *, audit: bool) -> None:
-    """One round of `sweep`; an outage of the store is told and survived."""
+    """One round of `sweep`; whatever fails is told, and the next round goes on.
+
+    Without sweeps, holds of requests that never ended would stay.
+    """
     memory.give_back()
     try:
         tell_given_back(meter.expire())
@@ -58,6 +61,8 @@ def sweep_once(meter: Meter, telemetry: Telemetry, *, audit: bool) -> None:
     except StoreDown as outage:
         telemetry.outage()
         _LOG.warning("sweep failed, trying again: %s", outage)
+    except Exception:
+        _LOG.exception("sweep failed, trying again")
 
 
 def _audit(meter: Meter, telemetry: Telemetry) -> None:

@@ -179,7 +179,7 @@ def test_a_store_that_does_not_answer_is_counted(app, client, value, monkeypatch
 # --- what goes on beside requests ---------------------------------------------------------------
 
 
-class Enough(Exception):  # noqa: N818 - ends a loop
+class Enough(BaseException):
     """The script is at its end."""
 
 
@@ -207,7 +207,7 @@ class FakeMeter:
 
     def expire(self):
         found = next(self.rounds)
-        if isinstance(found, Exception):
+        if isinstance(found, BaseException):
             raise found
         return found
 
@@ -228,12 +228,14 @@ def sweep_all(meter, telemetry, **every):
     asyncio.run(run())
 
 
-def test_the_ledger_is_audited_rarely_and_an_outage_is_survived(caplog):
+def test_the_ledger_is_audited_rarely_and_failures_are_survived(caplog):
     script = Script()
     down = StoreDown(Code.NOT_READY, "the store does not answer")
-    sweep_all(FakeMeter([2, down, 0, Enough()]), script, every_s=0.001, audit_s=3600)
+    bug = RuntimeError("secret")
+    sweep_all(FakeMeter([2, down, bug, 0, Enough()]), script, every_s=0.001, audit_s=3600)
     assert script.told == [("held", 0, 0), ("audited", 1), "outage", ("held", 0, 0)]
     assert "2 holds" in caplog.text
+    assert "sweep failed, trying again" in caplog.messages
     assert "key_1 counts 2 queries_used, its rows say 1" in caplog.text
 
 
