@@ -61,7 +61,7 @@ def sweep_once(meter: Meter, telemetry: Telemetry, *, audit: bool) -> None:
     except StoreDown as outage:
         telemetry.outage()
         _LOG.warning("sweep failed, trying again: %s", outage)
-    except Exception:
+    except Exception:  # noqa: BLE001 - of whatever kind, the next round must come
         _LOG.exception("sweep failed, trying again")
 
 
