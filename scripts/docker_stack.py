@@ -44,7 +44,7 @@ class Stack:
 
     def lay_over(self, services: Mapping[str, Any]) -> None:
         """Replace parts of services; JSON is YAML."""
-        self.overlay.write_text(json.dumps({"services": services} if services else {}))
+        self.overlay.write_text(json.dumps({"services": services}))
 
     def __call__(self, *arguments: str, **environment: str) -> str:
         """Run Compose with all profiles and give what it printed."""

@@ -52,6 +52,9 @@ def main() -> None:
             stack = Stack(options.compose or compose_command(), Path(folder))
             try:
                 test(stack, options.programs, options.compose or compose_command())
+            except SystemExit as failure:
+                say(str(failure))  # what fails in the cleaning would hide it
+                raise
             finally:
                 if not options.keep:
                     clean(stack)
