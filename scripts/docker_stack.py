@@ -44,7 +44,10 @@ class Stack:
 
     def lay_over(self, services: Mapping[str, Any]) -> None:
         """Replace parts of services; JSON is YAML."""
-        self.overlay.write_text(json.dumps({"services": services}))
+        some = services or {
+            "server": {}
+        }  # docker-compose takes a file without any for its version 1
+        self.overlay.write_text(json.dumps({"services": some}))
 
     def __call__(self, *arguments: str, **environment: str) -> str:
         """Run Compose with all profiles and give what it printed."""
