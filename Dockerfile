@@ -52,6 +52,7 @@ RUN uv pip install --quiet ${TORCH_BACKEND:+--torch-backend=${TORCH_BACKEND}} \
 COPY server/ server/
 RUN mkdir -p tuner/craft_tuner && uv pip install --quiet --no-deps . \
     && rm -rf /venv/lib/python3*/site-packages/craft_tuner /venv/bin/craft-tuner \
+    && find /venv -path '*/botocore/data/*' -name 'examples-*.json' -delete \
     && find /venv -type d '(' -name test -o -name tests -o -path '*/torch/include' ')' -prune -exec rm -rf {} +
 
 FROM ${BASE} AS server
