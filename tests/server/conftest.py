@@ -1,9 +1,13 @@
 """A stub server inside the test's process, and keys for it."""
 
+import sys
+
 import pytest
 from starlette.testclient import TestClient
 
+from commands import Ran
 from craft_server.app import create_app
+from craft_server.cli import main
 from databases import fresh_postgres
 from serving import settings_in, stub_box
 
@@ -14,6 +18,20 @@ def database_url(request, tmp_path):
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'craft.db'}"
     return fresh_postgres()
+
+
+@pytest.fixture
+def craft_server(monkeypatch, capsys):
+    """Run `craft-server ARGUMENTS` in this process."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["craft-server", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        out, err = capsys.readouterr()
+        return Ran(int(stopped.value.code or 0), out, err)
+
+    return run
 
 
 @pytest.fixture

@@ -5,47 +5,26 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
 
 import pytest
 from sqlalchemy import text
 
 import craft_server
+from commands import Run
 from craft_server.administration import Administration
-from craft_server.cli import main
 from craft_server.keys import Keys
 from craft_server.meter import LedgerLine, Meter
 from craft_server.store import Store
 from craft_shared.messages import Counters
 
 
-class Ran(NamedTuple):
-    """What a command did."""
-
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Ran]
-
-
 @pytest.fixture
-def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, craft_server: Run) -> Run:
     """Run `craft-server ARGUMENTS` on a data folder of its own."""
     monkeypatch.setenv("CRAFT_SERVER_DATA_DIR", str(tmp_path / "data"))
-
-    def run(*arguments: str) -> Ran:
-        monkeypatch.setattr(sys, "argv", ["craft-server", *arguments])
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        out, err = capsys.readouterr()
-        return Ran(int(stopped.value.code or 0), out, err)
-
-    return run
+    return craft_server
 
 
 @pytest.fixture

@@ -1,45 +1,21 @@
 """`craft-server db` says where a database stands, and brings it to the newest revision."""
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
-from craft_server.cli import main
+from commands import Run
 from craft_server.schema import HEAD
 from craft_server.store import Store, revision
 from released import release, rows, run_script, shape
 
 
-class Ran(NamedTuple):
-    """What a command did."""
-
-    code: int
-    out: str
-    err: str
-
-
-Run = Callable[..., Ran]
-
-
 @pytest.fixture
-def run(
-    database_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Run:
+def run(database_url: str, craft_server: Run) -> Run:
     """Run `craft-server ARGUMENTS` on the database."""
-
-    def run(*arguments: str) -> Ran:
-        command = ["craft-server", *arguments, "--database-url", database_url]
-        monkeypatch.setattr(sys, "argv", command)
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        out, err = capsys.readouterr()
-        return Ran(int(stopped.value.code or 0), out, err)
-
-    return run
+    return lambda *arguments: craft_server(*arguments, "--database-url", database_url)
 
 
 def status(run: Run) -> dict[str, Any]:
@@ -106,14 +82,9 @@ def test_a_newer_database_is_one_sentence_and_exit_code_1(
     assert "'0999'" in done.err
 
 
-def test_the_database_of_a_data_folder_is_the_default(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+def test_the_database_of_a_data_folder_is_the_default(tmp_path: Path, craft_server: Run):
     folder = tmp_path / "data"
     folder.mkdir()
     release(f"sqlite:///{folder / 'craft.db'}")
-    command = ["craft-server", "db", "status", "--json", "--data-dir", str(folder)]
-    monkeypatch.setattr(sys, "argv", command)
-    with pytest.raises(SystemExit):
-        main()
-    assert json.loads(capsys.readouterr().out)["revision"] == "0001"
+    done = craft_server("db", "status", "--json", "--data-dir", str(folder))
+    assert json.loads(done.out)["revision"] == "0001"
