@@ -12,13 +12,13 @@ from typing import Any, Literal
 from sqlalchemy import Row
 
 from craft_server.store import from_us, to_us
+from craft_shared import admin
 from craft_shared.errors import Code, Refusal
+from craft_shared.limits import MAX_OWNER_CHARS
 from craft_shared.messages import Policy
 
 MAX_LIMIT = 10**15
 """Largest budget: sums of three such numbers are exact in every database and in JSON."""
-
-MAX_OWNER_CHARS = 128
 
 _LAST_US = to_us(datetime(9999, 12, 31, tzinfo=UTC))
 
@@ -42,7 +42,7 @@ class Scope(StrEnum):
     ADMIN = "admin"
 
 
-CLIENT_SCOPES = (Scope.LOGITS_READ, Scope.IMAGES_WRITE, Scope.USAGE_READ)
+CLIENT_SCOPES = tuple(Scope(name) for name in admin.CLIENT_SCOPES)
 """All but `admin`, which a key has alone or not at all."""
 
 

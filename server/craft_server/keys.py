@@ -105,11 +105,9 @@ class Keys:
         with self._store.read() as tx:
             return key_in(_find(tx, key_id))
 
-    def all(self, *, owner: str | None = None) -> list[Key]:
+    def all(self) -> list[Key]:
         """Every key, the revoked and expired ones too, oldest first."""
         found = select(keys).order_by(keys.c.created_at, keys.c.id)
-        if owner is not None:
-            found = found.where(keys.c.owner == owner)
         with self._store.read() as tx:
             return [key_in(row) for row in tx.execute(found)]
 

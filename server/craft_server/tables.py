@@ -20,7 +20,7 @@ from sqlalchemy import (
 )
 
 from craft_server.metadata import metadata
-from craft_shared.limits import MAX_IDEMPOTENCY_KEY_CHARS, MAX_TAG_CHARS
+from craft_shared.limits import MAX_IDEMPOTENCY_KEY_CHARS, MAX_OWNER_CHARS, MAX_TAG_CHARS
 
 
 def _count(name: str) -> Column[int]:
@@ -39,7 +39,7 @@ keys = Table(
     "keys",
     metadata,
     Column("id", String(32), primary_key=True),
-    _text("owner", 128),
+    _text("owner", MAX_OWNER_CHARS),
     Column("token_sha256", String(64), nullable=False, unique=True),
     _text("scopes", 256),
     _count("created_at"),

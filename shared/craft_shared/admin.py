@@ -8,10 +8,12 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints
 
+from craft_shared.limits import MAX_OWNER_CHARS
 from craft_shared.messages import Budgets, Count, Policy, Reply, Request
 
 Owner = Annotated[
-    str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^\x00-\x1f\x7f]+$")
+    str,
+    StringConstraints(min_length=1, max_length=MAX_OWNER_CHARS, pattern=r"^[^\x00-\x1f\x7f]+$"),
 ]
 KeyId = Annotated[str, StringConstraints(pattern=r"^key_[0-9a-f]{1,28}$")]
 ClientScope = Literal["logits:read", "images:write", "usage:read"]

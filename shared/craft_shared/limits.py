@@ -17,6 +17,9 @@ MAX_IDEMPOTENCY_KEY_CHARS = 128
 MAX_TAG_CHARS = 64
 """A tag says what a call was for (fitness, head, test, ...) and is copied to the ledger."""
 
+MAX_OWNER_CHARS = 128
+"""Of the name that groups keys and images."""
+
 MAX_CLASS_NAME_CHARS = 256
 MAX_TEMPLATE_CHARS = 1024
 
