@@ -14,11 +14,9 @@ from pathlib import Path
 import numpy as np
 from class_names import names_of
 from machine import Row, describe, options_of, peak_mb, print_heading, print_table, write_json
-from servers import Server, Wire, noise_png, serving
+from servers import Server, Wire, noise_png, question, serving
 
-from craft_shared import wire
 from craft_shared.messages import LogitsRequest, SoftPrompts
-from craft_shared.tensors import TENSOR_MEDIA_TYPE
 
 IMAGES, SIDE = 1000, 8
 UPLOAD = 250
@@ -43,14 +41,7 @@ def buy(client: Wire, image_set: str, prompts: int, card: Row) -> int:
     )
     draw = np.random.default_rng(0)
     offsets = 0.1 * draw.standard_normal((prompts, 4, card["context_width"]), np.float32)
-    reply = client.send(
-        "POST",
-        "/v1/logits",
-        wire.encode_request(request, offsets),
-        Content_Type=TENSOR_MEDIA_TYPE,
-        Accept=TENSOR_MEDIA_TYPE,
-        Idempotency_Key=f"memory-{prompts}",
-    )
+    reply = client.send(**question(request, offsets, name=f"memory-{prompts}"))
     if reply.status != 200:
         raise SystemExit(f"P = {prompts}: {reply.status} {reply.read()[:300]!r}")
     size = 0

@@ -19,11 +19,9 @@ from typing import NamedTuple
 
 import numpy as np
 from machine import Row, describe, options_of, print_heading, print_table, write_json
-from servers import Server, Wire, noise_png, serving
+from servers import Server, Wire, noise_png, question, serving
 
-from craft_shared import wire
 from craft_shared.messages import LogitsRequest, SoftPrompts
-from craft_shared.tensors import TENSOR_MEDIA_TYPE
 
 SECONDS_PER_QUERY = 0.05
 MODEL = "stub::0"
@@ -65,14 +63,7 @@ def tune(job: Job) -> list[float]:
     time.sleep(max(0.0, job.start - time.monotonic()))
     while not done or done[-1] < job.seconds:
         offsets = draw.standard_normal((job.prompts, *OFFSETS), np.float32)
-        connection.read(
-            "POST",
-            "/v1/logits",
-            wire.encode_request(request, offsets),
-            Content_Type=TENSOR_MEDIA_TYPE,
-            Accept=TENSOR_MEDIA_TYPE,
-            Idempotency_Key=f"{os.getpid()}-{time.monotonic_ns()}",
-        )
+        connection.read(**question(request, offsets, name=f"{os.getpid()}-{time.monotonic_ns()}"))
         done.append(time.monotonic() - job.start)
     return done
 

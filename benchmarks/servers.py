@@ -19,6 +19,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from craft_shared import wire
+from craft_shared.messages import LogitsRequest
+from craft_shared.tensors import TENSOR_MEDIA_TYPE
+from craft_shared.wire import FloatArray
+
 PROGRAM = Path(sys.executable).parent / "craft-server"
 HOST = "127.0.0.1"
 PLENTY = 10**9
@@ -145,6 +150,18 @@ class Wire:
     def hang_up(self) -> None:
         """Close the connection; the next request opens another."""
         self._http.close()
+
+
+def question(request: LogitsRequest, offsets: FloatArray, *, name: str) -> dict[str, Any]:
+    """A request for the logits of soft prompts, in tensors: arguments of `Wire.read` and `send`."""
+    return {
+        "method": "POST",
+        "path": "/v1/logits",
+        "body": wire.encode_request(request, offsets),
+        "Content_Type": TENSOR_MEDIA_TYPE,
+        "Accept": TENSOR_MEDIA_TYPE,
+        "Idempotency_Key": name,
+    }
 
 
 def multipart(files: Sequence[bytes]) -> bytes:

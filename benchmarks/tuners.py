@@ -19,11 +19,9 @@ import numpy as np
 from class_names import names_of
 from local import random_checkpoint
 from machine import Row, describe, options_of, print_heading, print_table, write_json
-from servers import Wire, noise_png, serving
+from servers import Wire, noise_png, question, serving
 
-from craft_shared import wire
 from craft_shared.messages import LogitsRequest, SoftPrompts
-from craft_shared.tensors import TENSOR_MEDIA_TYPE
 
 IMAGES = 8
 START_S = 1.0
@@ -67,14 +65,7 @@ def tune(job: Job) -> list[float]:
         if done and done[-1] > job.seconds:
             return done
         offsets = 0.1 * draw.standard_normal((job.prompts, 4, width), np.float32)
-        connection.read(
-            "POST",
-            "/v1/logits",
-            wire.encode_request(request, offsets),
-            Content_Type=TENSOR_MEDIA_TYPE,
-            Accept=TENSOR_MEDIA_TYPE,
-            Idempotency_Key=f"{job.start}-{number}",
-        )
+        connection.read(**question(request, offsets, name=f"{job.start}-{number}"))
         done.append(time.monotonic() - job.start)
     raise AssertionError("unreachable")
 
