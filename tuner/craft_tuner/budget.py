@@ -107,6 +107,8 @@ def plan_generations(
     vectors = _vectors_left(budgets, least=prompts * work.shots + fixed.logit_vectors)
     if vectors is not None:
         generations = min(generations, (vectors - fixed.logit_vectors) // (prompts * work.shots))
+    if config.paper_exact:
+        generations = min(generations, config.official_generations)
     search = [_search(work, "fitness", generations=generations, prompts=config.population)]
     if head_queries:
         search.append(_search(work, "head", generations=generations, prompts=head_queries))

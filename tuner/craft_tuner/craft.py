@@ -113,7 +113,8 @@ class Collaboration:
     def _kl_weight(self, number: int) -> float:
         """W while the evaluations so far are at most budget // n (207, 220), then 0."""
         steps = number * self.config.population
-        kept = steps <= self.plan.budget // self.config.kl_fraction
+        budget = self.config.paper_budget if self.config.paper_exact else self.plan.budget
+        kept = steps <= budget // self.config.kl_fraction
         return self.config.kl_weight if kept else 0.0
 
     def _measure(
