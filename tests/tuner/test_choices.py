@@ -11,12 +11,15 @@ def test_the_preset_and_who_overrode_it_are_told() -> None:
         ("flag", {"sigma": 0.5, "bound": "none"}),
     ]
     config = build(*(layer for _, layer in layers))
-    assert choices.sentences(config, choices.origins(layers)) == [
+    preset, overridden = choices.sentences(config, choices.origins(layers))
+    assert preset == (
         "preset dtd: projection normal, std 1.0, sigma 0.02, bound 5.0, kl_weight 0.001, "
-        "kl_fraction 1, batch_size 256",
+        "kl_fraction 1, batch_size 256"
+    )
+    assert overridden == (
         "overridden: sigma 0.5 instead of 0.02 (by flag), bound none instead of 5.0 (by flag), "
-        "lr 0.01 instead of 0.001 (by the file x.toml)",
-    ]
+        "lr 0.01 instead of 0.001 (by the file x.toml)"
+    )
 
 
 def test_without_a_preset_and_without_knowing_who_it_is_told_as_well() -> None:

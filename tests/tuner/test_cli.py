@@ -128,7 +128,9 @@ def test_a_fit_asks_about_test_images_at_the_very_end(world):
 def test_a_dry_run_says_what_it_would_spend_and_move_and_does_neither(tuner, zoo, server):
     code, out, error = tuner("fit", "--data", zoo, "--dry-run", *FIT)
     assert (code, out) == (0, "")
-    assert error.startswith("phase")
+    assert error.startswith("no preset: the paper's settings for caltech101")
+    assert "views 2 instead of 8 (by flag)" in error
+    assert "\nphase" in error
     for line in ("to send: ", "to receive: logits of ", "a round trip takes "):
         assert line in error
     assert server.spent.queries == 0
@@ -136,6 +138,20 @@ def test_a_dry_run_says_what_it_would_spend_and_move_and_does_neither(tuner, zoo
     assert not Path("runs").exists()
     code, _, error = tuner("fit", "--resume", "runs/x", "--dry-run")
     assert (code, "leave out: dry-run" in error) == (2, True)
+
+
+def test_a_fit_as_in_the_paper_says_what_differs_and_refuses_what_contradicts(
+    tuner, zoo, server, monkeypatch
+):
+    monkeypatch.setenv("CRAFT_FIT_SEED", "3")
+    exact = ("fit", "--data", zoo, "--dry-run", "--preset", "dtd", "--paper-exact", "--shots", "2")
+    code, _, error = tuner(*exact)
+    assert code == 0
+    assert "shots 2 instead of 16 (by flag), seed 3 instead of 1 (by the environment)" in error
+    assert "decision 0003: the head learns from normalised logits" in error
+    assert "97 generations x 40 x 6 shots" in error
+    code, _, error = tuner(*exact, "--views", "8")
+    assert (code, "means views 100 and not 8" in error) == (2, True)
 
 
 def test_a_fit_may_have_its_logits_in_half_precision(tuner, zoo, server):
@@ -154,7 +170,8 @@ def test_a_fit_says_its_plan_first_and_its_result_last(tuner, zoo):
     code, out, error = tuner("fit", "--data", zoo, "--method", "bbt", *FIT)
     lines = error.splitlines()
     assert (code, out) == (0, "")
-    assert lines[0].startswith("phase")
+    assert lines[0].startswith("no preset")
+    assert lines[2].startswith("phase")
     assert "prompt only" in error
     assert lines[-1].endswith("runs/zoo-bbt-2shots-seed1/report.html")
 

@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from craft_tuner.config import FitConfig, build
 from craft_tuner.errors import UsageError
 
+
 @pytest.mark.parametrize(
     ("shots", "budget"), [(1, 2000), (2, 4000), (4, 4000), (8, 8000), (16, 8000), (100, 8000)]
 )

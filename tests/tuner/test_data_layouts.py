@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 from coop_layouts import IMAGENET_NAMES, WNIDS, build, paint, split_rows, write_split
-from craft_tuner.official import preset_names
 from craft_tuner.data.benchmarks import BENCHMARKS
 from craft_tuner.data.dataset import labels_of
 from craft_tuner.data.layouts import list_benchmark
 from craft_tuner.data.sources import absolute, benchmark_of, read_dataset, title
 from craft_tuner.errors import DataError
+from craft_tuner.official import preset_names
 
 SHIFTED = ("imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r")
 TRAINED = tuple(name for name in BENCHMARKS if name not in SHIFTED)

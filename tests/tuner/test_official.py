@@ -13,9 +13,9 @@ from craft_tuner.errors import UsageError
 
 ROOT = Path(__file__).parents[2]
 
-# mrflogs/CraFT @1a4c251, craft_configs/*.yaml: std, sigma, bound (0 is none), weight, n, batch_size.
-# fgvc.yaml is here as CoOp calls the dataset. ImageNet's std is a dead key: its script draws the
-# projection as nn.Linear does (main_craft_imagenet.py:88).
+# mrflogs/CraFT @1a4c251, craft_configs/*.yaml: std, sigma, bound (0 is none), weight, n and
+# batch_size. fgvc.yaml is here as CoOp calls the dataset. ImageNet's std is a dead key: its script
+# draws the projection as nn.Linear does (main_craft_imagenet.py:88).
 CONFIGS = {
     "caltech101": (0.2, 1.0, 5.0, 0.1, 4, 256),
     "oxford_pets": (0.2, 0.02, 5.0, 0.1, 1, 64),

@@ -52,9 +52,9 @@ def _overridden(config: FitConfig, who: Origins) -> str:
 
 def _exactness(config: FitConfig) -> list[str]:
     full = config.paper_budget + config.official_generations + 2
+    enough = f"all {config.official_generations} official generations need --budget {full}"
     return [
         f"paper-exact: as {official.SOURCE} has it, but for what no black box permits:",
         *(f"  decision {record}: {sentence}" for record, sentence in official.REMAINING),
-        f"  all {config.official_generations} official generations need --budget {full}, or more "
-        + "where shots or test images are several image sets",
+        f"  {enough}, or more where shots or test images are several image sets",
     ]

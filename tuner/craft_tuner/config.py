@@ -46,14 +46,14 @@ class FitConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     preset: str | None = Field(None, description="name of the preset these settings started from")
+    method: MethodName = Field("craft", description="how to adapt: zero_shot, bbt or craft")
+    shots: int = Field(16, ge=1, le=10_000, description="training images per class")
+    seed: int = Field(1, le=MAX_SEED, description="seed of shots, projection, search and head")
     paper_exact: bool = Field(
         default=False,
         description="whatever the paper's code decides is as it decides, and contradicting "
         "settings are refused; needs a preset of the paper",
     )
-    method: MethodName = Field("craft", description="how to adapt: zero_shot, bbt or craft")
-    shots: int = Field(16, ge=1, le=10_000, description="training images per class")
-    seed: int = Field(1, le=MAX_SEED, description="seed of shots, projection, search and head")
 
     sampling: Literal["names", "coop", "craft"] = Field(
         "names",

@@ -16,8 +16,8 @@ from craft_tuner.data.check import Finding, Report, check
 from craft_tuner.data.listing import Listing
 from craft_tuner.data.sources import benchmark_of, list_source, title
 from craft_tuner.errors import BudgetExhausted, DataError
-from craft_tuner.official import preset_names
 from craft_tuner.estimate import Estimate, estimate
+from craft_tuner.official import preset_names
 from craft_tuner.progress import Screen
 
 PAPER_SHOTS = (16, 8, 4, 2, 1)
