@@ -24,7 +24,7 @@ from craft_shared.limits import MAX_TEMPLATE_CHARS
 from craft_tuner import official
 from craft_tuner.errors import UsageError
 
-MethodName = Literal["zero_shot", "bbt", "craft"]
+MethodName = Literal["zero_shot", "template_ensemble", "head_only", "bbt", "craft"]
 
 MAX_SEED = 2**32 - 1
 """Seeds are those of `numpy.random.RandomState`, which pycma draws from."""
@@ -46,7 +46,7 @@ class FitConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     preset: str | None = Field(None, description="name of the preset these settings started from")
-    method: MethodName = Field("craft", description="how to adapt: zero_shot, bbt or craft")
+    method: MethodName = Field("craft", description="how to adapt")
     shots: int = Field(16, ge=1, le=10_000, description="training images per class")
     seed: int = Field(1, le=MAX_SEED, description="seed of shots, projection, search and head")
     paper_exact: bool = Field(
@@ -137,6 +137,16 @@ class FitConfig(BaseModel):
     )
     validation_folds: int = Field(
         4, ge=0, le=64, description="extra heads that estimate held-out accuracy; 0: none"
+    )
+
+    ensemble_size: int = Field(
+        7, ge=1, le=80, description="template_ensemble: templates, so queries per image set"
+    )
+    head_epochs: int | None = Field(
+        None,
+        ge=1,
+        le=100_000,
+        description="head_only: passes of the head; none: CraFT's generations at these shots",
     )
 
     @field_validator("seed")

@@ -69,7 +69,7 @@ class Diagnostics:
 
 def _plateau(history: History) -> str | None:
     """Best fitness stands still over a window."""
-    if len(history) <= PLATEAU_GENERATIONS:
+    if len(history) <= PLATEAU_GENERATIONS or "fitness_lowest" not in history[-1]:
         return None
     then, now = history[-1 - PLATEAU_GENERATIONS]["fitness_lowest"], history[-1]["fitness_lowest"]
     if then - now > PLATEAU_GAIN * abs(then):

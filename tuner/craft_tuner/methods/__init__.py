@@ -16,6 +16,18 @@ def _zero_shot() -> Method:
     return ZeroShot()
 
 
+def _template_ensemble() -> Method:
+    from craft_tuner.methods.template_ensemble import TemplateEnsemble  # noqa: PLC0415
+
+    return TemplateEnsemble()
+
+
+def _head_only() -> Method:
+    from craft_tuner.methods.head_only import HeadOnly  # noqa: PLC0415 - needs torch
+
+    return HeadOnly()
+
+
 def _bbt() -> Method:
     from craft_tuner.methods.bbt import BlackBoxTuning  # noqa: PLC0415
 
@@ -30,6 +42,8 @@ def _craft() -> Method:
 
 _REGISTRY: dict[str, Callable[[], Method]] = {
     "zero_shot": _zero_shot,
+    "template_ensemble": _template_ensemble,
+    "head_only": _head_only,
     "bbt": _bbt,
     "craft": _craft,
 }
