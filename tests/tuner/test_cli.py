@@ -433,7 +433,13 @@ def test_usage_shows_what_is_left_and_what_was_spent(world):
 def test_settings_lists_every_setting_with_its_meaning(tuner):
     code, out, _ = tuner("settings")
     assert code == 0
-    assert "methods: zero_shot, bbt, craft" in out
+    for line in (
+        "  zero_shot: the model as it is: plain text prompts",
+        "(0 queries to fit, 7 to answer about an image set, text prompts)",
+        "(8 queries to fit, 1 to answer about an image set, text prompts)",
+        "in turns (7,995 queries to fit, 1 to answer about an image set, soft prompts)",
+    ):
+        assert line in out
     assert "--intrinsic-dim [512]  d, dimensions of z searched" in out
 
 

@@ -249,8 +249,12 @@ def usage(
 
 @app.command()
 def settings() -> None:
-    """List every setting of a fit with its default, the methods and the presets."""
-    typer.echo(f"methods: {', '.join(methods.names())}")
+    """List the methods with their cost, the presets, and every setting of a fit."""
+    from craft_tuner.estimate import method_lines  # noqa: PLC0415 - --help needs none of it
+
+    typer.echo("methods, with what they cost at 16 shots of ten classes:")
+    for line in method_lines():
+        typer.echo(f"  {line}")
     typer.echo(f"presets: {', '.join(official.preset_names())}")
     for name, field in configuration.FitConfig.model_fields.items():
         typer.echo(f"--{name.replace('_', '-')} [{field.default}]  {field.description}")

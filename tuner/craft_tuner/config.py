@@ -24,7 +24,7 @@ from craft_shared.limits import MAX_TEMPLATE_CHARS
 from craft_tuner import official
 from craft_tuner.errors import UsageError
 
-MethodName = Literal["zero_shot", "template_ensemble", "head_only", "bbt", "craft"]
+MethodName = Literal["zero_shot", "template_ensemble", "head_only", "text_search", "bbt", "craft"]
 
 MAX_SEED = 2**32 - 1
 """Seeds are those of `numpy.random.RandomState`, which pycma draws from."""
@@ -147,6 +147,15 @@ class FitConfig(BaseModel):
         ge=1,
         le=100_000,
         description="head_only: passes of the head; none: CraFT's generations at these shots",
+    )
+    text_beam: int = Field(
+        8, ge=1, le=4096, description="text_search: best templates that new ones are edited from"
+    )
+    text_words: int = Field(
+        16,
+        ge=2,
+        le=64,
+        description="text_search: longest template in words and marks",
     )
 
     @field_validator("seed")

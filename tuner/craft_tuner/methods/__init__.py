@@ -28,6 +28,12 @@ def _head_only() -> Method:
     return HeadOnly()
 
 
+def _text_search() -> Method:
+    from craft_tuner.methods.text_search import TextSearch  # noqa: PLC0415
+
+    return TextSearch()
+
+
 def _bbt() -> Method:
     from craft_tuner.methods.bbt import BlackBoxTuning  # noqa: PLC0415
 
@@ -44,6 +50,7 @@ _REGISTRY: dict[str, Callable[[], Method]] = {
     "zero_shot": _zero_shot,
     "template_ensemble": _template_ensemble,
     "head_only": _head_only,
+    "text_search": _text_search,
     "bbt": _bbt,
     "craft": _craft,
 }
