@@ -416,7 +416,7 @@ def test_usage_shows_what_is_left_and_what_was_spent(world):
 def test_settings_lists_every_setting_with_its_meaning(tuner):
     code, out, _ = tuner("settings")
     assert code == 0
-    assert "methods: zero_shot, bbt, craft" in out
+    assert "methods: zero_shot, bbt, spsa, zip, craft" in out
     assert "--intrinsic-dim [512]  d, dimensions of z searched" in out
 
 

@@ -22,6 +22,18 @@ def _bbt() -> Method:
     return BlackBoxTuning()
 
 
+def _zip() -> Method:
+    from craft_tuner.methods.zip import Zip  # noqa: PLC0415
+
+    return Zip()
+
+
+def _spsa() -> Method:
+    from craft_tuner.methods.spsa import Spsa  # noqa: PLC0415
+
+    return Spsa()
+
+
 def _craft() -> Method:
     from craft_tuner.craft import Craft  # noqa: PLC0415 - needs torch
 
@@ -31,6 +43,8 @@ def _craft() -> Method:
 _REGISTRY: dict[str, Callable[[], Method]] = {
     "zero_shot": _zero_shot,
     "bbt": _bbt,
+    "spsa": _spsa,
+    "zip": _zip,
     "craft": _craft,
 }
 
