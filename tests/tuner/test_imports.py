@@ -15,6 +15,8 @@ LIGHT = [
     "craft_tuner.diagnostics",
     "craft_tuner.methods",
     "craft_tuner.methods.bbt",
+    "craft_tuner.methods.spsa",
+    "craft_tuner.methods.zip",
     "craft_tuner.methods.zero_shot",
 ]
 

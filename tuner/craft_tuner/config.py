@@ -24,7 +24,9 @@ from craft_shared.limits import MAX_TEMPLATE_CHARS
 from craft_tuner import official
 from craft_tuner.errors import UsageError
 
-MethodName = Literal["zero_shot", "template_ensemble", "head_only", "text_search", "bbt", "craft"]
+MethodName = Literal[
+    "zero_shot", "template_ensemble", "head_only", "text_search", "bbt", "spsa", "zip", "craft"
+]
 
 MAX_SEED = 2**32 - 1
 """Seeds are those of `numpy.random.RandomState`, which pycma draws from."""
@@ -120,6 +122,29 @@ class FitConfig(BaseModel):
         le=1000,
         description="n: the head's KL term counts while evaluations <= budget // n",
     )
+
+    spsa_pairs: int = Field(5, ge=1, le=2048, description="spsa: pairs of prompts an iteration")
+    spsa_step: float = Field(
+        0.1, gt=0, le=1e3, description="spsa: first step in z (root mean square), times sigma"
+    )
+    spsa_c: float = Field(
+        0.1, gt=0, le=1e3, description="spsa: c, first perturbation of each z, times sigma"
+    )
+    spsa_alpha: float = Field(0.602, ge=0, le=1, description="spsa: steps shrink as k^-alpha")
+    spsa_gamma: float = Field(
+        0.101, ge=0, le=1, description="spsa: perturbations shrink as k^-gamma"
+    )
+
+    zip_intrinsic_dim: int = Field(
+        500, ge=1, le=65_536, description="zip: dimensions shared out among the context's tokens"
+    )
+    zip_rank: int = Field(5, ge=1, le=64, description="zip: rank of the context's low-rank part")
+    zip_pairs: int = Field(5, ge=1, le=2048, description="zip: pairs of prompts an iteration")
+    zip_a: float = Field(0.01, gt=0, le=1e3, description="zip: a, steps are a / (k + o)^alpha")
+    zip_stability: float = Field(1.0, ge=0, le=1e6, description="zip: o of these steps")
+    zip_alpha: float = Field(0.4, ge=0, le=1, description="zip: alpha of these steps")
+    zip_c: float = Field(0.01, gt=0, le=1e3, description="zip: c, perturbations are c / k^gamma")
+    zip_gamma: float = Field(0.1, ge=0, le=1, description="zip: gamma of these perturbations")
 
     dtype: Literal["float32", "float16"] = Field(
         "float32",

@@ -40,6 +40,18 @@ def _bbt() -> Method:
     return BlackBoxTuning()
 
 
+def _zip() -> Method:
+    from craft_tuner.methods.zip import Zip  # noqa: PLC0415
+
+    return Zip()
+
+
+def _spsa() -> Method:
+    from craft_tuner.methods.spsa import Spsa  # noqa: PLC0415
+
+    return Spsa()
+
+
 def _craft() -> Method:
     from craft_tuner.craft import Craft  # noqa: PLC0415 - needs torch
 
@@ -52,6 +64,8 @@ _REGISTRY: dict[str, Callable[[], Method]] = {
     "head_only": _head_only,
     "text_search": _text_search,
     "bbt": _bbt,
+    "spsa": _spsa,
+    "zip": _zip,
     "craft": _craft,
 }
 
