@@ -32,7 +32,7 @@ CONFIGS = {
 }
 IMAGENETS = ("imagenet", "imagenet_robustness")
 
-# main_craft.py:257-262, main_craft_imagenet.py:261-268, main_craft_imagenet_robustness.py:257.
+# main_craft.py:257-262, main_craft_imagenet.py:262-267, main_craft_imagenet_robustness.py:257.
 BUDGETS = {
     "imagenet": {1: 2000, 2: 4000, 4: 4000, 8: 4000, 16: 4000},
     "imagenet_robustness": dict.fromkeys((1, 2, 4, 8, 16), 2000),
@@ -40,7 +40,7 @@ BUDGETS = {
 OTHER_BUDGETS = {1: 2000, 2: 4000, 4: 4000, 8: 8000, 16: 8000}
 
 SCRIPT = {  # main_craft.py
-    "context": "a photo of a",  # 62
+    "context": "a photo of a",  # 58
     "suffix": ".",  # 92
     "context_tokens": None,  # 66: its words, 4
     "intrinsic_dim": 512,  # every yaml

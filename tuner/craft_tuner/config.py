@@ -5,7 +5,6 @@ not know run directories, servers, torch or command lines. The numbers are those
 code; presets and what `paper_exact` pins are in `official`.
 """
 
-import difflib
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -23,6 +22,7 @@ from pydantic import (
 from craft_shared.limits import MAX_TEMPLATE_CHARS
 from craft_tuner import official
 from craft_tuner.errors import UsageError
+from craft_tuner.faults import explain
 
 MethodName = Literal[
     "zero_shot", "template_ensemble", "head_only", "text_search", "bbt", "spsa", "zip", "craft"
@@ -256,7 +256,7 @@ def _validate(settings: Mapping[str, Any]) -> FitConfig:
     try:
         return FitConfig.model_validate(settings)
     except ValidationError as error:
-        raise UsageError(_explain(error)) from error
+        raise UsageError(explain(error, FitConfig.model_fields)) from error
 
 
 def _as_in_the_paper(
@@ -296,22 +296,3 @@ def _check_in_the_paper(config: FitConfig) -> None:
 def said(value: object) -> str:
     """A value as one would type it."""
     return "none" if value is None else str(value)
-
-
-def _explain(error: ValidationError) -> str:
-    faults = [_fault(fault["loc"], fault["msg"], fault["input"]) for fault in error.errors()]
-    return "configuration: " + "; ".join(faults)
-
-
-def _fault(location: tuple[int | str, ...], reason: str, value: object) -> str:
-    name = str(location[0]) if location else ""
-    reason = reason.removeprefix("Value error, ")
-    if not name:
-        return reason
-    if name not in FitConfig.model_fields:
-        near = difflib.get_close_matches(name, FitConfig.model_fields, n=1)
-        known = ", ".join(FitConfig.model_fields)
-        hint = f"did you mean {near[0]}?" if near else f"there are: {known}"
-        return f"no setting is called {name}; {hint}"
-    meaning = FitConfig.model_fields[name].description
-    return f"{name} = {value!r}: {reason} ({name} is: {meaning})"
