@@ -176,6 +176,22 @@ def test_a_fit_says_its_plan_first_and_its_result_last(tuner, zoo):
     assert lines[-1].endswith("runs/zoo-bbt-2shots-seed1/report.html")
 
 
+@pytest.mark.parametrize(
+    ("method", "queries"), [("template_ensemble", 1 + 7), ("head_only", 2 + 2), ("text_search", 30)]
+)
+def test_methods_of_text_alone_spend_what_they_say_and_answer(tuner, zoo, server, method, queries):
+    run = Path("runs/text")
+    short = ("--method", method, "--head-epochs", "3", *FIT)
+    code, _, error = tuner("fit", "--data", zoo, "--run", run, *short)
+    assert code == 0, error
+    assert f"{queries:,} queries spent" in error
+    assert result_of(run)["spent_total"] == server.spent.model_dump()
+    assert server.spent.queries == queries
+    assert all(b"templates" in body for body in bodies(server))
+    code, out, _ = tuner("evaluate", run, "--data", zoo)
+    assert (code, out.splitlines()[-1].split("\t")[0]) == (0, "adapted")
+
+
 def test_the_key_is_in_no_file_of_the_run(world):
     for path in world.run.iterdir():
         assert KEY.encode() not in path.read_bytes()

@@ -95,6 +95,7 @@ def test_it_is_the_head_of_craft_and_beats_the_plain_prompt(tmp_path: Path) -> N
     raw, refined = done.adapter.logits(box, task.shots, purpose="test", step="test")
     assert (raw.argmax(axis=1) == task.labels).mean() < 0.7
     assert (refined.argmax(axis=1) == task.labels).mean() > 0.9
+    assert done.warnings == []
     last = done.run.restore().metrics[-1]
     assert {"heldout_accuracy", "head_accuracy", "gradient_norm_1"} <= set(last)
 
@@ -150,7 +151,9 @@ def test_a_budget_that_ends_leaves_the_plain_prompt_and_can_go_on(tmp_path: Path
 def test_what_cannot_be_paid_is_refused_before_it_is_asked(tmp_path: Path) -> None:
     box = SmoothBox(limit=4)
     task = a_task(box, views=3)
-    with pytest.raises(BudgetExhausted, match="needs at least 5 queries and the key has 4 left"):
+    with pytest.raises(
+        BudgetExhausted, match="needs at least 5 queries and the key has 4 left; lower --views"
+    ):
         fit(tmp_path / "run", box, task, CONFIG)
     assert box.used == 0
 

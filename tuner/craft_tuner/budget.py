@@ -134,7 +134,7 @@ def plan_generations(
     )
 
 
-def plan_phases(
+def plan_phases(  # noqa: PLR0913 - what is planned, and of what
     config: FitConfig,
     work: Workload,
     budgets: Budgets | None = None,
@@ -142,6 +142,7 @@ def plan_phases(
     phases: Sequence[Phase],
     test_prompts: int = 1,
     test_names: int | None = None,
+    lever: str = "--population",
 ) -> Plan:
     """The plan of a method whose cost is known before: zero-shot test, its phases, final test.
 
@@ -152,6 +153,7 @@ def plan_phases(
         phases: what the fit itself asks.
         test_prompts: prompts per image of the adapter to come; 0 for one that is tested already.
         test_names: names that they are asked with; None: the class names.
+        lever: the option that lowers its cost, for messages.
 
     Raises:
         BudgetExhausted: it cannot be paid.
@@ -159,8 +161,8 @@ def plan_phases(
     tests = _tests(work, prompts=test_prompts, names=test_names)
     asked = (*tests[:1], *phases, *tests[1:])
     cost = sum_costs(asked)
-    budget = spendable(config, budgets, least=cost.queries)
-    _vectors_left(budgets, least=cost.logit_vectors)
+    budget = spendable(config, budgets, least=cost.queries, lever=lever)
+    _vectors_left(budgets, least=cost.logit_vectors, lever=lever)
     return Plan(method=config.method, budget=budget, generations=0, population=0, phases=asked)
 
 

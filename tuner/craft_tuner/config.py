@@ -179,7 +179,7 @@ class FitConfig(BaseModel):
     text_words: int = Field(
         16,
         ge=2,
-        le=64,
+        le=32,
         description="text_search: longest template in words and marks",
     )
 

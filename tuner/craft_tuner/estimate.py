@@ -77,7 +77,14 @@ def estimate(config: FitConfig, dataset: Dataset) -> Estimate:
     )
     plan = method.plan(config, material.workload(CARD))
     load = Load(material.pictures, material.weigh())
-    traffic = foresee(plan, config, CARD, class_names=material.class_names, pictures=load)
+    traffic = foresee(
+        plan,
+        config,
+        CARD,
+        class_names=material.class_names,
+        pictures=load,
+        prompt_kind=method.prompt_kind,
+    )
     return Estimate(plan=plan, traffic=traffic)
 
 

@@ -31,7 +31,14 @@ class TemplateEnsemble:
 
     def plan(self, config: FitConfig, work: Workload, budgets: Budgets | None = None) -> Plan:
         """One query per template and test image set, at the test."""
-        return plan_phases(config, work, budgets, phases=(), test_prompts=config.ensemble_size)
+        return plan_phases(
+            config,
+            work,
+            budgets,
+            phases=(),
+            test_prompts=config.ensemble_size,
+            lever="--ensemble-size",
+        )
 
     def fit(
         self,

@@ -115,7 +115,8 @@ class TemplateSearch:
 class Editing:
     """Ask and tell over templates (`craft_tuner.search.Search`); none is asked twice.
 
-    A point is a template: float64 (text_words,) of indices into the vocabulary, then -1.
+    A point is a template: float64 (text_words,) of indices into the vocabulary, then -1. The
+    vocabulary has the words and marks of all templates, so quotation marks are left out.
     """
 
     def __init__(self, config: FitConfig, plain: str, *, generations: int) -> None:
