@@ -18,6 +18,9 @@ LIGHT = [
     "craft_tuner.methods.spsa",
     "craft_tuner.methods.zip",
     "craft_tuner.methods.zero_shot",
+    "craft_tuner.methods.template_ensemble",
+    "craft_tuner.methods.text_search",
+    "craft_tuner.choices",
 ]
 
 

@@ -88,6 +88,7 @@ class TemplateSearch:
         self.search.tell(fitness)
         best = logits[int(np.argmin(fitness))]
         metrics = {
+            **self.search.metrics,
             "fitness_best": min(fitness),
             "fitness_median": float(np.median(fitness)),
             "fitness_lowest": self.search.best,
