@@ -18,7 +18,7 @@ FINE = {
 }
 
 
-DESCENT = {name: value for name, value in FINE.items() if name != "sigma"}
+DESCENT = {name: value for name, value in FINE.items() if name != "sigma"} | {"step_gain": 0.1}
 
 
 def improving(generation: int) -> dict[str, float]:
@@ -40,6 +40,7 @@ def test_a_healthy_run_is_silent() -> None:
     [
         (60 * [FINE], "fitness has hardly moved for 50 generations (lowest 1.0000, sigma 0.5)"),
         (60 * [DESCENT], "(lowest 1.0000); the steps are too small or too large: see --zip-a"),
+        (60 * [{"fitness_lowest": 1.0}], "(lowest 1.0000): more queries of this kind buy little"),
         (
             [improving(g) | {"head_loss": 0.2 + 0.1 * g} for g in range(30)],
             "the head diverges; lower --lr",
@@ -62,6 +63,10 @@ def test_each_rule_speaks_once(rows: list[dict[str, float]], said: str) -> None:
     found = warnings_of([*rows[:-1], rows[-1]])
     assert len(found) == 1
     assert said in found[0]
+
+
+def test_a_head_without_a_search_has_no_plateau() -> None:
+    assert warnings_of(60 * [{"head_loss": 1.0}]) == []
 
 
 def test_a_resumed_run_neither_repeats_nor_forgets() -> None:

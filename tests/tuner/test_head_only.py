@@ -74,6 +74,7 @@ def test_the_head_is_trained_as_the_official_code_would(tmp_path: Path) -> None:
         (1, {}, 48, 8),
         (16, {"preset": "imagenet"}, 97, 8),
         (16, {"head_epochs": 3}, 3, 3),
+        (16, {"population": 4096, "budgets": [[1, 4000]]}, 1, 1),
     ],
 )
 def test_epochs_are_the_generations_of_craft_unless_set(
@@ -146,6 +147,12 @@ def test_a_budget_that_ends_leaves_the_plain_prompt_and_can_go_on(tmp_path: Path
     saved = Adapter.load(path)
     assert (saved.head, saved.card.training["stopped"]) == ((), "not finished")
     assert fit(path, box, task, CONFIG).adapter.to_bytes() == whole
+
+
+def test_views_that_no_epoch_would_see_are_not_bought(tmp_path: Path) -> None:
+    box = SmoothBox()
+    done = fit(tmp_path / "run", box, None, build({**SMALL, "head_epochs": 2}))
+    assert box.used == done.run.plan.fit.queries == 2
 
 
 def test_what_cannot_be_paid_is_refused_before_it_is_asked(tmp_path: Path) -> None:

@@ -78,6 +78,8 @@ def _plateau(history: History) -> str | None:
     if then - now > PLATEAU_GAIN * abs(then):
         return None
     said = f"fitness has hardly moved for {PLATEAU_GENERATIONS} generations (lowest {now:.4f}"
+    if "sigma" not in history[-1] and "step_gain" not in history[-1]:
+        return f"{said}): more queries of this kind buy little; lower --budget"
     if "sigma" not in history[-1]:
         return f"{said}); the steps are too small or too large: see --zip-a and --spsa-step"
     return (

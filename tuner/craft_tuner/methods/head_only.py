@@ -34,12 +34,12 @@ class HeadOnly:
     prompt_kind: PromptKind = "text"
 
     def views(self, config: FitConfig) -> int:
-        """As many as there are epochs to see them, at most `config.views`."""
-        return min(config.views, epochs(config))
+        """As many as there are epochs to see them."""
+        return views_read(config)
 
     def plan(self, config: FitConfig, work: Workload, budgets: Budgets | None = None) -> Plan:
         """V queries per image set of the shots."""
-        views = self.views(config)
+        views = views_read(config)
         bought = price(
             "head",
             f"{views} views x {work.shots:,} shots",
@@ -68,7 +68,12 @@ class HeadOnly:
 
 def epochs(config: FitConfig) -> int:
     """Passes over the shots: as many as CraFT has generations in the paper's budget, or as set."""
-    return config.head_epochs or config.paper_budget // (config.population + 1)
+    return config.head_epochs or max(1, config.paper_budget // (config.population + 1))
+
+
+def views_read(config: FitConfig) -> int:
+    """V, the views that are bought: no more than there are epochs."""
+    return min(config.views, epochs(config))
 
 
 class Training:
@@ -117,7 +122,7 @@ class Training:
             self.box.score_templates(
                 self.task.texts, plain, view, purpose="head", step=f"head/{number}"
             )[0]
-            for number, view in enumerate(self.task.views, 1)
+            for number, view in enumerate(self.task.views[: views_read(self.config)], 1)
         ]
 
     def _pass(self, logits: list[FloatArray]) -> Metrics:
