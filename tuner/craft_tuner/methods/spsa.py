@@ -9,6 +9,11 @@ advises, A is a tenth of the iterations, and a follows from a first step that is
 `spsa_step` times `sigma`, the root mean square over z of the step along the first estimate. So
 lengths in z are multiples of CMA-ES's first step size, and the presets carry over; `bound` and
 `population` are not used. No query goes into the calibration.
+
+The defaults of step and c were chosen by the loss on the shots alone (digits, 16 shots, 7,990
+queries). At seed 1, steps of 0.03, 0.1, 0.3 and 1 end at 0.72, 0.66, 0.71 and 0.72 nats with
+c = 0.1, and c of 0.02, 0.1, 0.3 and 0.5 at 0.76, 0.66, 0.88 and 0.93 with steps of 0.1; at seed 2,
+steps of 0.03 and 0.1 end at 0.77 and 0.82. So c matters, and the step hardly.
 """
 
 from functools import partial
