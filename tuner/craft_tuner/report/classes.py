@@ -18,6 +18,8 @@ from craft_tuner.report.table import Cell, Row, Table, cells, count, percent, po
 
 MATRIX_CLASSES = 20
 """With more classes, the commonest mistakes are listed in place of the whole matrix."""
+UPRIGHT_CHARS = 4
+"""Longer class names stand on end above the matrix."""
 MISTAKES = 10
 GAIN_CLASSES = 30
 """With more classes, only the ends of the list of gains are shown."""
@@ -103,8 +105,9 @@ def confusion(run: RunRecord) -> Table | None:
         Row(Cell(names[true]), tuple(_entry(row, taken, true=true) for taken in range(len(row))))
         for true, row in enumerate(matrix)
     )
-    head = (Cell("is, taken for"), *cells(names, "n column"))
-    return Table(f"Confusion of {run.name}: images by class and answer", head, rows)
+    kind = "n column long" if max(map(len, names)) > UPRIGHT_CHARS else "n column"
+    head = (Cell("is, taken for"), *cells(names, kind))
+    return Table("Images by class (row) and answer (column)", head, rows)
 
 
 def _entry(row: Sequence[int], taken: int, *, true: int) -> Cell:
@@ -125,7 +128,7 @@ def _mistakes(run: RunRecord, matrix: list[list[int]]) -> Table:
         for number, true, taken in wrong[:MISTAKES]
     )
     head = (Cell("is"), Cell("taken for"), Cell("images", "n"))
-    return Table(f"The commonest mistakes of {run.name}", head, rows)
+    return Table("The commonest mistakes", head, rows)
 
 
 def turned(run: RunRecord, pictures: Mapping[str, Picture]) -> Turned | None:

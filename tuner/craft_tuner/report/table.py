@@ -57,8 +57,8 @@ def count(value: int | None) -> str:
 
 
 def percent(value: float | None, digits: int = 2) -> str:
-    """A share as 12.34 %."""
-    return NONE if value is None else f"{100 * value:.{digits}f} %"
+    """A share as 12.34%."""
+    return NONE if value is None else f"{100 * value:.{digits}f}%"
 
 
 def points(value: float) -> str:

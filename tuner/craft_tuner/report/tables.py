@@ -40,7 +40,7 @@ def summary(runs: Runs) -> Table:
     """Every run in a line: what it is, how well it did, what it cost."""
     columns = _columns(runs)
     rows = tuple(
-        Row(Cell(run.name), tuple(_cell(column(run)) for column in columns.values()))
+        Row(Cell(run.name, "n"), tuple(_cell(column(run)) for column in columns.values()))
         for run in runs
     )
     table = Table("Runs", (Cell("run"), *cells(tuple(columns))), rows)
@@ -61,7 +61,7 @@ def costs(run: RunRecord) -> Table:
     last = cells([count(sum(planned.values())), *(count(total[name]) for name in COUNTERS), ""])
     head = ("planned queries", *_COUNTERS.values(), "share of queries")
     return Table(
-        f"Queries of {run.name} by purpose",
+        f"Spent by purpose, {run.name}",
         (Cell("purpose"), *cells(head)),
         (*rows, Row(Cell("total"), last, "total")),
     )
