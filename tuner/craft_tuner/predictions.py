@@ -116,6 +116,8 @@ def read(directory: Path) -> list[Predicted]:
 
 
 def _line(row: dict[str, str]) -> Predicted:
+    if None in row or None in row.values():
+        raise ValueError(f"a line has not {len(COLUMNS)} columns: {list(row.values())}")
     before, between, after = (row[way] or None for way in WAYS)
     chance = float(row["probability"]) if row["probability"] else None
     return Predicted(row["name"], row["label"], before, between, after, chance)
