@@ -169,16 +169,23 @@ def _compared(axes: Axes, curves: Sequence[Curve], number: str) -> None:
 
 
 def _tests(axes: Axes, curves: Sequence[Curve]) -> None:
-    for level in sorted({curve.zero_shot for curve in curves if curve.zero_shot is not None}):
-        axes.axhline(level, color=_GREY, lw=1, ls="-.", label="_")
-        axes.annotate(
-            "zero-shot", (0, level), xycoords=("axes fraction", "data"), xytext=(3, 3),
-            textcoords="offset points", color=INK, fontsize=8,
-        )  # fmt: skip
+    levels = sorted({curve.zero_shot for curve in curves if curve.zero_shot is not None})
+    for level in levels:
+        axes.axhline(level, color=_GREY, lw=1, ls="-.")
+    if levels:
+        axes.text(
+            0.01,
+            levels[-1],
+            "zero-shot",
+            transform=axes.get_yaxis_transform(),
+            va="bottom",
+            color=INK,
+            fontsize=8,
+        )
     for index, curve in enumerate(curves):
         if curve.final is not None and curve.queries is not None:
             mark = _MARKS[index // len(COLOURS) % len(_MARKS)]
-            axes.plot(curve.queries, curve.final, mark, ms=7, color=style_of(index)[0], label="_")
+            axes.plot(curve.queries, curve.final, mark, ms=7, color=style_of(index)[0])
     axes.set_xlim(left=0)
     _finish(axes, "accuracy", share=True)
 

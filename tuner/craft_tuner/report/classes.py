@@ -4,7 +4,7 @@ Per-class gains, confusion, what adapting gained and lost, and where runs disagr
 HTML.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,8 @@ MISTAKES = 10
 GAIN_CLASSES = 30
 """With more classes, only the ends of the list of gains are shown."""
 ENDS = 12
+DRAWN_RUNS = 4
+"""Gains of more runs are numbers without bars, so that they stand side by side."""
 
 Runs = Sequence[RunRecord]
 
@@ -58,32 +60,42 @@ def gains(runs: Runs) -> list[Table]:
 
 
 def _gains(names: tuple[str, ...], runs: Runs) -> Table:
-    before, images = _recall(runs[0], "zero_shot")
+    before = np.stack([_recall(run, "zero_shot")[0] for run in runs])
     after = np.stack([_recall(run, "adapted")[0] for run in runs])
-    change = np.stack(
-        [last - _recall(run, "zero_shot")[0] for last, run in zip(after, runs, strict=True)]
-    )
+    images = _recall(runs[0], "adapted")[1]
+    change = after - before
     tested = np.flatnonzero(images)
-    order = tested[np.argsort(-change.mean(axis=0)[tested], kind="stable")].tolist()
+    order = tested[np.argsort(-change.mean(axis=0)[tested], kind="stable")]
     largest = float(np.abs(change[:, tested]).max()) or 1.0
+    drawn = largest if len(runs) <= DRAWN_RUNS else None
+    columns: dict[str, Callable[[int], Cell]] = {
+        "images": lambda index: Cell(count(int(images[index])), "n")
+    }
+    if (before == before[0]).all():
+        columns["zero-shot"] = lambda index: Cell(percent(float(before[0, index]), 1), "n")
+    if len(runs) == 1:
+        columns["adapted"] = lambda index: Cell(percent(float(after[0, index]), 1), "n")
     rows = [
         Row(
             Cell(names[index]),
             (
-                *cells([count(int(images[index])), percent(float(before[index]), 1)]),
-                *(cells([percent(float(after[0, index]), 1)]) if len(runs) == 1 else ()),
-                *(Cell(points(x), "n", x / largest) for x in change[:, index].tolist()),
+                *(column(index) for column in columns.values()),
+                *(_gain(gain, drawn) for gain in change[:, index].tolist()),
             ),
         )
-        for index in order
+        for index in order.tolist()
     ]
     if len(rows) > GAIN_CLASSES:
-        width = len(rows[0].cells)
-        between = Row(Cell(f"… {len(rows) - 2 * ENDS:,} classes between"), (Cell(""),) * width)
+        blank = (Cell(""),) * len(rows[0].cells)
+        between = Row(Cell(f"… {len(rows) - 2 * ENDS:,} classes between"), blank)
         rows = [*rows[:ENDS], between, *rows[-ENDS:]]
-    titles = ["adapted", "gain"] if len(runs) == 1 else [f"gain, {run.name}" for run in runs]
-    head = (Cell("class"), *cells(["images", "zero-shot", *titles]))
+    titles = ["gain"] if len(runs) == 1 else [f"gain, {run.name}" for run in runs]
+    head = (Cell("class"), *cells([*columns, *titles]))
     return Table("Accuracy by class; gains in points over zero-shot", head, tuple(rows))
+
+
+def _gain(gain: float, largest: float | None) -> Cell:
+    return Cell(points(gain), "n", None if largest is None else gain / largest)
 
 
 def _recall(run: RunRecord, way: str) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
