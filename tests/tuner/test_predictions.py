@@ -47,6 +47,14 @@ def test_lines_are_written_and_read_back(tmp_path):
     ]
 
 
+def test_probabilities_do_not_depend_on_how_many_rows_there_are():
+    logits = np.random.RandomState(3).randn(9000, 5).astype(np.float32) * 4
+    answers = answers_of(adapted=logits)
+    powers = np.exp(logits.astype(np.float64))
+    expected = powers.max(axis=1) / powers.sum(axis=1)
+    assert answers.probability == pytest.approx(expected, rel=1e-5)
+
+
 def test_a_test_without_an_answer_has_empty_columns(tmp_path):
     predictions.write(tmp_path, predictions.table(Answers(), ["a"], np.array([0]), NAMES))
     assert predictions.read(tmp_path) == [Predicted("a", "cat", None, None, None, None)]

@@ -234,6 +234,17 @@ def test_settings_that_differ_come_first_and_are_marked(pair):
     assert pair.rows.index(pair.row("sigma")) < pair.rows.index(pair.row("std"))
 
 
+def test_a_run_at_work_stands_beside_a_finished_one(one, tmp_path):
+    page = page_of(one, a_run(tmp_path / "run", finished=False, generations=2))
+    assert page.row("state") == ["state", "finished", "generation 2 of 4"]
+    assert page.row("queries") == ["queries", "1,234", "\N{EN DASH}"]
+
+
+def test_runs_with_another_zero_shot_have_no_column_for_it(pair, one, tmp_path):
+    assert page_of(one, a_run(tmp_path / "run")).row("class")[2] == "zero-shot"
+    assert pair.row("class") == ["class", "images", "gain, one", "gain, two"]
+
+
 def test_runs_of_other_data_say_which(one, tmp_path):
     other = a_run(tmp_path / "other", names=("a", "b"), data="coop:dtd@/data")
     page = page_of(one, other)

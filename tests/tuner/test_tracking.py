@@ -289,3 +289,16 @@ def test_tensorboard_has_every_number_against_queries(run):
     assert scalars["test/adapted"] == scalars["test/zero_shot"] == [(200, 0.75)]
     assert "test/prompt_only" not in scalars
     assert "    sigma = 0.5\n" in settings
+
+
+def test_tensorboard_of_a_run_that_goes_on_is_whole_and_ends_without_a_test(tmp_path):
+    pytest.importorskip("tensorboardX", reason="needs the extra `tensorboard`")
+    from craft_tuner.tensorboard import TensorBoard
+
+    tracker = TensorBoard()
+    tracker.start(tracking.Tracked("id", tmp_path, {}, (metrics(1), metrics(2))))
+    tracker.generation(metrics(3))
+    tracker.finish(None)
+    scalars, _ = events_of(tmp_path / "tensorboard")
+    assert [step for step, _ in scalars["fit/sigma"]] == [41, 82, 123]
+    assert not any(tag.startswith("test/") for tag in scalars)

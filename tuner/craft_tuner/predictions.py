@@ -28,6 +28,9 @@ PREDICTIONS = "predictions.csv"
 WAYS = ("zero_shot", "prompt_only", "adapted")
 COLUMNS = ("name", "label", *WAYS, "probability")
 
+_ROWS = 4096
+"""So many rows of logits at a time, to need little memory beside them."""
+
 
 @dataclass(frozen=True, slots=True)
 class Predicted:
@@ -52,10 +55,16 @@ class Answers:
 
     def __call__(self, way: str, logits: FloatArray) -> None:
         """Take the answers from a way's logits (N, K)."""
-        taken = logits.argmax(axis=1)
-        highest = logits.max(axis=1)
-        self.taken[way] = taken
-        self.probability = 1 / np.exp(logits - highest[:, None]).sum(axis=1)
+        self.taken[way] = logits.argmax(axis=1)
+        starts = range(0, len(logits), _ROWS)
+        blocks = [_highest(logits[start : start + _ROWS]) for start in starts]
+        self.probability = np.concatenate(blocks)
+
+
+def _highest(logits: FloatArray) -> FloatArray:
+    """The largest probability of each row: exp(l_max - logsumexp l) = 1 / sum exp(l - l_max)."""
+    highest: FloatArray = 1 / np.exp(logits - logits.max(axis=1, keepdims=True)).sum(axis=1)
+    return highest
 
 
 def table(

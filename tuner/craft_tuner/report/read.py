@@ -3,6 +3,7 @@
 Must not know HTML, nor how a run is carried out. What a run has not written yet is empty.
 """
 
+import itertools
 import json
 import math
 from collections import Counter
@@ -113,12 +114,9 @@ def read_run(path: Path) -> RunRecord:
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:
-    """The shortest ends of paths that tell each from all others."""
-    for parts in range(1, max(len(path.parts) for path in paths)):
-        names = ["/".join(path.parts[-parts:]) for path in paths]
-        if len(set(names)) == len(names):
-            return names
-    return [str(path) for path in paths]
+    """The shortest ends of paths, none of them twice there, that tell each from all others."""
+    ends = (["/".join(path.parts[-count:]) for path in paths] for count in itertools.count(1))
+    return next(names for names in ends if len(set(names)) == len(names))
 
 
 def _read(file: Path) -> dict[str, Any]:
