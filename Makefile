@@ -42,8 +42,8 @@ ray-test: install  ## install Ray and test the server on it: two replicas on a R
 
 .PHONY: page-test
 page-test: install  ## look at the page of runs in a headless Chromium, installed by apt where there is none
-	command -v chromium chromium-browser google-chrome >/dev/null || \
-	  { [ "$$(id -u)" = 0 ] && apt-get install --yes --no-install-recommends chromium; } || \
+	PYTHONPATH=tests $(BIN)/python -c 'import chromium, sys; sys.exit(chromium.find_chromium() is None)' || \
+	  { [ "$$(id -u)" = 0 ] && apt-get update && apt-get install --yes --no-install-recommends chromium; } || \
 	  { echo "page-test needs Chromium: apt-get install chromium" >&2; exit 1; }
 	$(BIN)/pytest tests/e2e/test_page.py
 
