@@ -1,4 +1,4 @@
-"""The command line: `craft-tuner fit | evaluate | predict | data | usage | settings | demo`.
+"""The command line: `craft-tuner fit | evaluate | predict | report | data | usage | demo | ...`.
 
 Thin: reads options, calls the part that knows, shows what comes back. Results go to standard
 output, everything said on the way to standard error. A failure is one sentence and the exit code
@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from craft_tuner import choices, cli_data, methods, official
+from craft_tuner import choices, cli_data, cli_report, methods, official
 from craft_tuner import config as configuration
 from craft_tuner.errors import CraftTunerError, UsageError
 from craft_tuner.settings import Sources, gather, parse_assignments
@@ -32,6 +32,7 @@ Examples:
   craft-tuner fit --data digits --preset digits --run runs/first
   craft-tuner fit --data photos/ --shots 8 --seed 2 --budget 4000 --sigma 0.02
   craft-tuner fit --data coop:dtd@/data --preset dtd --paper-exact --seed 3
+  craft-tuner fit --data photos/ --shots 8 --track tensorboard
   craft-tuner fit --resume runs/first
 """
 _EVALUATE_EXAMPLES = """\b
@@ -64,6 +65,7 @@ app = typer.Typer(
 )
 
 app.add_typer(cli_data.app, name="data")
+app.command(epilog=cli_report.EXAMPLES)(cli_report.report)
 
 METHODS = ", ".join(methods.names())
 DATA = "Class folders, CSV or JSONL file, coop:NAME@ROOT, hf:OWNER/NAME, or `digits`"
@@ -113,6 +115,10 @@ def fit(  # noqa: PLR0913 - one parameter per option
         bool, typer.Option("--dry-run", help="Say what it would spend and move, and stop")
     ] = False,
     class_names: ClassNames = None,
+    track: Annotated[
+        str | None,
+        typer.Option(help="Tell a tracker: tensorboard, module:callable, none [CRAFT_TRACK]"),
+    ] = None,
     server: Server = None,
     key: Key = None,
     model: Model = None,
@@ -126,7 +132,7 @@ def fit(  # noqa: PLR0913 - one parameter per option
     """
     from craft_tuner import commands  # noqa: PLC0415 - --help needs none of it
 
-    sources = _sources(config, server=server, key=key, model=model, timeout_s=timeout)
+    sources = _sources(config, server=server, key=key, model=model, timeout_s=timeout, track=track)
     given = {"preset": preset, "method": method, "shots": shots, "seed": seed, "budget": budget}
     flags = {
         **parse_assignments(assignments or []),

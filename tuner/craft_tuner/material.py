@@ -34,6 +34,8 @@ class Setup(BaseModel):
     model: str
     data: str
     class_names: str | None = None
+    track: str | None = None
+    """Tracker (`craft_tuner.tracking`)."""
 
 
 @dataclass(frozen=True)
