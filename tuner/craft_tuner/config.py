@@ -190,6 +190,12 @@ def preset_names() -> tuple[str, ...]:
     return tuple(sorted(file.name[:-5] for file in files if file.name.endswith(".toml")))
 
 
+def preset_of(title: str) -> str | None:
+    """The preset of a dataset called `title`, if there is one."""
+    name = title.lower().replace("-", "_")
+    return name if name in preset_names() else None
+
+
 def load_preset(name: str) -> dict[str, Any]:
     """Settings of one preset; the key `preset` holds its name.
 

@@ -115,8 +115,8 @@ def look(source: str, flags: Mapping[str, Any], *, class_names: Path | None, ope
 
 def _settings(name: str, flags: Mapping[str, Any], report: Report) -> configuration.FitConfig:
     """The settings to plan with: the dataset's preset, and as many shots as there are."""
-    name = name.lower().replace("-", "_")
-    own = {"preset": name} if name in configuration.preset_names() else {}
+    preset = configuration.preset_of(name)
+    own = {"preset": preset} if preset else {}
     shots = next((count for count in PAPER_SHOTS if count <= report.fewest), 1)
     return configuration.build({"shots": shots, **own}, flags)
 
