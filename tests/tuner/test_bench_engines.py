@@ -232,4 +232,3 @@ def test_a_board_on_a_terminal_keeps_a_line_a_cell_above_its_bar():
     shown = text.getvalue()
     assert "a: done" in shown
     assert "1 done, 1 left  queries 7/10" in shown
-
