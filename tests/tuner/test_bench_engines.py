@@ -110,7 +110,7 @@ def test_an_error_that_nobody_foresaw_is_in_the_log_and_ends_nothing_else(
     jobs, tmp_path, monkeypatch
 ):
     def broken(run, settings):
-        print("so far, so good")
+        sys.stdout.write("so far, so good\n")
         raise ZeroDivisionError("one by nought")
 
     monkeypatch.setattr(commands, "resume", broken)
@@ -123,7 +123,7 @@ def test_an_error_that_nobody_foresaw_is_in_the_log_and_ends_nothing_else(
 
 
 class RayError(Exception):
-    pass
+    """As Ray names it."""
 
 
 class FakeRay:
@@ -199,6 +199,8 @@ def test_a_cluster_that_is_not_there_and_ray_that_is_not_installed_are_said(jobs
 
 
 class Clock:
+    """Shows what a test sets."""
+
     now = 0.0
 
     def __call__(self):
@@ -213,12 +215,12 @@ def test_a_board_without_a_terminal_says_a_line_a_cell_and_one_a_minute():
         board.ended("a", "done", spent=20, failed=False)
         clock.now = 10.0 + PLAIN_EVERY_S
         board.tick(50)
-        board.ended("b", "failed: no luck", spent=50, failed=True)
+        board.ended("b", "unlucky", spent=50, failed=True)
         board.ended("c", "done", spent=100, failed=False)
     assert text.getvalue().splitlines() == [
         "a: done; cells 1/3  1 done, 2 left  queries 20/100  about 0:00:40 left",
         "cells 1/3  1 done, 2 left  queries 50/100  about 0:01:10 left",
-        "b: failed: no luck; cells 2/3  1 done, 1 failed, 1 left  queries 50/100  about 0:01:10 left",
+        "b: unlucky; cells 2/3  1 done, 1 failed, 1 left  queries 50/100  about 0:01:10 left",
         "c: done; cells 3/3  2 done, 1 failed, 0 left  queries 100/100",
     ]
 
