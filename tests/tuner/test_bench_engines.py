@@ -188,7 +188,7 @@ def test_ray_is_left_when_the_bench_is_stopped(jobs, monkeypatch):
 
 def test_a_cluster_that_is_not_there_and_ray_that_is_not_installed_are_said(jobs, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", FakeRay(fault=ConnectionError("nobody")))
-    with pytest.raises(ServerUnreachable, match="no Ray cluster at there: nobody"):
+    with pytest.raises(ServerUnreachable, match="no Ray at there: nobody"):
         list(RayEngine(1, "there").run(jobs("a")))
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UsageError, match="needs Ray; install it with"):

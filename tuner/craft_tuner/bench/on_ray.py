@@ -50,7 +50,8 @@ class RayEngine:
         try:
             ray.init(address=self._address, **options)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise ServerUnreachable(f"no Ray cluster at {self._address}: {error}") from error
+            where = self._address or "this machine (none could be started)"
+            raise ServerUnreachable(f"no Ray at {where}: {error}") from error
 
     def _outcomes(self, ray: Any, jobs: Sequence[Job]) -> Generator[Outcome | None, None, None]:
         task = ray.remote(num_cpus=1, max_retries=MAX_RETRIES)(self._work)
