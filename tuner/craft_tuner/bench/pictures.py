@@ -80,7 +80,7 @@ def mean_curve(
 def _thin(axes: Axes, histories: Sequence[Sequence[Mapping[str, float]]], colour: str) -> None:
     queries, accuracies = mean_curve(histories)
     if queries:
-        axes.plot(queries, accuracies, color=colour, linewidth=0.7, alpha=0.6)
+        axes.plot(queries, accuracies, color=colour, linewidth=0.7, alpha=0.4)
 
 
 def _entries(
