@@ -1,4 +1,4 @@
-"""The command line: `craft-tuner fit | evaluate | predict | report | data | usage | demo | ...`.
+"""The command line: `craft-tuner fit | evaluate | predict | bench | report | data | ...`.
 
 Thin: reads options, calls the part that knows, shows what comes back. Results go to standard
 output, everything said on the way to standard error. A failure is one sentence and the exit code
@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from craft_tuner import choices, cli_data, cli_report, methods, official
+from craft_tuner import choices, cli_bench, cli_data, cli_report, methods, official
 from craft_tuner import config as configuration
 from craft_tuner.errors import CraftTunerError, UsageError
 from craft_tuner.settings import Sources, gather, parse_assignments
@@ -66,6 +66,7 @@ app = typer.Typer(
 
 app.add_typer(cli_data.app, name="data")
 app.command(epilog=cli_report.EXAMPLES)(cli_report.report)
+cli_bench.register(app)
 
 METHODS = ", ".join(methods.names())
 DATA = "Class folders, CSV or JSONL file, coop:NAME@ROOT, hf:OWNER/NAME, or `digits`"

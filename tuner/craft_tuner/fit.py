@@ -106,7 +106,7 @@ def prepare(
         BudgetExhausted: the plan cannot be paid.
     """
     method = methods.get(config.method)
-    _check_kinds(card, method)
+    check_kinds(card, method)
     material = gather(config, setup, views=method.views(config), card=card)
     budgets = fetch_key(transport).budgets
     line = Line(transport.took_s)
@@ -179,7 +179,12 @@ def _telling_rate(watcher: Watcher, prepared: Prepared, client: Client) -> OnUpl
     return uploaded
 
 
-def _check_kinds(card: ModelCard, method: Method) -> None:
+def check_kinds(card: ModelCard, method: Method) -> None:
+    """Refuse a method whose prompts the key may not send.
+
+    Raises:
+        AccessDenied: says which prompts it may send.
+    """
     if method.prompt_kind not in card.prompt_kinds:
         allowed = ", ".join(card.prompt_kinds) or "no"
         raise AccessDenied(

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from craft_tuner.blackbox import FloatArray, IntArray
+from craft_tuner.blackbox import IntArray
 from craft_tuner.readout import Layer, Readout
 from craft_tuner.threads import one_blas_thread
 
@@ -39,7 +39,7 @@ SPACES = ((0.0, 1e-4), (0.5, 1e-5), (1.0, 1e-4), (1.0, 1e-5), (1.0, 3e-6))
 SHRINKAGE = (0.01, 0.1, 0.3, 0.6, 0.9)
 RIDGE = (1e-3, 1e-2, 1e-1)
 PRIOR_SPACE, PRIOR_RIDGE = (0.5, 1e-5), 1e-2
-"""Of the head where there is nothing to hold out (one shot): safe on all sets tried, best on none."""
+"""Of the head where there is nothing to hold out (one shot): safe on all sets tried."""
 
 KEPT = 5
 """How many of the best candidates are averaged; linear heads average to a linear head."""
@@ -112,7 +112,7 @@ def choose(shots: Shots, *, seed: int) -> Choice:
     with one_blas_thread():
         temper = _temper(shots)
         fewest = int(np.bincount(shots.labels, minlength=shots.classes).min())
-        if fewest < 2:  # noqa: PLR2004 - one to learn from, one to hold out
+        if fewest < 2:
             spec = Spec("logistic", *PRIOR_SPACE, PRIOR_RIDGE, temper)
             return Choice(_average(shots, (spec,), (1.0,)), (spec,))
         held = _held_out(shots, _candidates(shots, temper), folds=min(FOLDS, fewest), seed=seed)
@@ -156,7 +156,7 @@ def _candidates(shots: Shots, temper: float) -> Iterator[Spec]:
 
 def _work(shots: Shots) -> float:
     rows, width = shots.x.shape
-    return float(rows) * min(rows, width) * shots.classes
+    return float(rows * min(rows, width) * shots.classes)
 
 
 def _held_out(shots: Shots, specs: Iterator[Spec], *, folds: int, seed: int) -> list[_Held]:
@@ -201,14 +201,15 @@ def _average(shots: Shots, specs: tuple[Spec, ...], temperatures: tuple[float, .
     labels = np.resize(shots.labels, len(shots.x))
     none = np.zeros((len(shots.x), shots.classes))
     base = none if shots.zero_shot is None else shots.zero_shot
-    weight, bias, residual = np.zeros((shots.x.shape[1], shots.classes)), 0.0, 0.0
+    weight, bias = np.zeros((shots.x.shape[1], shots.classes)), np.zeros(shots.classes)
+    residual = 0.0
     for spec, temperature in zip(specs, temperatures, strict=True):
         space = spaces[spec.power, spec.floor]
         linear = _fit(spec, space(shots.x), labels, base, shots.classes)
         weight += temperature / len(specs) * space.basis @ linear.weight
-        bias = bias + temperature / len(specs) * linear.bias
+        bias += temperature / len(specs) * linear.bias
         residual += temperature / len(specs) * spec.residual
-    layer = Layer(weight.T.astype(np.float32), np.asarray(bias, np.float32))
+    layer = Layer(weight.T.astype(np.float32), bias.astype(np.float32))
     return Readout((layer,), shots.x.mean(axis=0).astype(np.float32), residual=residual)
 
 
@@ -251,7 +252,7 @@ def gda(a: Matrix, labels: IntArray, classes: int, *, shrinkage: float) -> _Line
     covariance = (1 - shrinkage) * (within.T @ within) / len(a)
     scale = (within**2).sum() / len(a) / a.shape[1]
     covariance[np.diag_indices(a.shape[1])] += shrinkage * scale + np.finfo(np.float64).tiny
-    weight = np.linalg.solve(covariance, means.T)
+    weight: Matrix = np.linalg.solve(covariance, means.T)
     return _Linear(weight, -0.5 * (means.T * weight).sum(axis=0))
 
 
