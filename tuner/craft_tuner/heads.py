@@ -281,8 +281,8 @@ def logistic(
         return float(value + ridge / 2 * (w[:-1] ** 2).sum()), gradient.ravel()
 
     start = np.zeros((width + 1) * classes)
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": steps}).x
-    w = found.reshape(width + 1, classes)
+    found: Matrix = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": steps}).x
+    w: Matrix = found.reshape(width + 1, classes)
     return _Linear(w[:-1], w[-1])
 
 
