@@ -6,17 +6,18 @@ of its kind (`craft_tuner.errors`); 130 after Ctrl-C.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from craft_tuner import cli_data, methods
+from craft_tuner import cli_data, cli_predict, methods
 from craft_tuner import config as configuration
+from craft_tuner.cli_options import AsJson, ConfigFile, Key, Model, Server, Timeout
+from craft_tuner.cli_options import sources as gather_sources
 from craft_tuner.errors import CraftTunerError, UsageError
-from craft_tuner.settings import Sources, gather, parse_assignments
+from craft_tuner.settings import parse_assignments
 
 _EXIT_CODES = """\b
 Exit codes:
@@ -40,11 +41,6 @@ Examples:
   craft-tuner evaluate adapter.safetensors --data new-photos/ --json
   craft-tuner evaluate runs/imagenet --data coop:imagenet-a@/data
 """
-_PREDICT_EXAMPLES = """\b
-Examples:
-  craft-tuner predict runs/first cat.jpg dog.jpg
-  craft-tuner predict adapter.safetensors photos/ --format csv --out labels.csv
-"""
 _USAGE_EXAMPLES = """\b
 Examples:
   craft-tuner usage --by day
@@ -67,15 +63,9 @@ app.add_typer(cli_data.app, name="data")
 
 DATA = "Class folders, CSV or JSONL file, coop:NAME@ROOT, hf:OWNER/NAME, or `digits`"
 
-Server = Annotated[str | None, typer.Option(help="Address of the server [CRAFT_SERVER_URL]")]
-Key = Annotated[str | None, typer.Option(help="API key [CRAFT_API_KEY]")]
-Model = Annotated[str | None, typer.Option(help="Model to ask, if there are several [CRAFT_MODEL]")]
-Timeout = Annotated[float | None, typer.Option(help="Seconds to wait for a reply")]
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file of settings")]
 ClassNames = Annotated[
     Path | None, typer.Option(help="File of lines `folder = class name`; default: folder names")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON")]
 
 
 def main() -> None:
@@ -121,7 +111,7 @@ def fit(  # noqa: PLR0913 - one parameter per option
     """
     from craft_tuner import commands  # noqa: PLC0415 - --help needs none of it
 
-    sources = _sources(config, server=server, key=key, model=model, timeout_s=timeout)
+    sources = gather_sources(config, server=server, key=key, model=model, timeout_s=timeout)
     given = {"preset": preset, "method": method, "shots": shots, "seed": seed, "budget": budget}
     flags = {name: value for name, value in given.items() if value is not None}
     layers = [sources.fit, parse_assignments(assignments or []), _extra(context.args), flags]
@@ -162,7 +152,7 @@ def evaluate(  # noqa: PLR0913 - one parameter per option
     """
     from craft_tuner import commands  # noqa: PLC0415 - --help needs none of it
 
-    sources = _sources(config, server=server, key=key, model=model, timeout_s=timeout)
+    sources = gather_sources(config, server=server, key=key, model=model, timeout_s=timeout)
     found = commands.evaluate(
         adapter, sources.settings, data=data, class_names=class_names, zero_shot=zero_shot
     )
@@ -175,29 +165,7 @@ def evaluate(  # noqa: PLR0913 - one parameter per option
             typer.echo(f"{way.replace('_', '-')}\t{scored.accuracy:.4f}\t{scored.images}")
 
 
-@app.command(epilog=_PREDICT_EXAMPLES)
-def predict(  # noqa: PLR0913 - one parameter per option
-    adapter: Annotated[Path, typer.Argument(help="A run directory or an adapter.safetensors")],
-    images: Annotated[list[Path], typer.Argument(help="Image files, and folders of them")],
-    *,
-    out: Annotated[
-        Path | None, typer.Option(help="File to write; default: standard output")
-    ] = None,
-    form: Annotated[
-        Literal["jsonl", "csv"], typer.Option("--format", help="Lines of JSON, or CSV")
-    ] = "jsonl",
-    server: Server = None,
-    key: Key = None,
-    model: Model = None,
-    timeout: Timeout = None,
-    config: ConfigFile = None,
-) -> None:
-    """Classify images with an adapter. Says what it costs before it asks."""
-    from craft_tuner import commands  # noqa: PLC0415 - --help needs none of it
-
-    sources = _sources(config, server=server, key=key, model=model, timeout_s=timeout)
-    found = commands.predict(adapter, images, sources.settings)
-    commands.write_predictions(found, out=out, form=form)
+app.command(epilog=cli_predict.EXAMPLES)(cli_predict.predict)
 
 
 @app.command(epilog=_USAGE_EXAMPLES)
@@ -213,7 +181,7 @@ def usage(
     """Show what the key has left and what the server's ledger says that it spent."""
     from craft_tuner import commands  # noqa: PLC0415 - --help needs none of it
 
-    sources = _sources(config, server=server, key=key, timeout_s=timeout)
+    sources = gather_sources(config, server=server, key=key, timeout_s=timeout)
     info, spent = commands.usage(sources.settings, bucket=by)
     if as_json:
         typer.echo(
@@ -256,10 +224,6 @@ def demo(
 
 
 # --- what stands behind the options -------------------------------------------------------------
-
-
-def _sources(config: Path | None, **flags: Any) -> Sources:
-    return gather(flags, environ=os.environ, config=config)
 
 
 def _extra(arguments: list[str]) -> dict[str, Any]:
