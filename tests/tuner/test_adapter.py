@@ -30,7 +30,7 @@ def an_adapter(*, seed: int = 0, depth: int = 2, hidden: int = 5, classes: int =
     card = describe(
         texts, a_card(), method="craft", config={"seed": 1}, training={"generations": 9}
     )
-    return Adapter(card, draw.randn(4, 6).astype(np.float32), head)
+    return Adapter(card, draw.randn(1, 4, 6).astype(np.float32), head)
 
 
 def assert_same(one: Adapter, two: Adapter) -> None:
@@ -77,7 +77,7 @@ def test_identity_changes_nothing_and_asks_in_plain_text() -> None:
     task = a_task(box)
     adapter = Adapter.identity(task.texts, box.card, method="zero_shot", config={})
     raw, refined = adapter.logits(box, task.shots, purpose="test", step="test")
-    assert refined is raw
+    assert np.array_equal(refined, raw)
     assert box.used == 1
     assert_identity = Adapter.from_bytes(adapter.to_bytes())
     assert assert_identity.offsets is None
@@ -95,6 +95,60 @@ def test_logits_asks_its_prompt_once_and_refines() -> None:
     assert np.array_equal(refined, adapter.refine(raw))
 
 
+def a_bank(*, names: tuple[str, ...] | None, residual: float = 0.5) -> Adapter:
+    """Two text prompts, a centre and one linear layer on all their logits."""
+    draw = np.random.RandomState(1)
+    card = describe(TEXTS, a_card(), method="bank", config={}, training={})
+    extra = {"asked_names": names, "templates": ("a {}", "an {}"), "residual": residual}
+    width = 2 * len(names or TEXTS.class_names)
+    weight, bias, centre = draw.randn(3, width), draw.randn(3), draw.randn(width)
+    layer = Layer(weight.astype(np.float32), bias.astype(np.float32))
+    return Adapter(card.model_copy(update=extra), None, (layer,), centre.astype(np.float32))
+
+
+NAMES = ("tree", *TEXTS.class_names[::-1], "house")
+
+
+@pytest.mark.parametrize(
+    ("names", "columns"), [(None, [0, 1, 2]), (NAMES, [3, 2, 1]), (("tree", "house"), None)]
+)
+def test_a_bank_is_a_linear_map_of_all_logits_beside_the_classes_own(names, columns) -> None:
+    adapter = a_bank(names=names)
+    again = Adapter.from_bytes(adapter.to_bytes())
+    assert again.to_bytes() == adapter.to_bytes()
+    assert adapter.prompts_per_image == 2
+    logits = np.random.RandomState(2).randn(2, 7, len(names or TEXTS.class_names))
+    logits = logits.astype(np.float32)
+    x = np.hstack([logits[0], logits[1]]) - adapter.centre
+    expected = x @ adapter.head[0].weight.T + adapter.head[0].bias
+    if columns is not None:
+        base = (logits[0] + logits[1])[:, columns] / 2
+        np.testing.assert_allclose(adapter.base(logits), base, rtol=1e-6)
+        expected = expected + 0.5 * base
+    else:
+        assert adapter.base(logits) is None
+    np.testing.assert_allclose(again.refine(logits), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_without_layers_the_residual_weighs_the_mean_over_the_prompts() -> None:
+    card = describe(TEXTS, a_card(), method="mean", config={}, training={})
+    card = card.model_copy(update={"templates": ("a {}", "an {}"), "residual": 3.0})
+    logits = np.random.RandomState(2).randn(2, 7, 3).astype(np.float32)
+    np.testing.assert_allclose(Adapter(card).refine(logits), 3 * logits.mean(axis=0), rtol=1e-6)
+
+
+def test_an_adapter_of_format_1_still_loads() -> None:
+    adapter = an_adapter()
+    arrays, _ = tensors.decode(adapter.to_bytes())
+    card = adapter.card.model_dump(
+        exclude={"templates", "asked_names", "relu", "residual"}, mode="json"
+    )
+    old = tensors.encode(
+        {**arrays, "offsets": adapter.offsets[0]}, {"card": json.dumps({**card, "format": 1})}
+    )
+    assert_same(Adapter.from_bytes(old), adapter)
+
+
 def test_an_adapter_for_another_model_is_refused_in_words() -> None:
     adapter = an_adapter()
     adapter.check(a_card())
@@ -103,7 +157,7 @@ def test_an_adapter_for_another_model_is_refused_in_words() -> None:
 
 
 def test_logits_of_other_classes_are_refused_in_words() -> None:
-    with pytest.raises(UsageError, match="logits of 5 classes do not fit an adapter of 3"):
+    with pytest.raises(UsageError, match="logits of 1 prompts and 5 classes"):
         an_adapter().refine(np.zeros((2, 5), np.float32))
 
 
@@ -140,14 +194,20 @@ def with_card(**changes: object) -> bytes:
     [
         (b"not a tensor body", "is not a craft-tuner adapter"),
         (tensors.encode({}, {}), "is not a craft-tuner adapter"),
-        (with_card(format=2), "adapter format 2, this version reads 1"),
+        (with_card(format=3), "adapter format 3, this version reads up to 2"),
         (with_card(surprise=1), "is not a craft-tuner adapter"),
         (damaged(head_0_bias=None), "unexpected tensors"),
         (damaged(extra=np.zeros(3, np.float32)), "unexpected tensors"),
         (damaged(head_1_bias=np.zeros(2, np.float32)), "a head of"),
         (damaged(head_0_weight=np.zeros((5, 4), np.float32)), "a head of"),
-        (damaged(offsets=np.zeros((4, 7), np.float32)), "its card says width 6"),
+        (damaged(offsets=np.zeros((1, 4, 7), np.float32)), "its card says width 6"),
         (damaged(offsets=np.zeros(4, np.float32)), "its card says width 6"),
+        (
+            damaged(offsets=np.zeros((2, 4, 6), np.float32)),
+            "a head of [(5, 3), (3, 5)] for 6 logits",
+        ),
+        (with_card(asked_names=["other"]), "a head of [(5, 3), (3, 5)] for 1 logits"),
+        (damaged(head_centre=np.zeros(4, np.float32)), "head.centre has shape [4] for 3 logits"),
     ],
 )
 def test_a_damaged_adapter_is_refused_in_words(body: bytes, said: str) -> None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from craft_tuner.blackbox import Images
-from craft_tuner.budget import Plan, Workload, plan_generations, plan_zero_shot
+from craft_tuner.budget import Plan, Workload, plan_generations, plan_phases, price
 from craft_tuner.config import build
 from craft_tuner.errors import BudgetExhausted
 from tuner_fakes import SmoothBox, a_task, some_budgets
@@ -72,10 +72,25 @@ def test_too_few_logit_vectors_are_refused_in_words() -> None:
 
 
 def test_zero_shot_costs_one_query_a_test_set() -> None:
-    plan = plan_zero_shot(build({"method": "zero_shot"}), Workload(10, 0, 1, 500, 2))
+    plan = plan_phases(
+        build({"method": "zero_shot"}), Workload(10, 0, 1, 500, 2), phases=(), test_prompts=0
+    )
     assert (plan.total.queries, plan.total.logit_vectors, plan.generations) == (2, 500, 0)
     with pytest.raises(BudgetExhausted):
-        plan_zero_shot(build(), Workload(10, 0, 1, 500, 2), some_budgets(1))
+        plan_phases(build(), Workload(10, 0, 1, 500, 2), some_budgets(1), phases=(), test_prompts=0)
+
+
+def test_fixed_phases_and_a_bank_of_prompts_at_the_test_are_priced() -> None:
+    work = Workload(10, 160, 2, 500, 3)
+    bank = price("bank", "25 prompts", prompts=25, images=160, sets=2, names=30)
+    plan = plan_phases(build(), work, phases=(bank,), test_prompts=25, test_names=30)
+    assert [phase.purpose for phase in plan.phases] == ["zero-shot", "bank", "test"]
+    assert [phase.cost.queries for phase in plan.phases] == [3, 50, 75]
+    assert [phase.cost.texts for phase in plan.phases] == [30, 1500, 2250]
+    assert [phase.cost.logit_vectors for phase in plan.phases] == [500, 4000, 12_500]
+    assert plan.fit == bank.cost
+    with pytest.raises(BudgetExhausted, match="at least 128"):
+        plan_phases(build({"budget": 127}), work, phases=(bank,), test_prompts=25)
 
 
 def test_workload_reads_task_and_test_set() -> None:

@@ -101,7 +101,7 @@ def test_fitting_beats_zero_shot_on_shifted_classes(tmp_path: Path) -> None:
     before = ((box.sets["shots"] @ zero.T).argmax(axis=1) == task.labels).mean()
     config = build({**SMALL, "shots": 8, "budget": 40 * 7 + 2, "lr": 0.01})
     done = fit(tmp_path / "run", box, task, config)
-    raw = box.score(task.texts, done.adapter.offsets[None], task.shots, purpose="test", step="t")
+    raw = box.score(task.texts, done.adapter.offsets, task.shots, purpose="test", step="t")
     after = (done.adapter.predict(raw[0]) == task.labels).mean()
     assert before < 0.7
     assert after > 0.95
@@ -288,7 +288,7 @@ def test_bbt_is_the_search_alone(tmp_path: Path) -> None:
     assert box.used == 24
     assert {question.purpose for question in box.paid.values()} == {"fitness"}
     assert done.adapter.head == ()
-    assert done.adapter.offsets.shape == (4, 6)
+    assert done.adapter.offsets.shape == (1, 4, 6)
     assert done.adapter.card.method == "bbt"
 
 

@@ -1,19 +1,22 @@
-"""What a fit leaves behind and people deploy: a context and a small head, for one model.
+"""What a fit leaves behind and people deploy: prompts and a small head, for one model.
 
-Owns the file format and the arithmetic of applying it, in numpy alone. Must not know torch, HTTP,
+Owns the file format and the questions that an adapter asks; the head's arithmetic is
+`craft_tuner.readout`. Must not know torch, HTTP,
 run directories or how adapters are made.
 
-    adapter.safetensors   "offsets" (n_ctx, width), "head.<i>.weight" (out, in), "head.<i>.bias"
-                          (out,), all float32, and the card as JSON in the metadata ("card")
+    adapter.safetensors   "offsets" (P, n_ctx, width), "head.<i>.weight" (out, in), "head.<i>.bias"
+                          (out,), "head.centre" (P * K',), all float32, and the card as JSON in the
+                          metadata ("card")
     adapter.json          the same card, for people and other tools
 
 The first file alone is the adapter. Neither holds a time or a path: the same fit gives the same
 bytes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -23,10 +26,14 @@ from craft_shared.errors import CraftProtocolError
 from craft_shared.messages import ModelCard
 from craft_tuner.blackbox import BlackBox, FloatArray, Images, IntArray, Purpose, Texts
 from craft_tuner.errors import UsageError, WrongModel
+from craft_tuner.readout import Layer, Readout
+
+__all__ = ["CARD_FILE", "FORMAT", "TENSORS_FILE", "Adapter", "AdapterCard", "Layer", "describe"]
 
 TENSORS_FILE = "adapter.safetensors"
 CARD_FILE = "adapter.json"
-FORMAT = 1
+FORMAT = 2
+"""Format 1 had one prompt, offsets (n_ctx, width) and class names alone; it still loads."""
 
 
 class AdapterCard(BaseModel):
@@ -44,26 +51,29 @@ class AdapterCard(BaseModel):
     class_names: tuple[str, ...] = Field(min_length=1)
     context: str
     suffix: str
+    templates: tuple[str, ...] = Field(
+        (), description="text prompts, where they are neither soft nor context and suffix alone"
+    )
+    asked_names: tuple[str, ...] | None = Field(
+        None, description="names that prompts are asked with; none: the class names"
+    )
+    relu: bool = Field(default=True, description="ReLU between the head's layers")
+    residual: float = Field(1.0, description="weight in the result of the classes' own logits")
     config: dict[str, Any] = Field(description="settings of the fit")
     training: dict[str, Any] = Field(description="generations, queries and why the fit stopped")
 
 
-class Layer(NamedTuple):
-    """One affine layer: weight float32 (out, in), bias float32 (out,)."""
-
-    weight: FloatArray
-    bias: FloatArray
-
-
 @dataclass(frozen=True)
 class Adapter:
-    """A tuned prompt and a residual head; `refine` applies the head, `logits` both."""
+    """Prompts and a head for one model; `refine` applies the head, `logits` asks for both."""
 
     card: AdapterCard
     offsets: FloatArray | None = None
-    """Float32 (n_ctx, width), added to the context's token embeddings; None: the plain text."""
+    """Float32 (P, n_ctx, width), added to the context's token embeddings; None: text prompts."""
     head: tuple[Layer, ...] = ()
-    """Layers with ReLU between them, K -> ... -> K; none: the identity."""
+    """Layers, P * K' -> ... -> K; none: the identity."""
+    centre: FloatArray | None = None
+    """Float32 (P * K',), subtracted from logits before the first layer; None: 0."""
 
     @classmethod
     def identity(
@@ -75,41 +85,83 @@ class Adapter:
 
     @property
     def texts(self) -> Texts:
-        """The words that its prompts are made of."""
+        """Its classes and the words around them."""
         return Texts(self.card.class_names, self.card.context, self.card.suffix)
 
+    @property
+    def asked(self) -> Texts:
+        """The names that its prompts are asked with (K' of them) and the words around them."""
+        names = self.card.asked_names or self.card.class_names
+        return Texts(names, self.card.context, self.card.suffix)
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """Its prompts as text, where they are not soft."""
+        return self.card.templates or (self.texts.template,)
+
+    @property
+    def prompts_per_image(self) -> int:
+        """P, what an answer costs in queries for each image set."""
+        return len(self.templates) if self.offsets is None else len(self.offsets)
+
     def refine(self, logits: FloatArray) -> FloatArray:
-        """Refined logits L + net(L), (N, K) -> (N, K); official: main_craft.py:230.
+        """Scores float32 (N, K) of logits (P, N, K'), or (N, K') of a single prompt.
+
+        CraFT's are L + net(L), main_craft.py:230.
 
         Raises:
-            UsageError: the last axis is not this adapter's number of classes.
+            UsageError: the logits are not this adapter's P prompts of K' names.
         """
-        if logits.shape[-1] != len(self.card.class_names):
+        asked = logits if logits.ndim > 2 else logits[None]
+        sizes = (asked.shape[0], asked.shape[-1])
+        mine = (self.prompts_per_image, len(self.asked.class_names))
+        if sizes != mine:
             raise UsageError(
-                f"logits of {logits.shape[-1]} classes do not fit an adapter of "
-                f"{len(self.card.class_names)}; ask with the adapter's own class names"
+                f"logits of {sizes[0]} prompts and {sizes[1]} classes do not fit an adapter of "
+                f"{mine[0]} and {mine[1]}; ask with the adapter's own prompts and class names"
             )
-        if not self.head:
-            return logits
-        units = logits
-        for layer in self.head[:-1]:
-            units = np.maximum(units @ layer.weight.T + layer.bias, np.float32(0))
-        return logits + units @ self.head[-1].weight.T + self.head[-1].bias
+        return self._readout(asked, self.base(asked))
+
+    def base(self, logits: FloatArray) -> FloatArray | None:
+        """The classes' own logits, float32 (N, K): mean over the prompts of logits (P, N, K').
+
+        None where the prompts are asked with other names alone.
+        """
+        columns = self._columns
+        if columns is None:
+            return None
+        own = logits[..., columns]
+        mean: FloatArray = own[0] if len(own) == 1 else own.mean(axis=0, dtype=np.float32)
+        return mean
 
     def logits(
         self, box: BlackBox, images: Images, *, purpose: Purpose, step: str
-    ) -> tuple[FloatArray, FloatArray]:
-        """Raw and refined logits of images, float32 (N, K) each, for one query per image set.
+    ) -> tuple[FloatArray | None, FloatArray]:
+        """Raw and refined logits of images, float32 (N, K) each, for P queries per image set.
 
-        The raw ones are the prompt's alone (the same fit without its head).
+        The raw ones are the prompts' alone (the same fit without its head), None where they say
+        nothing of the classes.
         """
-        raw = self._ask(box, images, purpose=purpose, step=step)[0]
-        return raw, self.refine(raw)
+        asked = self._ask(box, images, purpose=purpose, step=step)
+        return self.base(asked), self.refine(asked)
 
     def predict(self, logits: FloatArray) -> IntArray:
-        """Class indices int64 (N,) of raw logits (N, K)."""
+        """Class indices int64 (N,) of logits as `refine` takes them."""
         classes: IntArray = self.refine(logits).argmax(axis=1).astype(np.int64)
         return classes
+
+    @property
+    def _readout(self) -> Readout:
+        return Readout(self.head, self.centre, self.card.relu, self.card.residual)
+
+    @cached_property
+    def _columns(self) -> slice | list[int] | None:
+        """Where the class names stand among the asked names."""
+        if self.card.asked_names is None:
+            return slice(None)
+        places = {name: index for index, name in enumerate(self.card.asked_names)}
+        found = [places.get(name) for name in self.card.class_names]
+        return None if None in found else [place for place in found if place is not None]
 
     def check(self, model: ModelCard) -> None:
         """Make sure that the adapter belongs to the model at hand.
@@ -127,9 +179,7 @@ class Adapter:
     def to_bytes(self) -> bytes:
         """The content of adapter.safetensors; equal adapters give equal bytes."""
         arrays = {} if self.offsets is None else {"offsets": self.offsets}
-        for index, layer in enumerate(self.head):
-            arrays[f"head.{index}.weight"] = layer.weight
-            arrays[f"head.{index}.bias"] = layer.bias
+        arrays |= self._readout.tensors()
         return tensors.encode(arrays, {"card": self.card.model_dump_json()})
 
     @classmethod
@@ -144,19 +194,31 @@ class Adapter:
             card = AdapterCard.model_validate_json(metadata.get("card", ""))
         except (CraftProtocolError, ValidationError) as error:
             raise UsageError(f"{source} is not a craft-tuner adapter: {error}") from error
-        if card.format != FORMAT:
+        if card.format not in (1, FORMAT):
             raise UsageError(
-                f"{source} has adapter format {card.format}, this version reads {FORMAT}; "
+                f"{source} has adapter format {card.format}, this version reads up to {FORMAT}; "
                 "install the craft-tuner that wrote it"
             )
         offsets = arrays.pop("offsets", None)
-        head = _layers(arrays, len(card.class_names), source=source)
-        if offsets is not None and (offsets.ndim != 2 or offsets.shape[1] != card.context_width):
+        if offsets is not None and card.format == 1:
+            offsets = offsets[None]
+        if offsets is not None and (offsets.ndim != 3 or offsets.shape[2] != card.context_width):
             raise UsageError(
                 f"{source}: offsets of shape {list(offsets.shape)}, its card says width "
                 f"{card.context_width}; the file is damaged"
             )
-        return cls(card, offsets, head)
+        empty = cls(card.model_copy(update={"format": FORMAT}), offsets)
+        readout = Readout.of(
+            arrays,
+            relu=card.relu,
+            residual=card.residual,
+            widths=(
+                empty.prompts_per_image * len(empty.asked.class_names),
+                len(card.class_names),
+            ),
+            source=source,
+        )
+        return replace(empty, head=readout.layers, centre=readout.centre)
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -177,9 +239,10 @@ class Adapter:
 
     def _ask(self, box: BlackBox, images: Images, *, purpose: Purpose, step: str) -> FloatArray:
         if self.offsets is None:
-            template = [self.texts.template]
-            return box.score_templates(self.texts, template, images, purpose=purpose, step=step)
-        return box.score(self.texts, self.offsets[None], images, purpose=purpose, step=step)
+            return box.score_templates(
+                self.asked, self.templates, images, purpose=purpose, step=step
+            )
+        return box.score(self.asked, self.offsets, images, purpose=purpose, step=step)
 
 
 def describe(
@@ -204,19 +267,3 @@ def describe(
         config=config,
         training=training,
     )
-
-
-def _layers(arrays: tensors.Tensors, classes: int, *, source: str) -> tuple[Layer, ...]:
-    depth = len(arrays) // 2
-    wanted = [f"head.{index}.{part}" for index in range(depth) for part in ("bias", "weight")]
-    if sorted(arrays) != sorted(wanted):
-        raise UsageError(f"{source}: unexpected tensors {sorted(arrays)}; the file is damaged")
-    head = tuple(
-        Layer(arrays[f"head.{index}.weight"], arrays[f"head.{index}.bias"])
-        for index in range(depth)
-    )
-    outputs = [classes, *(len(layer.bias) for layer in head)]
-    shapes = [layer.weight.shape for layer in head]
-    if outputs[-1] != classes or shapes != list(zip(outputs[1:], outputs[:-1], strict=True)):
-        raise UsageError(f"{source}: a head of {shapes} for {classes} classes; the file is damaged")
-    return head

@@ -17,7 +17,7 @@ from craft_shared.messages import Budgets, ModelCard
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 
-Purpose = Literal["fitness", "head", "validation", "zero-shot", "test", "inference"]
+Purpose = Literal["fitness", "head", "bank", "validation", "zero-shot", "test", "inference"]
 """What a query is for; the server's ledger shows it as the call's tag."""
 
 

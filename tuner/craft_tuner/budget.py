@@ -5,7 +5,7 @@ search or the head. A plan counts in the protocol's four counters; queries and l
 exact, calls are the fewest (a client slices requests that are too large for the server).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -15,6 +15,8 @@ from craft_shared.messages import Budgets, Counters
 from craft_tuner.blackbox import Images, Purpose, Task
 from craft_tuner.config import FitConfig
 from craft_tuner.errors import BudgetExhausted
+
+_TESTS = ("zero-shot", "test")
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,8 @@ class Plan(BaseModel):
 
     @property
     def fit(self) -> Counters:
-        """What `Method.fit` spends: fitness and head, without zero-shot and final test."""
-        return sum_costs(phase for phase in self.phases if phase.purpose in {"fitness", "head"})
+        """What `Method.fit` spends: all but the zero-shot and the final test."""
+        return sum_costs(phase for phase in self.phases if phase.purpose not in _TESTS)
 
     def table(self) -> str:
         """The plan for people: one line a phase, then the total."""
@@ -119,19 +121,47 @@ def plan_generations(
     )
 
 
-def plan_zero_shot(config: FitConfig, work: Workload, budgets: Budgets | None = None) -> Plan:
-    """The plan of a method that asks nothing but the test: its result is the zero-shot model.
+def plan_phases(
+    config: FitConfig,
+    work: Workload,
+    budgets: Budgets | None = None,
+    *,
+    phases: Sequence[Phase],
+    test_prompts: int = 1,
+    test_names: int | None = None,
+) -> Plan:
+    """The plan of a method whose cost is known before: zero-shot test, its phases, final test.
+
+    Args:
+        config: says method and budget.
+        work: says classes, images and image sets.
+        budgets: what the key has left; None plans for the configured budget alone.
+        phases: what the fit itself asks.
+        test_prompts: prompts per image of the adapter to come; 0 for one that is tested already.
+        test_names: names that they are asked with; None: the class names.
 
     Raises:
-        BudgetExhausted: the key cannot pay the test.
+        BudgetExhausted: it cannot be paid.
     """
-    tests = _tests(work)[:1]
-    cost = sum_costs(tests)
+    tests = _tests(work, prompts=test_prompts, names=test_names)
+    asked = (*tests[:1], *phases, *tests[1:])
+    cost = sum_costs(asked)
     budget = spendable(config, budgets, least=cost.queries)
     _vectors_left(budgets, least=cost.logit_vectors)
-    return Plan(
-        method=config.method, budget=budget, generations=0, population=0, phases=tuple(tests)
+    return Plan(method=config.method, budget=budget, generations=0, population=0, phases=asked)
+
+
+def price(  # noqa: PLR0913 - one argument per factor
+    purpose: Purpose, what: str, *, prompts: int, images: int, sets: int, names: int, calls: int = 1
+) -> Phase:
+    """A phase of `prompts` prompts on `images` images in `sets` sets, in `calls` calls a set."""
+    cost = Counters(
+        queries=prompts * sets,
+        calls=calls * sets,
+        logit_vectors=prompts * images,
+        texts=prompts * sets * names,
     )
+    return Phase(purpose=purpose, what=what, cost=cost)
 
 
 def spendable(config: FitConfig, budgets: Budgets | None, *, least: int) -> int:
@@ -185,34 +215,29 @@ def _vectors_left(budgets: Budgets | None, *, least: int) -> int | None:
     return left
 
 
-def _tests(work: Workload) -> list[Phase]:
+def _tests(work: Workload, *, prompts: int = 1, names: int | None = None) -> list[Phase]:
     """The zero-shot and the final test; nothing without test images."""
     if not work.test_sets:
         return []
-    cost = Counters(
-        queries=work.test_sets,
-        calls=work.test_sets,
-        logit_vectors=work.test_images,
-        texts=work.test_sets * work.classes,
-    )
-    return [
-        Phase(purpose="zero-shot", what=f"{work.test_images:,} test images", cost=cost),
-        Phase(purpose="test", what=f"{work.test_images:,} test images", cost=cost),
-    ]
+    size = {"images": work.test_images, "sets": work.test_sets}
+    what = f"{work.test_images:,} test images"
+    found = [price("zero-shot", what, prompts=1, names=work.classes, **size)]
+    if prompts:
+        asked = f"{prompts} prompts on {what}" if prompts > 1 else what
+        found.append(price("test", asked, prompts=prompts, names=names or work.classes, **size))
+    return found
 
 
 def _search(work: Workload, purpose: Purpose, *, generations: int, prompts: int) -> Phase:
     """What `generations` calls of `prompts` prompts on the shots cost."""
-    queries = generations * prompts * work.shot_sets
-    return Phase(
-        purpose=purpose,
-        what=f"{generations} generations x {prompts} x {work.shots:,} shots",
-        cost=Counters(
-            queries=queries,
-            calls=generations * work.shot_sets,
-            logit_vectors=generations * prompts * work.shots,
-            texts=queries * work.classes,
-        ),
+    return price(
+        purpose,
+        f"{generations} generations x {prompts} x {work.shots:,} shots",
+        prompts=generations * prompts,
+        images=work.shots,
+        sets=work.shot_sets,
+        names=work.classes,
+        calls=generations,
     )
 
 

@@ -90,12 +90,12 @@ def evaluate(
     items = asked.items
     with open_server(settings) as (screen, transport):
         client = client_for(adapter, transport, settings)
-        ways = 1 + zero_shot
+        ways = adapter.prompts_per_image + zero_shot
         _say_cost(screen, transport, client.card, adapter, images=len(items), prompts=ways)
         images = client.upload(
             pictures_of(items),
             name="evaluate",
-            classes=len(adapter.card.class_names),
+            classes=len(adapter.asked.class_names),
             on_uploaded=screen.uploading(len(items)),
         ).images
         return evaluation.evaluate(
@@ -169,7 +169,7 @@ def _say_cost(
     images: int,
     prompts: int,
 ) -> None:
-    sets = -(-images // images_per_set(len(adapter.card.class_names), card.limits))
+    sets = -(-images // images_per_set(len(adapter.asked.class_names), card.limits))
     left = fetch_key(transport).budgets.queries.remaining
     screen.say(
         f"{images:,} images in {sets} image set(s) cost {sets * prompts:,} queries "

@@ -108,7 +108,7 @@ class Collaboration:
             self.task.texts, self.box.card, method="craft", config=config, training=training
         )
         started = self.search.generation > 0
-        return Adapter(card, self.offsets, self.head.layers()) if started else Adapter(card)
+        return Adapter(card, self.offsets[None], self.head.layers()) if started else Adapter(card)
 
     def _kl_weight(self, number: int) -> float:
         """W while the evaluations so far are at most budget // n (207, 220), then 0."""

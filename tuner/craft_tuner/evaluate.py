@@ -1,13 +1,13 @@
-"""What an adapter is worth on images, and what it says of images without labels.
+"""What an adapter is worth on labelled images.
 
-Owns the final queries of a run and the queries of `evaluate` and `predict`. One query per image
-set gives the raw logits (the prompt alone) and the refined ones (with the head). Must not know how
-adapters are made.
+Owns the final queries of a run and the queries of `evaluate`. The adapter's prompts, a query each
+per image set, give the raw logits (the prompts alone) and the refined ones (with the head). Must
+not know how adapters are made.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
@@ -15,7 +15,6 @@ from pydantic import BaseModel, ConfigDict
 from craft_tuner.adapter import Adapter
 from craft_tuner.blackbox import BlackBox, FloatArray, Images, IntArray
 from craft_tuner.data.dataset import Dataset, Item
-from craft_tuner.data.pictures import Picture
 from craft_tuner.errors import DataError
 
 
@@ -40,7 +39,7 @@ class Evaluation(BaseModel):
     zero_shot: Score | None = None
     """The words of the adapter without anything learnt."""
     prompt_only: Score | None = None
-    """The learnt prompt without its head."""
+    """The learnt prompts without the head; None too where they say nothing of the classes."""
     adapted: Score | None = None
     """The whole adapter."""
 
@@ -57,15 +56,6 @@ class Labelled:
     among: IntArray | None = None
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """The class that an image is taken for, and the probability given to it."""
-
-    name: str
-    label: str
-    probability: float
-
-
 def evaluate(  # noqa: PLR0913 - what is asked, of whom, and what counts as an answer
     box: BlackBox,
     adapter: Adapter,
@@ -76,18 +66,20 @@ def evaluate(  # noqa: PLR0913 - what is asked, of whom, and what counts as an a
     adapted: bool = True,
     among: IntArray | None = None,
 ) -> Evaluation:
-    """Score an adapter on images with labels int64 (N,); one or two queries per image set.
+    """Score an adapter on images with labels int64 (N,).
 
-    With `among`, the best of these classes is the answer, whatever the others' logits.
+    Costs a query per image set for zero-shot, and one for each of the adapter's prompts. With
+    `among`, the best of these classes is the answer, whatever the others' logits.
     """
     before = after = refined = None
     classes = len(adapter.card.class_names)
     if zero_shot:
-        plain = untaught(adapter).logits(box, images, purpose="zero-shot", step="zero-shot")[0]
+        plain = untaught(adapter).logits(box, images, purpose="zero-shot", step="zero-shot")[1]
         before = score(restricted(plain, among), labels, classes=classes)
     if adapted:
         raw, final = adapter.logits(box, images, purpose="test", step="test")
-        after = score(restricted(raw, among), labels, classes=classes)
+        if raw is not None:
+            after = score(restricted(raw, among), labels, classes=classes)
         refined = score(restricted(final, among), labels, classes=classes)
     return Evaluation(
         class_names=adapter.card.class_names,
@@ -98,9 +90,11 @@ def evaluate(  # noqa: PLR0913 - what is asked, of whom, and what counts as an a
 
 
 def untaught(adapter: Adapter) -> Adapter:
-    """The same words without what was learnt: offsets 0, no head."""
-    offsets = None if adapter.offsets is None else np.zeros_like(adapter.offsets)
-    return replace(adapter, offsets=offsets, head=())
+    """The class names in the same words, once, without what was learnt: offsets 0, no head."""
+    offsets = None if adapter.offsets is None else np.zeros_like(adapter.offsets[:1])
+    plain: dict[str, Any] = {"templates": (), "asked_names": None, "residual": 1.0}
+    card = adapter.card.model_copy(update=plain)
+    return Adapter(card, offsets)
 
 
 def restricted(logits: FloatArray, among: IntArray | None) -> FloatArray:
@@ -144,17 +138,6 @@ def labelled_for(adapter: Adapter, dataset: Dataset) -> Labelled:
     columns = np.array([known[name] for name in dataset.class_names], np.int64)
     labels = columns[[item.label for item in items]]
     return Labelled(items, labels, columns if dataset.closed else None)
-
-
-def predict(
-    box: BlackBox, adapter: Adapter, images: Images, pictures: Sequence[Picture]
-) -> Iterator[Prediction]:
-    """One prediction per picture, in order; one query per image set."""
-    _, logits = adapter.logits(box, images, purpose="inference", step="inference")
-    names = adapter.card.class_names
-    for picture, row in zip(pictures, softmax(logits), strict=True):
-        best = int(row.argmax())
-        yield Prediction(picture.name, names[best], float(row[best]))
 
 
 def softmax(logits: FloatArray) -> FloatArray:

@@ -147,7 +147,7 @@ def fit(
     with clock.time("test"):
         evaluation = _test(client, adapter, prepared, test=test, watcher=watcher)
     clock.seconds["fit"] = sum(row["seconds"] for row in run.restore().metrics)
-    result = _result(run, client, evaluation, material) | {"seconds": clock.seconds}
+    result = _result(run, client, evaluation, material, adapter) | {"seconds": clock.seconds}
     run.save_result(result)
     return result
 
@@ -201,7 +201,11 @@ def _test(
 
 
 def _result(
-    run: Run, client: Client, evaluation: Evaluation | None, material: Material
+    run: Run,
+    client: Client,
+    evaluation: Evaluation | None,
+    material: Material,
+    adapter: Adapter,
 ) -> dict[str, Any]:
     spent = client.purchases.by_purpose()
     return {
@@ -214,7 +218,7 @@ def _result(
         "evaluation": None if evaluation is None else evaluation.model_dump(mode="json"),
         "spent": {purpose: cost.model_dump() for purpose, cost in spent.items()},
         "spent_total": client.purchases.total.model_dump(),
-        "prompts_per_image_at_inference": 1,
+        "prompts_per_image_at_inference": adapter.prompts_per_image,
         "adapter_bytes": (run.path / TENSORS_FILE).stat().st_size,
         "versions": versions(),
         "machine": machine(),

@@ -97,7 +97,7 @@ class PromptSearch:
         card = describe(
             self.task.texts, self.box.card, method="bbt", config=config, training=training
         )
-        return Adapter(card, self.offsets if self.search.generation else None)
+        return Adapter(card, self.offsets[None] if self.search.generation else None)
 
 
 def cross_entropy(logits: FloatArray, labels: IntArray) -> NDArray[np.float64]:

@@ -3,7 +3,7 @@
 from craft_shared.messages import Budgets, PromptKind
 from craft_tuner.adapter import Adapter
 from craft_tuner.blackbox import BlackBox, Task
-from craft_tuner.budget import Plan, Workload, plan_zero_shot
+from craft_tuner.budget import Plan, Workload, plan_phases
 from craft_tuner.config import FitConfig
 from craft_tuner.method import OnProgress
 from craft_tuner.runs import Run
@@ -22,7 +22,7 @@ class ZeroShot:
 
     def plan(self, config: FitConfig, work: Workload, budgets: Budgets | None = None) -> Plan:
         """One query per test image set, at the test."""
-        return plan_zero_shot(config, work, budgets)
+        return plan_phases(config, work, budgets, phases=(), test_prompts=0)
 
     def fit(
         self,
