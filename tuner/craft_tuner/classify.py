@@ -10,12 +10,12 @@ from pathlib import Path
 
 from craft_tuner.adapter import Adapter
 from craft_tuner.client import Client
-from craft_tuner.commands import INTERRUPTED, client_for, open_server
 from craft_tuner.data.named import Named, find_pictures
 from craft_tuner.errors import BudgetExhausted, DataError
 from craft_tuner.inference import Batch, ask, batches, price
 from craft_tuner.predictions import Sheet, predictions
 from craft_tuner.progress import Screen
+from craft_tuner.session import INTERRUPTED, client_for, open_server
 from craft_tuner.settings import Settings
 
 _AGAIN = "the same command goes on (with --out, --resume keeps the lines that it has)"

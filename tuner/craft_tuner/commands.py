@@ -4,20 +4,16 @@ Owns the order of connecting, checking and creating, so that a refused command l
 Must not know option syntax.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ValidationError
-from rich.console import Console
 
 from craft_shared.messages import KeyInfo, ModelCard, UsageReply
 from craft_tuner import evaluate as evaluation
 from craft_tuner import fit as fitting
 from craft_tuner.account import choose_model, fetch_key, fetch_usage
 from craft_tuner.adapter import Adapter
-from craft_tuner.client import Client
 from craft_tuner.config import FitConfig
 from craft_tuner.data.dataset import pictures_of
 from craft_tuner.data.sources import absolute, read_dataset
@@ -28,12 +24,10 @@ from craft_tuner.material import Setup
 from craft_tuner.progress import Screen
 from craft_tuner.report import summary_rows, write_report
 from craft_tuner.runs import Run
+from craft_tuner.session import INTERRUPTED, client_for, open_server
 from craft_tuner.settings import Settings
 from craft_tuner.slices import images_per_set
 from craft_tuner.transport import Transport
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
 
 
 def fit(
@@ -111,17 +105,6 @@ def usage(
         return fetch_key(transport), fetch_usage(transport, bucket=bucket)
 
 
-@contextmanager
-def open_server(
-    settings: Settings, *, server: str | None = None
-) -> Iterator[tuple[Screen, Transport]]:
-    """A screen and a connection; `server` is the address if the settings have none."""
-    console = Console(stderr=True)
-    connection = settings.connection(server)
-    with Screen(console) as screen, Transport(connection, notice=screen.say) as transport:
-        yield screen, transport
-
-
 def _setup(transport: Transport, card: ModelCard, *, data: str, class_names: Path | None) -> Setup:
     return Setup(
         server=transport.url,
@@ -147,17 +130,6 @@ def _carry_out(
         screen.say(f"{name}: {value}")
     screen.say(f"{result['spent_total']['queries']:,} queries spent; see {write_report(run)}")
     return result
-
-
-def client_for(adapter: Adapter, transport: Transport, settings: Settings) -> Client:
-    """A client whose purchases are the adapter's: the same question again is free.
-
-    Raises:
-        WrongModel: the server's model is not the adapter's.
-    """
-    card = choose_model(transport, settings.model, prefer=adapter.card.model)
-    adapter.check(card)
-    return Client(transport, card, run_id=evaluation.purchase_name(adapter))
 
 
 def _say_cost(

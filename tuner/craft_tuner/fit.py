@@ -20,7 +20,7 @@ from craft_tuner.adapter import TENSORS_FILE, Adapter
 from craft_tuner.budget import Plan
 from craft_tuner.client import Client
 from craft_tuner.config import FitConfig
-from craft_tuner.data.dataset import labels_of
+from craft_tuner.data.dataset import Dataset, labels_of
 from craft_tuner.errors import AccessDenied
 from craft_tuner.evaluate import Evaluation, evaluate
 from craft_tuner.material import Material, Setup, gather, send
@@ -88,13 +88,18 @@ class Prepared:
 
 
 def prepare(
-    config: FitConfig, setup: Setup, transport: Transport, *, card: ModelCard, run: Run | None
+    config: FitConfig,
+    setup: Setup | Dataset,
+    transport: Transport,
+    *,
+    card: ModelCard,
+    run: Run | None,
 ) -> Prepared:
     """Read the data, sample the shots and plan; spends and writes nothing.
 
     Args:
         config: settings of the fit.
-        setup: where the data is.
+        setup: where the data is, or the data.
         transport: asked for what the key has left.
         card: of the model.
         run: a run that goes on: its plan stands.

@@ -14,7 +14,7 @@ from craft_tuner.blackbox import Task, Texts
 from craft_tuner.budget import Workload
 from craft_tuner.client import Client
 from craft_tuner.config import FitConfig
-from craft_tuner.data.dataset import Item, labels_of, pictures_of
+from craft_tuner.data.dataset import Dataset, Item, labels_of, pictures_of
 from craft_tuner.data.pictures import Picture
 from craft_tuner.data.sampling import sample_shots
 from craft_tuner.data.sources import read_dataset
@@ -73,14 +73,13 @@ class Material:
         )
 
 
-def gather(config: FitConfig, setup: Setup, *, views: int, card: ModelCard) -> Material:
-    """Read the dataset and sample the shots; no picture is opened.
+def gather(config: FitConfig, setup: Setup | Dataset, *, views: int, card: ModelCard) -> Material:
+    """Read the dataset, unless it is given, and sample the shots; no picture is opened.
 
     Raises:
         DataError: the data cannot be used.
     """
-    names = Path(setup.class_names) if setup.class_names else None
-    dataset = read_dataset(setup.data, class_names=names)
+    dataset = setup if isinstance(setup, Dataset) else _read(setup)
     return Material(
         class_names=dataset.class_names,
         shots=sample_shots(dataset, shots=config.shots, seed=config.seed, sampling=config.sampling),
@@ -90,6 +89,11 @@ def gather(config: FitConfig, setup: Setup, *, views: int, card: ModelCard) -> M
             size=card.image_size, seed=config.seed, scale=config.crop_scale, flip=config.flip
         ),
     )
+
+
+def _read(setup: Setup) -> Dataset:
+    names = Path(setup.class_names) if setup.class_names else None
+    return read_dataset(setup.data, class_names=names)
 
 
 def send(
