@@ -1,4 +1,4 @@
-"""The command line: `craft-tuner fit | evaluate | predict | data | usage | settings | demo`.
+"""The command line: `craft-tuner fit | evaluate | predict | export | usage | settings | demo`.
 
 Thin: reads options, calls the part that knows, shows what comes back. Results go to standard
 output, everything said on the way to standard error. A failure is one sentence and the exit code
@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from craft_tuner import cli_data, cli_predict, methods
+from craft_tuner import cli_data, cli_export, cli_predict, methods
 from craft_tuner import config as configuration
 from craft_tuner.cli_options import AsJson, ConfigFile, Key, Model, Server, Timeout
 from craft_tuner.cli_options import sources as gather_sources
@@ -166,6 +166,7 @@ def evaluate(  # noqa: PLR0913 - one parameter per option
 
 
 app.command(epilog=cli_predict.EXAMPLES)(cli_predict.predict)
+app.command(epilog=cli_export.EXAMPLES)(cli_export.export)
 
 
 @app.command(epilog=_USAGE_EXAMPLES)
