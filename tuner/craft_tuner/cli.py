@@ -45,6 +45,10 @@ _USAGE_EXAMPLES = """\b
 Examples:
   craft-tuner usage --by day
 """
+_SETTINGS_EXAMPLES = """\b
+Examples:
+  craft-tuner settings
+"""
 _DEMO_EXAMPLES = """\b
 Examples:
   craft-tuner demo --seed 2 --out runs/demo-2
@@ -197,7 +201,7 @@ def usage(
         typer.echo(f"{bucket.start.isoformat() if bucket.start else 'total'}\t{counters}")
 
 
-@app.command()
+@app.command(epilog=_SETTINGS_EXAMPLES)
 def settings() -> None:
     """List every setting of a fit with its default, the methods and the presets."""
     typer.echo(f"methods: {', '.join(methods.names())}")
