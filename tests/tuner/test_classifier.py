@@ -144,6 +144,8 @@ def test_what_is_black_and_white_is_learnt_or_given(server):
     given = tiny(value_range=(0, 16)).fit(images, labels)
     assert given.value_range_ == (0, 16)
     assert given.n_features_in_ == 16
+    again = given.fit(images.reshape(9, 4, 4).astype(np.uint8), labels)
+    assert not {"value_range_", "n_features_in_"} & set(vars(again))
     assert given.adapter_.card.class_names == ("1", "2", "3")
 
 
@@ -185,10 +187,12 @@ def test_labels_that_cannot_be_used_are_refused(server, shades, parameters, y, w
     assert server.spent == spent
 
 
-def test_class_names_in_the_order_of_the_labels(server, shades):
+def test_class_names_are_given_in_the_order_of_the_labels_or_by_label(server, shades):
     fitted = tiny(class_names=["a cat", "an ox"]).fit(shades[0], [8, 5] * 6)
     assert fitted.adapter_.card.class_names == ("a cat", "an ox")
     assert set(fitted.predict(shades[0])) <= {5, 8}
+    fitted = tiny(class_names={8: "an ox", 5: "a cat"}).fit(shades[0], [8, 5] * 6)
+    assert fitted.adapter_.card.class_names == ("a cat", "an ox")
 
 
 def test_an_image_that_cannot_be_used_is_named(server, shades, tmp_path):

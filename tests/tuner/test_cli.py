@@ -368,7 +368,8 @@ def test_help_shows_examples_and_loads_nothing_heavy(tuner):
 def test_predict_needs_no_torch_and_a_fit_no_open_clip(world, tmp_path):
     modules, status, text = modules_of("predict", world.run, world.zoo / "test")
     assert status == 0, text
-    assert not modules & {"torch", "torchvision", "open_clip", "sklearn", "craft_server"}
+    heavy = {"torch", "torchvision", "open_clip", "sklearn", "matplotlib", "craft_server"}
+    assert not modules & heavy
     modules, status, text = modules_of("fit", "--data", world.zoo, "--run", tmp_path / "run", *FIT)
     assert status == 0, text
     assert "torch" in modules

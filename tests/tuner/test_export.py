@@ -91,6 +91,22 @@ def test_the_commonest_mistakes_are_told(tmp_path):
     assert "| without the adapter (zero-shot) | 53.33% | 8 of 15 |" in card
 
 
+def test_text_prompts_and_a_test_without_a_mistake(tmp_path):
+    adapter = an_adapter()
+    card = adapter.card.model_copy(update={"templates": ("one {}.", "two {}.")})
+    with Run.create(tmp_path / "run", FitConfig(method="zero_shot")) as run:
+        run.save_adapter(Adapter(card))
+        confusion = np.eye(3, dtype=int).tolist()
+        score = {"accuracy": 1.0, "correct": 3, "images": 3, "confusion": confusion}
+        run.save_result({"evaluation": {"class_names": ["a", "b", "c"], "adapted": score}})
+    export(tmp_path / "run", tmp_path / "out")
+    text = (tmp_path / "out" / "README.md").read_text()
+    assert "3 classes, asked as `one {}.`, `two {}.`:" in text
+    assert "2 text prompt(s) and no head" in text
+    assert "| the adapter | 100.00% | 3 of 3 |" in text
+    assert "Commonest mistakes" not in text
+
+
 def test_it_names_no_path_server_or_key(tuner, server, tmp_path):
     tuner("fit", "--data", "zoo", "--run", "run", *FIT)
     tuner("export", "run", "--out", "out")

@@ -8,7 +8,7 @@ methods or files of adapters.
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
@@ -182,9 +182,12 @@ class CraftClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # s
             check_consistent_length(X, y)
             labels = column_or_1d(y, warn=True)
             pictures = pictures_from(X)
+            for name in ("n_features_in_", "value_range_"):
+                self.__dict__.pop(name, None)  # of an earlier fit on numbers
         else:
             rows, labels = validate_data(self, X, y, dtype=np.float64)
-            self.value_range_ = self.value_range or (float(rows.min()), float(rows.max()))
+            seen = (float(rows.min()), float(rows.max()))
+            self.value_range_ = seen if self.value_range is None else self.value_range
             pictures = grey_pictures(rows, self.value_range_)
         check_classification_targets(labels)
         return pictures, labels
@@ -217,19 +220,17 @@ class CraftClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # s
         return configuration.build(everything, self.settings or {}, named, given)
 
     def _run(self, dataset: Dataset, settings: configuration.FitConfig) -> None:
-        with (
-            _directory(self.run_dir) as path,
-            open_server(self._connection(), quiet=not self.verbose) as (screen, transport),
-        ):
-            card = choose_model(transport, self._connection().model)
-            run = Run.resume(path, config=settings) if (path / CONFIG).exists() else None
-            try:
-                prepared = fitting.prepare(settings, dataset, transport, card=card, run=run)
-                run = run or Run.create(path, settings, setup=SETUP)
-                self.result_ = fitting.fit(run, prepared, transport, card=card, watcher=screen)
-            finally:
-                if run is not None:
-                    run.close()
+        connection = self._connection()
+        with ExitStack() as held:
+            path = held.enter_context(_directory(self.run_dir))
+            screen, transport = held.enter_context(open_server(connection, quiet=not self.verbose))
+            card = choose_model(transport, connection.model)
+            run = None
+            if (path / CONFIG).exists():
+                run = held.enter_context(Run.resume(path, config=settings))
+            prepared = fitting.prepare(settings, dataset, transport, card=card, run=run)
+            run = run or held.enter_context(Run.create(path, settings, setup=SETUP))
+            self.result_ = fitting.fit(run, prepared, transport, card=card, watcher=screen)
             self.adapter_ = Adapter.load(path)
 
     def _scores(self, X: Any) -> FloatArray:  # noqa: N803
