@@ -90,7 +90,9 @@ def test_a_fit_asks_about_test_images_at_the_very_end(world):
 def test_a_dry_run_says_what_it_would_spend_and_move_and_does_neither(tuner, zoo, server):
     code, out, error = tuner("fit", "--data", zoo, "--dry-run", *FIT)
     assert (code, out) == (0, "")
-    assert error.startswith("phase")
+    assert error.startswith("no preset: the paper's settings for caltech101")
+    assert "views 2 instead of 8 (by flag)" in error
+    assert "\nphase" in error
     for line in ("to send: ", "to receive: logits of ", "a round trip takes "):
         assert line in error
     assert server.spent.queries == 0
@@ -98,6 +100,20 @@ def test_a_dry_run_says_what_it_would_spend_and_move_and_does_neither(tuner, zoo
     assert not Path("runs").exists()
     code, _, error = tuner("fit", "--resume", "runs/x", "--dry-run")
     assert (code, "leave out: dry-run" in error) == (2, True)
+
+
+def test_a_fit_as_in_the_paper_says_what_differs_and_refuses_what_contradicts(
+    tuner, zoo, server, monkeypatch
+):
+    monkeypatch.setenv("CRAFT_FIT_SEED", "3")
+    exact = ("fit", "--data", zoo, "--dry-run", "--preset", "dtd", "--paper-exact", "--shots", "2")
+    code, _, error = tuner(*exact)
+    assert code == 0
+    assert "shots 2 instead of 16 (by flag), seed 3 instead of 1 (by the environment)" in error
+    assert "decision 0003: the head learns from normalised logits" in error
+    assert "97 generations x 40 x 6 shots" in error
+    code, _, error = tuner(*exact, "--views", "8")
+    assert (code, "means views 100 and not 8" in error) == (2, True)
 
 
 def test_a_fit_may_have_its_logits_in_half_precision(tuner, zoo, server):
@@ -116,9 +132,26 @@ def test_a_fit_says_its_plan_first_and_its_result_last(tuner, zoo):
     code, out, error = tuner("fit", "--data", zoo, "--method", "bbt", *FIT)
     lines = error.splitlines()
     assert (code, out) == (0, "")
-    assert lines[0].startswith("phase")
+    assert lines[0].startswith("no preset")
+    assert lines[2].startswith("phase")
     assert "prompt only" in error
     assert lines[-1].endswith("runs/zoo-bbt-2shots-seed1/report.html")
+
+
+@pytest.mark.parametrize(
+    ("method", "queries"), [("template_ensemble", 1 + 7), ("head_only", 2 + 2), ("text_search", 30)]
+)
+def test_methods_of_text_alone_spend_what_they_say_and_answer(tuner, zoo, server, method, queries):
+    run = Path("runs/text")
+    short = ("--method", method, "--head-epochs", "3", *FIT)
+    code, _, error = tuner("fit", "--data", zoo, "--run", run, *short)
+    assert code == 0, error
+    assert f"{queries:,} queries spent" in error
+    assert result_of(run)["spent_total"] == server.spent.model_dump()
+    assert server.spent.queries == queries
+    assert all(b"templates" in body for body in bodies(server))
+    code, out, _ = tuner("evaluate", run, "--data", zoo)
+    assert (code, out.splitlines()[-1].split("\t")[0]) == (0, "adapted")
 
 
 def test_the_key_is_in_no_file_of_the_run(world):
@@ -324,7 +357,13 @@ def test_usage_shows_what_is_left_and_what_was_spent(world):
 def test_settings_lists_every_setting_with_its_meaning(tuner):
     code, out, _ = tuner("settings")
     assert code == 0
-    assert "methods: zero_shot, bbt, craft" in out
+    for line in (
+        "  zero_shot: the model as it is: plain text prompts",
+        "(0 queries to fit, 7 to answer about an image set, text prompts)",
+        "(8 queries to fit, 1 to answer about an image set, text prompts)",
+        "in turns (7,995 queries to fit, 1 to answer about an image set, soft prompts)",
+    ):
+        assert line in out
     assert "--intrinsic-dim [512]  d, dimensions of z searched" in out
 
 

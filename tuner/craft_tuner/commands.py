@@ -14,6 +14,7 @@ from craft_tuner import evaluate as evaluation
 from craft_tuner import fit as fitting
 from craft_tuner.account import choose_model, fetch_key, fetch_usage
 from craft_tuner.adapter import Adapter
+from craft_tuner.choices import Origins, sentences
 from craft_tuner.config import FitConfig
 from craft_tuner.data.dataset import pictures_of
 from craft_tuner.data.sources import absolute, read_dataset
@@ -37,9 +38,14 @@ def fit(
     *,
     data: str,
     class_names: Path | None = None,
+    origins: Origins | None = None,
 ) -> dict[str, Any]:
-    """Start a run in a new directory and carry it out; the content of result.json."""
+    """Start a run in a new directory and carry it out; the content of result.json.
+
+    `origins` says who set each setting.
+    """
     with open_server(settings) as (screen, transport):
+        _tell(screen, config, origins)
         card = choose_model(transport, settings.model)
         setup = _setup(transport, card, data=data, class_names=class_names)
         prepared = fitting.prepare(config, setup, transport, card=card, run=None)
@@ -48,10 +54,16 @@ def fit(
 
 
 def foresee(
-    config: FitConfig, settings: Settings, *, data: str, class_names: Path | None = None
+    config: FitConfig,
+    settings: Settings,
+    *,
+    data: str,
+    class_names: Path | None = None,
+    origins: Origins | None = None,
 ) -> None:
     """Say what a run would spend and move; neither spends nor writes anything."""
     with open_server(settings) as (screen, transport):
+        _tell(screen, config, origins)
         card = choose_model(transport, settings.model)
         setup = _setup(transport, card, data=data, class_names=class_names)
         fitting.prepare(config, setup, transport, card=card, run=None).tell(screen)
@@ -65,6 +77,7 @@ def resume(where: Path, settings: Settings) -> dict[str, Any]:
         except ValidationError as error:
             raise RunError(f"{where} was not started by `craft-tuner fit`; start anew") from error
         with open_server(settings, server=setup.server) as (screen, transport):
+            _tell(screen, run.config)
             card = choose_model(transport, settings.model, prefer=setup.model)
             prepared = fitting.prepare(run.config, setup, transport, card=card, run=run)
             return _carry_out(run, prepared, transport, card=card, screen=screen)
@@ -103,6 +116,11 @@ def usage(
     """What the key has left, and what the ledger says that it spent."""
     with open_server(settings) as (_, transport):
         return fetch_key(transport), fetch_usage(transport, bucket=bucket)
+
+
+def _tell(screen: Screen, config: FitConfig, origins: Origins | None = None) -> None:
+    for sentence in sentences(config, origins):
+        screen.say(sentence)
 
 
 def _setup(transport: Transport, card: ModelCard, *, data: str, class_names: Path | None) -> Setup:

@@ -118,7 +118,14 @@ def prepare(
     if plan is None:
         plan = method.plan(config, material.workload(card), budgets)
     load = Load(material.pictures, material.weigh())
-    traffic = foresee(plan, config, card, class_names=material.class_names, pictures=load)
+    traffic = foresee(
+        plan,
+        config,
+        card,
+        class_names=material.class_names,
+        pictures=load,
+        prompt_kind=method.prompt_kind,
+    )
     return Prepared(material, plan, budgets, traffic, line)
 
 
