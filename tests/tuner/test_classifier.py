@@ -1,6 +1,8 @@
 """`CraftClassifier` is a scikit-learn estimator, and does what the commands do."""
 
 import json
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -93,6 +95,26 @@ def test_it_does_what_the_command_does(tmp_path):
     for row, probabilities in zip(rows, found, strict=True):
         assert [each["probability"] for each in row["top"]] == sorted(probabilities)[::-1]
     assert fitted.result_["spent_total"]["queries"] <= 20
+
+
+def test_a_fit_tells_the_tracker_of_the_environment(server, shades, monkeypatch):
+    heard = []
+    tracker = SimpleNamespace(
+        start=lambda run: heard.append(sorted({"data", "model", "seed"} & set(run.config))),
+        generation=lambda metrics: heard.append(metrics["queries"]),
+        finish=lambda result: heard.append(result["method"]),
+    )
+    monkeypatch.setitem(sys.modules, "tracker_of_classifier", SimpleNamespace(make=lambda: tracker))
+    monkeypatch.setenv("CRAFT_TRACK", "tracker_of_classifier:make")
+    tiny().fit(*shades)
+    started, *generations, ended = heard
+    assert (started, ended) == (["seed"], "bbt")
+    assert generations == [4, 8]
+    monkeypatch.setenv("CRAFT_TRACK", "nothing")
+    spent = server.spent
+    with pytest.raises(UsageError, match="there is no such tracker"):
+        tiny(seed=5).fit(*shades)
+    assert server.spent == spent
 
 
 # --- what X and y may be --------------------------------------------------------------------------

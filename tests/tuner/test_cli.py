@@ -1,5 +1,6 @@
 """The commands as people type them, against a server on a real socket."""
 
+import csv
 import json
 import os
 import signal
@@ -73,12 +74,28 @@ def result_of(run):
 def test_a_fit_leaves_adapter_result_and_report_and_balances(world):
     files = {path.name for path in world.run.iterdir()}
     assert {"adapter.safetensors", "result.json", "report.html", "curves.png"} <= files
+    assert {"predictions.csv", "thumbnails.json"} <= files
     result = result_of(world.run)
     assert result["spent_total"] == world.fit_spent.model_dump()
     assert result["spent"]["zero-shot"]["queries"] == result["spent"]["test"]["queries"] == 1
     assert result["evaluation"]["adapted"]["images"] == 6
     assert sum(map(sum, result["evaluation"]["adapted"]["confusion"])) == 6
     assert result["spent_total"]["queries"] <= 30
+
+
+def test_predictions_are_those_that_were_scored(world):
+    with (world.run / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows[:2]] == ["test/cat/0.png", "test/cat/1.png"]
+    evaluation = result_of(world.run)["evaluation"]
+    for way in ("zero_shot", "prompt_only", "adapted"):
+        right = sum(row[way] == row["label"] for row in rows)
+        assert right == evaluation[way]["correct"]
+    assert all(0 < float(row["probability"]) <= 1 for row in rows)
+    changed = sum(
+        (row["zero_shot"] == row["label"]) != (row["adapted"] == row["label"]) for row in rows
+    )
+    assert len(json.loads((world.run / "thumbnails.json").read_bytes())) == min(changed, 24)
 
 
 def test_a_fit_asks_about_test_images_at_the_very_end(world):
@@ -164,6 +181,71 @@ def test_a_finished_fit_resumes_to_the_same_bytes_and_buys_nothing(world):
     code, _, error = world.tuner("fit", "--resume", world.run)
     assert code == 0, error
     assert ((world.run / "adapter.safetensors").read_bytes(), world.server.spent) == before
+
+
+TRACKER = """
+import pathlib
+
+class Tracker:
+    def __init__(self):
+        self.file = pathlib.Path("heard.txt").open("a")
+
+    def start(self, run):
+        print("start", run.config["model"], len(run.history), file=self.file)
+
+    def generation(self, metrics):
+        print(int(metrics["queries"]), file=self.file)
+
+    def finish(self, result):
+        print("finish", result["method"], file=self.file, flush=True)
+        self.file.close()
+"""
+
+
+def test_a_fit_tells_its_tracker_and_tells_it_again_when_resumed(tuner, zoo, tmp_path):
+    (tmp_path / "tracker_of_test_cli.py").write_text(TRACKER)
+    track = ("--track", "tracker_of_test_cli:Tracker")
+    bbt = ("--method", "bbt", "--run", "run", *FIT)
+    assert tuner("fit", "--data", zoo, *bbt, *track)[0] == 0
+    first, *queries, last = Path("heard.txt").read_text().splitlines()
+    assert (first, last) == ("start fake::1 0", "finish bbt")
+    rows = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    assert queries == [str(row["queries"]) for row in rows]
+    assert tuner("fit", "--resume", "run")[0] == 0
+    assert f"start fake::1 {len(rows)}" in Path("heard.txt").read_text()
+    Path("heard.txt").unlink()
+    assert tuner("fit", "--resume", "run", "--track", "none")[0] == 0
+    assert not Path("heard.txt").exists()
+
+
+def test_an_unknown_tracker_leaves_no_run_behind(tuner, zoo, server):
+    code, _, error = tuner("fit", "--data", zoo, "--track", "nothing", *FIT)
+    assert (code, "allowed: tensorboard, module:callable, none" in error) == (2, True)
+    assert server.spent.queries == 0
+    assert not Path("runs").exists()
+
+
+# --- report -------------------------------------------------------------------------------------
+
+
+def test_a_page_is_written_of_a_run(world, tmp_path):
+    out = tmp_path / "page.html"
+    code, said, _ = world.tuner("report", world.run, "--out", out)
+    assert (code, said) == (0, f"{out}\n")
+    assert "sea lion" in out.read_text()
+    (world.run / "thumbnails.json").rename(tmp_path / "kept")
+    try:
+        code, *_ = world.tuner("report", world.run, "--out", out, "--data", world.zoo)
+    finally:
+        (tmp_path / "kept").rename(world.run / "thumbnails.json")
+    assert code == 0
+    assert "no picture kept" not in out.read_text()
+
+
+def test_a_page_of_no_run_is_refused(tuner, tmp_path):
+    code, out, error = tuner("report", tmp_path)
+    assert (code, out) == (7, "")
+    assert "holds no run" in error
 
 
 def test_a_fit_without_a_test_split_skips_the_test(tuner, zoo, tmp_path, server):

@@ -27,6 +27,7 @@ from sklearn.utils.validation import (
 
 from craft_tuner import config as configuration
 from craft_tuner import fit as fitting
+from craft_tuner import tracking
 from craft_tuner.account import choose_model
 from craft_tuner.adapter import Adapter
 from craft_tuner.blackbox import FloatArray
@@ -221,6 +222,7 @@ class CraftClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # s
 
     def _run(self, dataset: Dataset, settings: configuration.FitConfig) -> None:
         connection = self._connection()
+        track = tracking.known(connection.track)
         with ExitStack() as held:
             path = held.enter_context(_directory(self.run_dir))
             screen, transport = held.enter_context(open_server(connection, quiet=not self.verbose))
@@ -230,7 +232,9 @@ class CraftClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # s
                 run = held.enter_context(Run.resume(path, config=settings))
             prepared = fitting.prepare(settings, dataset, transport, card=card, run=run)
             run = run or held.enter_context(Run.create(path, settings, setup=SETUP))
-            self.result_ = fitting.fit(run, prepared, transport, card=card, watcher=screen)
+            following = tracking.following(track, run, screen, say=screen.say)
+            watcher = held.enter_context(following)
+            self.result_ = fitting.fit(run, prepared, transport, card=card, watcher=watcher)
             self.adapter_ = Adapter.load(path)
 
     def _scores(self, X: Any) -> FloatArray:  # noqa: N803

@@ -13,10 +13,10 @@ from craft_tuner.client import Client
 from craft_tuner.data.named import Named, find_pictures
 from craft_tuner.errors import BudgetExhausted, DataError
 from craft_tuner.inference import Batch, ask, batches, price
-from craft_tuner.predictions import Sheet, predictions
 from craft_tuner.progress import Screen
 from craft_tuner.session import INTERRUPTED, client_for, open_server
 from craft_tuner.settings import Settings
+from craft_tuner.sheet import Sheet, rows
 
 _AGAIN = "the same command goes on (with --out, --resume keeps the lines that it has)"
 
@@ -88,7 +88,7 @@ def _answer(
         advance = screen.uploading(sum(len(batch) for batch in asked))
         for batch in asked:
             answer = ask(client, adapter, batch, on_uploaded=advance)
-            found = predictions(answer, names, top=sheet.top)
+            found = rows(answer, names, top=sheet.top)
             sheet.write(file, [each for each in found if each.name not in written])
             for error in answer.refused:
                 screen.say(f"left out: {error.message}")

@@ -1,4 +1,4 @@
-"""The command line: `craft-tuner fit | evaluate | predict | export | usage | settings | demo`.
+"""The command line: `craft-tuner fit | evaluate | predict | export | bench | report | ...`.
 
 Thin: reads options, calls the part that knows, shows what comes back. Results go to standard
 output, everything said on the way to standard error. A failure is one sentence and the exit code
@@ -12,9 +12,29 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from craft_tuner import choices, cli_data, cli_export, cli_predict, methods, official
+from craft_tuner import (
+    choices,
+    cli_bench,
+    cli_data,
+    cli_export,
+    cli_predict,
+    cli_report,
+    methods,
+    official,
+)
 from craft_tuner import config as configuration
-from craft_tuner.cli_options import AsJson, ConfigFile, Key, Model, Server, Timeout
+from craft_tuner.cli_options import (
+    AdapterPath,
+    AsJson,
+    Assignments,
+    Budget,
+    ClassNames,
+    ConfigFile,
+    Key,
+    Model,
+    Server,
+    Timeout,
+)
 from craft_tuner.cli_options import sources as gather_sources
 from craft_tuner.errors import CraftTunerError, UsageError
 from craft_tuner.settings import parse_assignments
@@ -33,6 +53,7 @@ Examples:
   craft-tuner fit --data digits --preset digits --run runs/first
   craft-tuner fit --data photos/ --shots 8 --seed 2 --budget 4000 --sigma 0.02
   craft-tuner fit --data coop:dtd@/data --preset dtd --paper-exact --seed 3
+  craft-tuner fit --data photos/ --shots 8 --track tensorboard
   craft-tuner fit --resume runs/first
 """
 _EVALUATE_EXAMPLES = """\b
@@ -63,14 +84,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-app.add_typer(cli_data.app, name="data")
-
 METHODS = ", ".join(methods.names())
 DATA = "Class folders, CSV or JSONL file, coop:NAME@ROOT, hf:OWNER/NAME, or `digits`"
-
-ClassNames = Annotated[
-    Path | None, typer.Option(help="File of lines `folder = class name`; default: folder names")
-]
 
 
 def main() -> None:
@@ -97,16 +112,18 @@ def fit(  # noqa: PLR0913 - one parameter per option
     ] = False,
     shots: Annotated[int | None, typer.Option(help="Training images per class")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of all that is random")] = None,
-    budget: Annotated[int | None, typer.Option(help="Queries for the whole run")] = None,
-    assignments: Annotated[
-        list[str] | None, typer.Option("--set", help="NAME=VALUE, any setting; repeatable")
-    ] = None,
+    budget: Budget = None,
+    assignments: Assignments = None,
     run: Annotated[Path | None, typer.Option(help="Directory to create for the run")] = None,
     resume: Annotated[Path | None, typer.Option(help="Run to go on with")] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what it would spend and move, and stop")
     ] = False,
     class_names: ClassNames = None,
+    track: Annotated[
+        str | None,
+        typer.Option(help="Tell a tracker: tensorboard, module:callable, none [CRAFT_TRACK]"),
+    ] = None,
     server: Server = None,
     key: Key = None,
     model: Model = None,
@@ -120,7 +137,9 @@ def fit(  # noqa: PLR0913 - one parameter per option
     """
     from craft_tuner import commands  # noqa: PLC0415 - --help needs none of it
 
-    sources = gather_sources(config, server=server, key=key, model=model, timeout_s=timeout)
+    sources = gather_sources(
+        config, server=server, key=key, model=model, timeout_s=timeout, track=track
+    )
     given = {"preset": preset, "method": method, "shots": shots, "seed": seed, "budget": budget}
     flags = {
         **parse_assignments(assignments or []),
@@ -155,7 +174,7 @@ def fit(  # noqa: PLR0913 - one parameter per option
 
 @app.command(epilog=_EVALUATE_EXAMPLES)
 def evaluate(  # noqa: PLR0913 - one parameter per option
-    adapter: Annotated[Path, typer.Argument(help="A run directory or an adapter.safetensors")],
+    adapter: AdapterPath,
     *,
     data: Annotated[str, typer.Option(help=DATA)],
     zero_shot: Annotated[
@@ -190,6 +209,9 @@ def evaluate(  # noqa: PLR0913 - one parameter per option
 
 app.command(epilog=cli_predict.EXAMPLES)(cli_predict.predict)
 app.command(epilog=cli_export.EXAMPLES)(cli_export.export)
+app.command(epilog=cli_bench.EXAMPLES)(cli_bench.bench)
+app.command(epilog=cli_report.EXAMPLES)(cli_report.report)
+app.add_typer(cli_data.app, name="data")
 
 
 @app.command(epilog=_USAGE_EXAMPLES)

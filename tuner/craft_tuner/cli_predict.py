@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from craft_tuner.cli_options import ConfigFile, Key, Model, Server, Timeout, sources
+from craft_tuner.cli_options import AdapterPath, ConfigFile, Key, Model, Server, Timeout, sources
 from craft_tuner.errors import UsageError
 
 EXAMPLES = """\b
@@ -18,7 +18,7 @@ Examples:
 
 
 def predict(  # noqa: PLR0913 - one parameter per option
-    adapter: Annotated[Path, typer.Argument(help="A run directory or an adapter.safetensors")],
+    adapter: AdapterPath,
     images: Annotated[
         list[Path],
         typer.Argument(help="Image files, folders of them, `-`: paths on standard input"),
@@ -54,7 +54,7 @@ def predict(  # noqa: PLR0913 - one parameter per option
     the others go on.
     """
     from craft_tuner import classify  # noqa: PLC0415 - --help needs none of it
-    from craft_tuner.predictions import Sheet  # noqa: PLC0415
+    from craft_tuner.sheet import Sheet  # noqa: PLC0415
 
     if resume and out is None:
         raise UsageError("--resume goes on with the file of --out; give both")

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from craft_shared.messages import KeyInfo, ModelCard, UsageReply
 from craft_tuner import evaluate as evaluation
 from craft_tuner import fit as fitting
+from craft_tuner import tracking
 from craft_tuner.account import choose_model, fetch_key, fetch_usage
 from craft_tuner.adapter import Adapter
 from craft_tuner.choices import Origins, sentences
@@ -48,9 +49,11 @@ def fit(
         _tell(screen, config, origins)
         card = choose_model(transport, settings.model)
         setup = _setup(transport, card, data=data, class_names=class_names)
-        prepared = fitting.prepare(config, setup, transport, card=card, run=None)
+        setup = setup.model_copy(update={"track": tracking.known(settings.track)})
+        prepared = fitting.prepare(config, setup.dataset(), transport, card=card, run=None)
         with Run.create(where, config, setup=setup.model_dump()) as run:
-            return _carry_out(run, prepared, transport, card=card, screen=screen)
+            track = setup.track
+            return _carry_out(run, prepared, transport, card=card, screen=screen, track=track)
 
 
 def foresee(
@@ -66,7 +69,7 @@ def foresee(
         _tell(screen, config, origins)
         card = choose_model(transport, settings.model)
         setup = _setup(transport, card, data=data, class_names=class_names)
-        fitting.prepare(config, setup, transport, card=card, run=None).tell(screen)
+        fitting.prepare(config, setup.dataset(), transport, card=card, run=None).tell(screen)
 
 
 def resume(where: Path, settings: Settings) -> dict[str, Any]:
@@ -79,8 +82,9 @@ def resume(where: Path, settings: Settings) -> dict[str, Any]:
         with open_server(settings, server=setup.server) as (screen, transport):
             _tell(screen, run.config)
             card = choose_model(transport, settings.model, prefer=setup.model)
-            prepared = fitting.prepare(run.config, setup, transport, card=card, run=run)
-            return _carry_out(run, prepared, transport, card=card, screen=screen)
+            prepared = fitting.prepare(run.config, setup.dataset(), transport, card=card, run=run)
+            track = tracking.known(settings.track or setup.track)
+            return _carry_out(run, prepared, transport, card=card, screen=screen, track=track)
 
 
 def evaluate(
@@ -133,11 +137,18 @@ def _setup(transport: Transport, card: ModelCard, *, data: str, class_names: Pat
 
 
 def _carry_out(
-    run: Run, prepared: Prepared, transport: Transport, *, card: ModelCard, screen: Screen
+    run: Run,
+    prepared: Prepared,
+    transport: Transport,
+    *,
+    card: ModelCard,
+    screen: Screen,
+    track: str | None,
 ) -> dict[str, Any]:
     resumable = f"go on with: craft-tuner fit --resume {run.path}"
     try:
-        result = fitting.fit(run, prepared, transport, card=card, watcher=screen)
+        with tracking.following(track, run, screen, say=screen.say) as watcher:
+            result = fitting.fit(run, prepared, transport, card=card, watcher=watcher)
     except KeyboardInterrupt:
         screen.say(f"interrupted; what was bought is kept, {resumable}")
         raise SystemExit(INTERRUPTED) from None

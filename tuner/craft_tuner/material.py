@@ -34,6 +34,17 @@ class Setup(BaseModel):
     model: str
     data: str
     class_names: str | None = None
+    track: str | None = None
+    """Tracker (`craft_tuner.tracking`)."""
+
+    def dataset(self) -> Dataset:
+        """Read the dataset; no picture is opened.
+
+        Raises:
+            DataError: it cannot be used.
+        """
+        names = Path(self.class_names) if self.class_names else None
+        return read_dataset(self.data, class_names=names)
 
 
 @dataclass(frozen=True)
@@ -73,13 +84,12 @@ class Material:
         )
 
 
-def gather(config: FitConfig, setup: Setup | Dataset, *, views: int, card: ModelCard) -> Material:
-    """Read the dataset, unless it is given, and sample the shots; no picture is opened.
+def gather(config: FitConfig, dataset: Dataset, *, views: int, card: ModelCard) -> Material:
+    """Sample the shots of a dataset; no picture is opened.
 
     Raises:
-        DataError: the data cannot be used.
+        DataError: a class has too few images.
     """
-    dataset = setup if isinstance(setup, Dataset) else _read(setup)
     return Material(
         class_names=dataset.class_names,
         shots=sample_shots(dataset, shots=config.shots, seed=config.seed, sampling=config.sampling),
@@ -89,11 +99,6 @@ def gather(config: FitConfig, setup: Setup | Dataset, *, views: int, card: Model
             size=card.image_size, seed=config.seed, scale=config.crop_scale, flip=config.flip
         ),
     )
-
-
-def _read(setup: Setup) -> Dataset:
-    names = Path(setup.class_names) if setup.class_names else None
-    return read_dataset(setup.data, class_names=names)
 
 
 def send(

@@ -83,6 +83,12 @@ def paper_presets() -> tuple[str, ...]:
     return tuple(name for name in preset_names() if name not in OWN_PRESETS)
 
 
+def preset_of(title: str) -> str | None:
+    """The preset of a dataset called `title`, if there is one."""
+    name = title.lower().replace("-", "_")
+    return name if name in preset_names() else None
+
+
 def load_preset(name: str) -> dict[str, Any]:
     """Settings of one preset; the key `preset` holds its name.
 

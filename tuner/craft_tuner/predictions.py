@@ -1,150 +1,132 @@
-"""What is written of answers: the likeliest classes of each picture, as lines of JSON or as CSV.
+"""What each test image was taken for, in predictions.csv of a run.
 
-Owns rows, the two formats and a file that grows batch by batch: a batch is written and flushed as
-it is answered, so that what stops later loses nothing. Must not know servers or adapters' tensors.
+Owns the file's columns. One line a test image, in the order of the test split:
 
-    {"name": "a.jpg", "label": "cat", "probability": 0.9}
-    {"name": "a.jpg", "label": "cat", "probability": 0.9, "top": [{"label": "cat", ...}, ...]}
+    name         the picture's, as the dataset calls it
+    label        its class
+    zero_shot    the class that each way takes it for; empty where a way was not asked
+    prompt_only
+    adapted
+    probability  of the last way that was asked, given to its answer
 
-    name,label,probability
-    name,label,probability,label_2,probability_2
+Must not know images, servers or pages.
 """
 
 import csv
 import io
-import json
-import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TextIO
+
+import numpy as np
 
 from craft_tuner import durable
-from craft_tuner.blackbox import FloatArray
-from craft_tuner.errors import UsageError
-from craft_tuner.evaluate import softmax
-from craft_tuner.inference import Answer
+from craft_tuner.blackbox import FloatArray, IntArray
+from craft_tuner.errors import RunError
 
-Form = Literal["jsonl", "csv"]
+PREDICTIONS = "predictions.csv"
+WAYS = ("zero_shot", "prompt_only", "adapted")
+COLUMNS = ("name", "label", *WAYS, "probability")
+
+_ROWS = 4096
+"""So many rows of logits at a time, to need little memory beside them."""
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """A picture and its likeliest classes with their probabilities, the likeliest first."""
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """One line; class names, None where a way was not asked."""
 
     name: str
-    ranked: tuple[tuple[str, float], ...]
+    label: str
+    zero_shot: str | None
+    prompt_only: str | None
+    adapted: str | None
+    probability: float | None
 
 
-def predictions(answer: Answer, class_names: Sequence[str], *, top: int = 1) -> list[Prediction]:
-    """One prediction per picture of an answer, with `top` classes, or all if there are fewer."""
-    return [
-        Prediction(picture.name, _ranked(row, class_names, top))
-        for picture, row in zip(answer.pictures, softmax(answer.logits), strict=True)
-    ]
+@dataclass
+class Answers:
+    """Listens to an evaluation: keeps of each way's logits what predictions.csv says of them."""
+
+    taken: dict[str, IntArray] = field(default_factory=dict)
+    """Predicted classes int64 (N,) by way."""
+    probability: FloatArray | None = None
+    """Of the last way's answers, float32 (N,)."""
+
+    def __call__(self, way: str, logits: FloatArray) -> None:
+        """Take the answers from a way's logits (N, K)."""
+        self.taken[way] = logits.argmax(axis=1)
+        starts = range(0, len(logits), _ROWS)
+        blocks = [_highest(logits[start : start + _ROWS]) for start in starts]
+        self.probability = np.concatenate(blocks)
 
 
-@dataclass(frozen=True)
-class Sheet:
-    """Where predictions go: a file, or standard output if `out` is None, with `top` classes each.
+def _highest(logits: FloatArray) -> FloatArray:
+    """The largest probability of each row: exp(l_max - logsumexp l) = 1 / sum exp(l - l_max)."""
+    highest: FloatArray = 1 / np.exp(logits - logits.max(axis=1, keepdims=True)).sum(axis=1)
+    return highest
 
-    With `resume`, the lines that the file has are kept; else they are gone as soon as it is opened.
+
+def table(
+    answers: Answers, names: Sequence[str], labels: IntArray, class_names: Sequence[str]
+) -> list[Predicted]:
+    """One line per picture, in order.
+
+    Args:
+        answers: of one evaluation, N images.
+        names: of the N pictures.
+        labels: int64 (N,).
+        class_names: K of them.
     """
-
-    out: Path | None
-    form: Form = "jsonl"
-    top: int = 1
-    resume: bool = False
-
-    def written(self) -> frozenset[str]:
-        """Names of the pictures that it has already; a last line that was cut short is dropped.
-
-        Raises:
-            UsageError: it has lines of another form, or is not to be read.
-        """
-        if self.out is None or not (self.resume and self.out.exists()):
-            return frozenset()
-        try:
-            lines = durable.keep_lines(self.out, sys.maxsize)
-            names = (
-                _csv_names(lines, self.top) if self.form == "csv" else _json_names(lines, self.top)
-            )
-            return frozenset(names)
-        except (ValueError, KeyError, TypeError, csv.Error) as error:
-            raise UsageError(
-                f"{self.out} has lines that are not what --format {self.form} --top {self.top} "
-                "writes; resume with the options it was begun with, or choose another --out"
-            ) from error
-        except OSError as error:
-            raise UsageError(f"cannot read {self.out}: {error.strerror}") from error
-
-    @contextmanager
-    def open(self) -> Iterator[TextIO]:
-        """Open it for `write`.
-
-        Raises:
-            UsageError: the file cannot be written.
-        """
-        if self.out is None:
-            self._begin(sys.stdout)
-            yield sys.stdout
-            return
-        try:
-            file = self.out.open("a" if self.resume else "w", encoding="utf-8", newline="")
-        except OSError as error:
-            raise UsageError(f"cannot write {self.out}: {error.strerror}") from error
-        with file:
-            if file.tell() == 0:
-                self._begin(file)
-            yield file
-
-    def write(self, file: TextIO, found: Iterable[Prediction]) -> None:
-        """Add predictions in order, and flush."""
-        if self.form == "csv":
-            csv.writer(file, lineterminator="\n").writerows(map(_csv_row, found))
-        else:
-            lines = (_json_row(each, listed=self.top > 1) for each in found)
-            file.writelines(f"{line}\n" for line in lines)
-        file.flush()
-
-    def _begin(self, file: TextIO) -> None:
-        if self.form == "csv":
-            csv.writer(file, lineterminator="\n").writerow(_columns(self.top))
-
-
-def _ranked(row: FloatArray, names: Sequence[str], top: int) -> tuple[tuple[str, float], ...]:
-    order = (-row).argsort(kind="stable")[:top]
-    return tuple((names[index], float(row[index])) for index in order)
-
-
-def _columns(top: int) -> list[str]:
-    more = [f"{name}_{rank}" for rank in range(2, top + 1) for name in ("label", "probability")]
-    return ["name", "label", "probability", *more]
-
-
-def _csv_row(prediction: Prediction) -> list[Any]:
-    return [prediction.name, *(value for pair in prediction.ranked for value in pair)]
-
-
-def _json_row(prediction: Prediction, *, listed: bool) -> str:
-    ranked = [
-        {"label": label, "probability": probability} for label, probability in prediction.ranked
+    columns = [
+        [class_names[index] for index in answers.taken[way].tolist()]
+        if way in answers.taken
+        else [None] * len(names)
+        for way in WAYS
     ]
-    top = {"top": ranked} if listed else {}
-    return json.dumps({"name": prediction.name, **ranked[0], **top}, ensure_ascii=False)
+    chances = [None] * len(names) if answers.probability is None else answers.probability.tolist()
+    truths = [class_names[index] for index in labels.tolist()]
+    return [Predicted(*row) for row in zip(names, truths, *columns, chances, strict=True)]
 
 
-def _csv_names(lines: Sequence[str], top: int) -> Iterator[str]:
-    rows = csv.reader(io.StringIO("\n".join(lines)), strict=True)
-    if lines and next(rows) != _columns(top):
-        raise ValueError("other columns")
-    yield from (row[0] for row in rows)
-
-
-def _json_names(lines: Sequence[str], top: int) -> Iterator[str]:
+def write(directory: Path, lines: Sequence[Predicted]) -> None:
+    """Write predictions.csv into a run, whole."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(COLUMNS)
     for line in lines:
-        row = json.loads(line)
-        yield row["name"]
-        if len(row.get("top", [0])) != top:
-            raise ValueError("other classes")
+        chance = "" if line.probability is None else f"{line.probability:.4f}"
+        ways = [getattr(line, way) or "" for way in WAYS]
+        writer.writerow([line.name, line.label, *ways, chance])
+    durable.replace(directory / PREDICTIONS, buffer.getvalue().encode())
+
+
+def read(directory: Path) -> list[Predicted]:
+    """The lines of a run's predictions.csv; none if it has no such file.
+
+    Raises:
+        RunError: the file is not what `write` writes.
+    """
+    file = directory / PREDICTIONS
+    if not file.exists():
+        return []
+    try:
+        with file.open(encoding="utf-8", newline="") as text:
+            rows = csv.DictReader(text, strict=True)
+            if tuple(rows.fieldnames or ()) == COLUMNS:
+                return [_line(row) for row in rows]
+        reason: object = f"its columns are not {', '.join(COLUMNS)}"
+    except (csv.Error, TypeError, ValueError) as error:
+        reason = error
+    raise RunError(
+        f"{file} is damaged: {reason}; write it anew with `craft-tuner fit --resume {directory}`, "
+        "which buys nothing twice"
+    )
+
+
+def _line(row: dict[str, str]) -> Predicted:
+    if None in row or None in row.values():
+        raise ValueError(f"a line has not {len(COLUMNS)} columns: {list(row.values())}")
+    before, between, after = (row[way] or None for way in WAYS)
+    chance = float(row["probability"]) if row["probability"] else None
+    return Predicted(row["name"], row["label"], before, between, after, chance)

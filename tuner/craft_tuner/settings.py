@@ -5,6 +5,7 @@
     --key       CRAFT_API_KEY       key = "craft_..."
     --model     CRAFT_MODEL         model = "RN50::openai"
     --timeout   CRAFT_TIMEOUT_S     timeout_s = 630
+    --track     CRAFT_TRACK         track = "tensorboard"
 
 The same file may hold settings of the fit (`shots = 8`, see `craft_tuner.config`), and so may the
 environment (`CRAFT_FIT_SHOTS=8`); whatever is in neither list is an error. Must not know what
@@ -29,11 +30,12 @@ ENVIRONMENT = {
     "key": "CRAFT_API_KEY",
     "model": "CRAFT_MODEL",
     "timeout_s": "CRAFT_TIMEOUT_S",
+    "track": "CRAFT_TRACK",
 }
 
 
 class Settings(BaseModel):
-    """How a command reaches its server."""
+    """How a command reaches its server, and who else is told how a fit goes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -44,6 +46,9 @@ class Settings(BaseModel):
     )
     timeout_s: float = Field(
         default=READ_TIMEOUT_S, gt=0, le=86_400, description="longest wait for one reply in seconds"
+    )
+    track: str | None = Field(
+        default=None, description="tracker of a fit: tensorboard, module:callable, or none"
     )
 
     def connection(self, server: str | None = None) -> Connection:
