@@ -64,7 +64,7 @@ def read(status: int, headers: dict[str, str], content: bytes) -> Answer:
     """A reply as an answer; its digest is that of the logits alone, which a replay must repeat.
 
     Raises:
-        ValueError, KeyError: it says 200 and is no reply of this protocol.
+        ValueError, KeyError: it says 200 and is no reply of this protocol, or it was cut off.
     """
     if status != 200:
         return Answer(status, _code(content))
@@ -82,6 +82,8 @@ def read(status: int, headers: dict[str, str], content: bytes) -> Answer:
 
 
 def _code(content: bytes) -> str:
+    if not content:
+        raise ValueError("cut off amid its headers")
     try:
         return str(json.loads(content)["code"])
     except (ValueError, KeyError, TypeError):

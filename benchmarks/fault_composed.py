@@ -1,19 +1,22 @@
 """The fault campaign on docker-compose.yml's profile `scale`: exact books behind nginx.
 
+    python benchmarks/fault_composed.py --overlay
     python benchmarks/fault_composed.py --project NAME --port PORT --database URL
-                                        [--rounds 20] [--seed 0] [--only SCENARIO] [--json FILE]
+                                        [--rounds 22] [--seconds 600] [--seed 0]
+                                        [--only SCENARIO] [--json FILE]
 
-The rounds of faults.py, with clients that know nothing but nginx's port and replicas that are
-containers. NAME is a project of Compose whose replicas serve the stub model, hold for seconds and
-publish their port on the loopback address, as scripts/docker_test.py lays it over; URL is
-SQLAlchemy's, of its Postgres. Exits 1 if anything is found.
+The rounds of faults.py, with clients that know nothing but nginx's port, replicas that are
+containers, and their Postgres, which URL (SQLAlchemy's) reaches. NAME is a project of Compose that
+runs the profile with what --overlay prints laid over docker-compose.yml: the stub model, holds that
+expire in seconds, and ports on the loopback address. Exits 1 if anything is found.
 """
 
+import json
 import tempfile
 import time
 from pathlib import Path
 
-from fault_containers import Compose, PostgresContainer, ReplicaContainer, log_of
+from fault_containers import LISTENS, Compose, PostgresContainer, ReplicaContainer, log_of
 from fault_scenarios import (
     SCENARIOS,
     Round,
@@ -23,9 +26,23 @@ from fault_scenarios import (
     kill_server,
     stop_all,
 )
-from fault_stand import Stand
+from fault_stand import SETTINGS, Stand
 from faults import conclude, play_all
 from machine import describe, options_of, print_heading
+
+SLOWER = {"stub_seconds_per_query": 0.08}
+"""An engine takes a moment for each command: the clients must still be buying then."""
+
+OVERLAY = {
+    "replica": {
+        "environment": {
+            f"CRAFT_SERVER_{key.upper()}": str(value) for key, value in (SETTINGS | SLOWER).items()
+        },
+        "ports": [f"127.0.0.1::{LISTENS}"],
+    },
+    "postgres": {"ports": ["127.0.0.1:${CRAFT_FAULTS_DATABASE_PORT:-15432}:5432"]},
+}
+"""Parts of services, as Compose lays them over docker-compose.yml."""
 
 STAYS = {200, 409}
 """What a client is told while one of two replicas is restarted as it should be."""
@@ -84,8 +101,19 @@ def failed_tries(compose: Compose) -> int:
 def main() -> None:
     """Play, add up, and exit 1 if anything is wrong."""
     options = options_of(
-        __doc__, rounds=20, seed=0, only="", project="craft", port=8080, database=""
+        __doc__,
+        rounds=22,
+        seconds=600.0,
+        seed=0,
+        only="",
+        project="",
+        port=0,
+        database="",
+        overlay=False,
     )
+    if options.overlay:
+        print(json.dumps({"services": OVERLAY}, indent=2))
+        return
     if options.only not in {"", *COMPOSED}:
         raise SystemExit(f"--only one of {', '.join(COMPOSED)}, not {options.only}")
     chosen = {options.only: COMPOSED[options.only]} if options.only else COMPOSED
@@ -101,7 +129,12 @@ def main() -> None:
         Stand(store, replicas, [options.port]) as stand,
     ):
         rows = play_all(
-            stand, chosen, Path(folder), store.name, rounds=options.rounds, seed=options.seed
+            stand,
+            chosen,
+            Path(folder),
+            rounds=options.rounds,
+            seed=options.seed,
+            seconds=options.seconds,
         )
     print(f"\nnginx met {failed_tries(compose)} tries that a replica did not answer")
     conclude(rows, time.monotonic() - began, options, about)

@@ -20,7 +20,7 @@ COMMAND_S = 120.0
 """An engine that takes longer for a command is broken."""
 
 STOPPED_S = 90
-LISTENS = "8000/tcp"
+LISTENS = 8000
 """Where a replica listens in its container; published on any port of the loopback address."""
 
 
@@ -116,7 +116,7 @@ class ReplicaContainer:
 
     def _port(self) -> int:
         """It changes with every start."""
-        return int(docker("port", self._container, LISTENS).splitlines()[0].rpartition(":")[2])
+        return int(docker("port", self._container, str(LISTENS)).splitlines()[0].rpartition(":")[2])
 
 
 class PostgresContainer:

@@ -29,6 +29,8 @@ MOMENT_S = 0.7
 """Faults come so long after the first answers at most: while clients buy."""
 
 ANSWERED_S = 30.0
+ENDED_BY_SIGTERM = {0, -15, 143}
+"""Exit codes: its own, that of the signal, and that as a container's init says it."""
 
 
 @dataclass
@@ -151,7 +153,7 @@ def stop_all(now: Round, servers: Sequence[Replica]) -> set[str]:
     with ThreadPoolExecutor() as pool:
         codes = list(pool.map(lambda server: server.stop(), servers))
     in_work = set(now.stand.books.requests(now.key_id))
-    if not set(codes) <= {0, -15}:
+    if not set(codes) <= ENDED_BY_SIGTERM:
         now.findings.add("other", f"after SIGTERM the servers exit with {codes}")
     if held := now.stand.books.held(now.key_id, [server.name for server in servers]):
         now.findings.add("other", f"held after the servers ended: {held}")

@@ -11,6 +11,7 @@ anything is found.
 """
 
 import argparse
+import math
 import random
 import sys
 import tempfile
@@ -53,26 +54,30 @@ def campaign(name: str, *, rounds: int, seed: int, only: str) -> list[Row]:
         store: Faulty = SqliteFile(folder) if name == "sqlite" else Postgres()
         with processes(store, folder) as stand:
             chosen = {only: SCENARIOS[only]} if only else SCENARIOS
-            return play_all(stand, chosen, folder, name, rounds=rounds, seed=seed)
+            return play_all(stand, chosen, folder, rounds=rounds, seed=seed)
 
 
 def play_all(
     stand: Stand,
     chosen: Mapping[str, Scenario],
     folder: Path,
-    name: str,
     *,
     rounds: int,
     seed: int,
+    seconds: float = math.inf,
 ) -> list[Row]:
-    """Play so many rounds of some scenarios; a row for each, which names the stand."""
-    rows = []
+    """Play so many rounds of some scenarios, or as many as begin within `seconds`; their rows."""
+    name = stand.store.name
+    rows: list[Row] = []
+    end = time.monotonic() + seconds
     order = random.Random(f"{seed}/{name}")  # noqa: S311 - no secret
     for number, scenario in enumerate(draw_scenarios(list(chosen), rounds, order), 1):
+        began = time.monotonic()
+        if began > end:
+            break
         chance = random.Random(f"{seed}/{name}/{number}")  # noqa: S311 - no secret
         own = folder / f"round-{number}"
         own.mkdir()
-        began = time.monotonic()
         played = play(stand, chosen[scenario], own, chance)
         row = row_of(name, scenario, played, time.monotonic() - began)
         print(progress(row, f"{number}/{rounds}"), flush=True)
