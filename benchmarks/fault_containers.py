@@ -108,7 +108,7 @@ class ReplicaContainer:
 
     def stop(self) -> int:
         """SIGTERM; its exit code when it has ended."""
-        docker("stop", f"--time={STOPPED_S}", self._container)
+        docker("stop", "-t", str(STOPPED_S), self._container)
         return int(_inspect(self._container, "{{.State.ExitCode}}"))
 
     def close(self) -> None:
