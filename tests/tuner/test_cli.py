@@ -21,7 +21,17 @@ from tuner_commands import build_zoo, typing_to
 from tuner_server import KEY, FakeServer, refuses
 
 SMALL = ("--shots", "2", "--population", "4", "--views", "2", "--intrinsic-dim", "8")
-FIT = (*SMALL, "--sigma", "0.5", "--budget", "30", "--validation-folds", "2")
+FIT = (
+    *SMALL,
+    "--set",
+    "method=craft",
+    "--sigma",
+    "0.5",
+    "--budget",
+    "30",
+    "--validation-folds",
+    "2",
+)
 
 
 @pytest.fixture
@@ -330,7 +340,7 @@ def test_settings_come_from_a_file_and_flags_win(tuner, zoo, tmp_path):
         (("--data", "zoo", "--key", "craft_wrong", *SMALL), 4, "give a valid key with --key"),
         (("--data", "zoo", "--server", "zoo.test", *SMALL), 2, "needed: a URL such as http://"),
         (("--data", "zoo", *SMALL, "--budget", "20000"), 5, "is more than the key has left"),
-        (("--data", "zoo", *SMALL, "--budget", "3"), 5, "raise --budget to at least"),
+        (("--data", "zoo", *FIT, "--budget", "3"), 5, "raise --budget to at least"),
         (("--data", "zoo", *SMALL, "--class-names", "none.txt"), 2, "none.txt: No such file"),
         (("--resume", "zoo"), 7, "holds no run"),
         (("--resume", "zoo", "--seed", "2", "--data", "zoo"), 2, "leave out: seed, data"),
