@@ -5,6 +5,7 @@ Source: T. Sun et al., "Black-Box Tuning for Language-Model-as-a-Service", ICML 
 head. No query goes to a head, so the same budget buys more generations.
 """
 
+import itertools
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from craft_shared.messages import Budgets, PromptKind
 from craft_shared.tensors import Tensors
 from craft_tuner.adapter import Adapter, describe
-from craft_tuner.blackbox import BlackBox, FloatArray, IntArray, Task
+from craft_tuner.blackbox import BlackBox, FloatArray, IntArray, Task, score_in_parts
 from craft_tuner.budget import Plan, Workload, plan_generations
 from craft_tuner.config import FitConfig
 from craft_tuner.generations import Bought, fit_generations
@@ -58,16 +59,17 @@ class PromptSearch:
     def generation(self, number: int) -> Bought:
         """One generation; P queries in one call."""
         z = self.search.ask()
-        logits = self.box.score(
+        parts = score_in_parts(
+            self.box,
             self.task.texts,
             project(self.a, z, n_ctx=self.config.n_ctx),
             self.shots,
             purpose="fitness",
             step=f"fitness/{number}",
         )
-        fitness = tuple(cross_entropy(logits, self.task.labels).tolist())
+        pairs = list(itertools.chain.from_iterable(map(self._judged, parts)))
+        fitness = tuple(value for value, _ in pairs)
         self.search.tell(fitness)
-        best = logits[int(np.argmin(fitness))]
         metrics = {
             "sigma": self.search.sigma,
             "fitness_best": min(fitness),
@@ -75,9 +77,15 @@ class PromptSearch:
             "fitness_lowest": self.search.best,
             "offset_rms": float(np.sqrt(np.mean(self.offsets**2))),
             "kept_variance": self.kept_variance,
-            "prompt_accuracy": float((best.argmax(axis=1) == self.task.labels).mean()),
+            "prompt_accuracy": pairs[int(np.argmin(fitness))][1],
         }
         return Bought(z, fitness, metrics)
+
+    def _judged(self, logits: FloatArray) -> list[tuple[float, float]]:
+        """Fitness and accuracy of each prompt, from logits (p, N, K)."""
+        fitness = cross_entropy(logits, self.task.labels)
+        accuracy = (logits.argmax(axis=2) == self.task.labels).mean(axis=1)
+        return list(zip(fitness.tolist(), accuracy.tolist(), strict=True))
 
     @property
     def offsets(self) -> FloatArray:
