@@ -42,17 +42,19 @@ class Job(BaseModel):
     threads: int = 1
     """Of torch; more only slow a model as small as the embedded one."""
     most_steps: int | None = None
+    """Stop there, without a test: for memory and time alone."""
 
 
 class Report(BaseModel):
     """What came of it."""
 
     digest: str
-    test_images: int
+    images: int
+    """Test images, 0 where none was asked for."""
     zero_shot: int
-    """Test images right before training (of a random context: by chance)."""
+    """Of these right before training (of a random context: by chance)."""
     correct: int
-    """Test images right after it."""
+    """Of these right after it."""
     lr: float
     folds_right: dict[str, int]
     """Held-out shots right by learning rate, where there was a choice."""
@@ -74,8 +76,9 @@ def carry_out(job: Job, *, imports_mb: float) -> Report:
     config = job.config
     items = sample_shots(dataset, shots=config.shots, seed=config.seed, sampling=config.sampling)
     classroom = Classroom(job, opened, dataset.class_names, items)
-    test = [classroom.preprocess(decode(item.picture)) for item in dataset.test]
-    labels = torch.tensor(labels_of(dataset.test))
+    tested = () if job.most_steps else dataset.test
+    test = [classroom.preprocess(decode(item.picture)) for item in tested]
+    labels = torch.tensor(labels_of(tested))
     zero_shot = correct(classroom.learner(), test, labels)
     began = time.perf_counter()
     found = {lr: classroom.held_out(lr) for lr in job.lrs} if len(job.lrs) > 1 else {}
@@ -86,7 +89,7 @@ def carry_out(job: Job, *, imports_mb: float) -> Report:
     done, peak = time.perf_counter(), own_peak_mb()
     return Report(
         digest=opened.digest,
-        test_images=len(test),
+        images=len(test),
         zero_shot=zero_shot,
         correct=correct(learner, test, labels),
         lr=chosen,

@@ -5,9 +5,12 @@
 The white-box yardstick: accuracy of zero-shot, of methods of craft-tuner (through a real server)
 and of CoOp (which opens the model), with the gaps beside the paper's; wall time and peak memory of
 both training processes; what a prediction holds on either side. Then memory and time at the
-shapes of RN50 with random weights and 100 classes, `--shapes none` leaves that out.
+shapes of RN50 with random weights and 100 classes; `--no-shapes` leaves that out, and
+`--shapes-only` the rest.
 """
 
+import argparse
+import functools
 import json
 import os
 import statistics
@@ -41,7 +44,8 @@ COOPS: dict[str, tuple[int | None, tuple[float, ...]]] = {
 }
 """Tokens of the context (None: from words) and learning rates."""
 
-SHAPE_CLASSES, SHAPE_SHOTS, SHAPE_STEPS = 100, 4, 3
+SHAPE_MODEL = "RN50"
+SHAPE_CLASSES, SHAPE_SHOTS, SHAPE_STEPS = 100, 4, 2
 ACCURACY = {
     "shots": "shots",
     "way": "way",
@@ -105,7 +109,9 @@ def learn(scene: Scene, config: Row, **fields: object) -> Row:
     return _told("coop_process.py", json.dumps(job))
 
 
-def compare(server: Server, scene: Scene, folder: Path, *, shots: int, options: Any) -> list[Row]:
+def compare(
+    server: Server, scene: Scene, folder: Path, *, shots: int, options: argparse.Namespace
+) -> list[Row]:
     """Every way at a number of shots: one row each, means over the seeds."""
     found: dict[str, list[Row]] = {}
     for seed in options.seeds:
@@ -114,7 +120,9 @@ def compare(server: Server, scene: Scene, folder: Path, *, shots: int, options: 
             place = folder / f"{method}-{shots}-{seed}"
             run = tune(server, scene, place, method=method, shots=shots, seed=seed)
             config, scores = run["config"], run["evaluation"]
-            found.setdefault("zero-shot", []).append(_figures(scores["zero_shot"], {}))
+            _say(f"{method}, {shots} shots, seed {seed}", scores["adapted"], run["wall_s"])
+            if len(found.get("zero-shot", [])) < len(found.get(method, [])) + 1:
+                found.setdefault("zero-shot", []).append(_figures(scores["zero_shot"], {}))
             found.setdefault(method, []).append(
                 _figures(scores["adapted"], run) | {"seconds": run["wall_s"]}
             )
@@ -122,6 +130,7 @@ def compare(server: Server, scene: Scene, folder: Path, *, shots: int, options: 
             before = found.setdefault(name, [])
             lrs = [before[0]["lr"]] if before else grid
             run = learn(scene, config, tokens=tokens, lrs=lrs)
+            _say(f"{name}, {shots} shots, seed {seed}", run, run["seconds"])
             _check_same_model(run, found["zero-shot"][-1], tokens, folder)
             before.append(_figures(run, run) | {name: run[name] for name in ("lr", "seconds")})
     rows = [_middle(way, runs) | {"shots": shots} for way, runs in found.items()]
@@ -129,25 +138,45 @@ def compare(server: Server, scene: Scene, folder: Path, *, shots: int, options: 
     return [row | {"gap": coop - row["mean"]} for row in rows]
 
 
-def shapes(folder: Path, *, model: str) -> tuple[list[Row], list[Row]]:
-    """Memory and time of both sides, training and deployed, on random weights and noise."""
-    from local import random_checkpoint  # noqa: PLC0415 - torch in this process, at its end
+def accuracy(folder: Path, options: argparse.Namespace) -> tuple[list[Row], list[Row]]:
+    """All ways at all numbers of shots, and the last adapter and the model deployed."""
+    named = {"model": options.model, "pretrained": options.pretrained}
+    scene = Scene(
+        {key: value for key, value in named.items() if value},
+        options.data,
+        {"preset": options.preset} if options.preset else {},
+        _some_pictures(folder / "pictures"),
+    )
+    runs = folder / "runs"
+    runs.mkdir()
+    with serving(folder / "server", **scene.server) as server:
+        rows = [
+            row
+            for shots in options.shots
+            for row in compare(server, scene, runs, shots=shots, options=options)
+        ]
+        print_table(rows, ACCURACY)
+        last = runs / f"{options.methods.split(',')[0]}-{options.shots[-1]}-{options.seeds[-1]}"
+        return rows, deployment(server, scene, last, model=options.model)
 
-    scene = _noise_scene(folder, model, random_checkpoint(folder))
+
+def shapes(folder: Path) -> tuple[list[Row], list[Row]]:
+    """Memory and time of both sides, training and deployed, on random weights and noise."""
+    scene = _noise_scene(folder)
     with serving(folder / "server", **scene.server) as server:
         run = tune(server, scene, folder / "run")
-        seconds = run["seconds"]["fit"] / 2
+        deployed = deployment(
+            server, scene, folder / "run", model=f"{SHAPE_MODEL}, K = {SHAPE_CLASSES}"
+        )
         rows = [{"way": "CraFT, a generation of 41 prompts"} | _figures({}, run)]
-        rows[0]["seconds"] = seconds
+        rows[0]["seconds"] = run["seconds"]["fit"]
+        print(deployed, rows, file=sys.stderr, flush=True)
         fields: Row = {"most_steps": SHAPE_STEPS, "threads": len(os.sched_getaffinity(0))}
-        for full, name in (
-            (False, "texts cut at their ends"),
-            (True, "77 positions, as published"),
-        ):
-            run = learn(scene, run["config"], full_length=full, **fields)
-            row = {"way": f"CoOp, a step of 32 images, {name}"} | _figures({}, run)
-            rows.append(row | {"seconds": run["seconds"] / run["steps"]})
-        deployed = deployment(server, scene, folder / "run", model=f"{model}, K = 100")
+        for full, name in {False: "texts cut at their ends", True: "77 positions"}.items():
+            taught = learn(scene, run["config"], full_length=full, **fields)
+            row = {"way": f"CoOp, a step of 32 images, {name}"} | _figures({}, taught)
+            rows.append(row | {"seconds": taught["seconds"] / taught["steps"]})
+            print(rows[-1], file=sys.stderr, flush=True)
     return rows, deployed
 
 
@@ -166,6 +195,11 @@ def deployment(server: Server, scene: Scene, run: Path, *, model: str) -> list[R
     ]
 
 
+def _say(what: str, score: Row, seconds: float) -> None:
+    right = 100 * score["correct"] / score["images"]
+    print(f"{what}: {right:.2f} % after {seconds:.0f} s", file=sys.stderr, flush=True)
+
+
 def _told(script: str, *arguments: str) -> Row:
     done = subprocess.run(
         [sys.executable, HERE / script, *arguments], check=True, stdout=subprocess.PIPE
@@ -178,25 +212,30 @@ def _figures(score: Row, run: Row) -> Row:
     """Accuracy, peak and what is beyond the imports, where they are known."""
     found: Row = {}
     if score:
-        images = score.get("images", score.get("test_images"))
-        found |= {"accuracy": 100 * score["correct"] / images, "right": score["correct"]}
+        accuracy = 100 * score["correct"] / score["images"]
+        found |= {"accuracy": accuracy, "right": score["correct"]}
     if run:
         imports = run.get("imports_mb") or _tuner_imports_mb()
         found |= {"peak_mb": run["peak_mb"], "beyond_mb": run["peak_mb"] - imports}
     return found
 
 
+@functools.cache
 def _tuner_imports_mb() -> float:
     """Resident memory of a process that has imported what a fit does, and done nothing."""
     code = (
         "from craft_tuner import cli, commands, craft, progress, report;"
         "import sklearn.datasets, cma, machine; print(machine.own_resident_mb())"
     )
-    environment = os.environ | {"PYTHONPATH": f"{HERE}:{os.environ.get('PYTHONPATH', '')}"}
     done = subprocess.run(
-        [sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, env=environment
+        [sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, env=_with_benchmarks()
     )
     return float(done.stdout)
+
+
+def _with_benchmarks() -> dict[str, str]:
+    """The environment of `python -c` that imports a benchmark's module."""
+    return os.environ | {"PYTHONPATH": f"{HERE}:{os.environ.get('PYTHONPATH', '')}"}
 
 
 def _check_same_model(run: Row, zero_shot: Row, tokens: int | None, folder: Path) -> None:
@@ -222,12 +261,22 @@ def _middle(way: str, runs: list[Row]) -> Row:
     return found
 
 
-def _noise_scene(folder: Path, model: str, weights: Path) -> Scene:
-    """Smooth noise in class folders, 224 pixels wide, as JPEG of photographs' size."""
-    from class_names import names_of  # noqa: PLC0415 - open_clip in this process
+def _noise_scene(folder: Path) -> Scene:
+    """Random weights, and smooth noise in class folders: JPEG, 224 pixels wide, as photographs.
 
+    A process of its own makes the weights: this one stays smaller than those that it measures.
+    """
+    code = "import sys, pathlib, local; print(local.random_checkpoint(pathlib.Path(sys.argv[1])))"
+    weights = subprocess.run(
+        [sys.executable, "-c", code, folder],
+        check=True,
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
+        env=_with_benchmarks(),
+    ).stdout.strip()
+    names = json.loads((HERE / "class_names.json").read_text())["sets"]["caltech101"]["names"]
     draw = np.random.default_rng(0)
-    for name in names_of("caltech101")[:SHAPE_CLASSES]:
+    for name in names[:SHAPE_CLASSES]:
         for split, count in (("train", SHAPE_SHOTS), ("test", 1)):
             place = folder / "data" / split / name.replace("/", " ")
             place.mkdir(parents=True)
@@ -237,8 +286,8 @@ def _noise_scene(folder: Path, model: str, weights: Path) -> Scene:
     pictures.mkdir()
     for number in range(8):
         _noise(draw).save(pictures / f"{number}.jpg")
-    settings = {"shots": SHAPE_SHOTS, "seed": 1, "views": 1, "budget": 2 * 41 + 2}
-    server = {"model": model, "pretrained": str(weights)}
+    settings = {"shots": SHAPE_SHOTS, "seed": 1, "views": 1, "budget": 41 + 2}
+    server = {"model": SHAPE_MODEL, "pretrained": weights}
     return Scene(server, str(folder / "data"), settings, pictures)
 
 
@@ -268,35 +317,18 @@ def main() -> None:
         preset="digits",
         model="embedded",
         pretrained="",
-        shapes="RN50",
+        no_shapes=False,
+        shapes_only=False,
     )
     about = describe()
     print_heading(f"The white-box yardstick: {options.data} on {options.model}", about)
-    named = {"model": options.model, "pretrained": options.pretrained}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        scene = Scene(
-            {key: value for key, value in named.items() if value},
-            options.data,
-            {"preset": options.preset},
-            _some_pictures(folder / "pictures"),
-        )
-        runs = folder / "runs"
-        runs.mkdir()
-        with serving(folder / "server", **scene.server) as server:
-            rows = [
-                row
-                for shots in options.shots
-                for row in compare(server, scene, runs, shots=shots, options=options)
-            ]
-            print_table(rows, ACCURACY)
-            last = runs / f"{options.methods.split(',')[0]}-{options.shots[-1]}-{options.seeds[-1]}"
-            deployed = deployment(server, scene, last, model=options.model)
+        rows, deployed = ([], []) if options.shapes_only else accuracy(folder, options)
         training: list[Row] = []
-        if options.shapes != "none":
-            place = folder / "shapes"
-            place.mkdir()
-            training, more = shapes(place, model=options.shapes)
+        if not options.no_shapes:
+            (folder / "shapes").mkdir()
+            training, more = shapes(folder / "shapes")
             print_table(training, TRAINING)
             deployed += more
     print_table(deployed, DEPLOYED)

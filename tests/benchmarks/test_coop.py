@@ -43,9 +43,7 @@ def test_positions_behind_the_last_end_change_nothing(opened):
     torch.testing.assert_close(cut(images(2)), whole(images(2)), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("shots", "epochs"), [(16, 200), (8, 200), (4, 100), (2, 100), (1, 50)]
-)
+@pytest.mark.parametrize(("shots", "epochs"), [(16, 200), (8, 200), (4, 100), (2, 100), (1, 50)])
 def test_the_rate_warms_up_for_an_epoch_and_falls_as_a_cosine(shots, epochs):
     recipe = Recipe.of(shots)
     rates = [recipe.lr_at(epoch) for epoch in range(recipe.epochs)]
