@@ -86,8 +86,10 @@ def evaluate(  # noqa: PLR0913 - what is asked, of whom, and what counts as an a
     before = after = refined = None
     classes = len(adapter.card.class_names)
     if zero_shot:
-        plain = untaught(adapter).logits(box, images, purpose="zero-shot", step="zero-shot")[1]
-        before = score(restricted(plain, among), labels, classes=classes)
+        plain = untaught(adapter)
+        zero = plain.logits(box, images, purpose="zero-shot", step="zero-shot")[1]
+        before = score(restricted(zero, among), labels, classes=classes)
+        del zero  # as large as what comes next
     if adapted:
         raw, final = adapter.logits(box, images, purpose="test", step="test")
         if raw is not None:
@@ -158,9 +160,10 @@ def predict(
     """One prediction per picture, in order; a query per image set for each of its prompts."""
     _, logits = adapter.logits(box, images, purpose="inference", step="inference")
     names = adapter.card.class_names
-    for picture, row in zip(pictures, softmax(logits), strict=True):
-        best = int(row.argmax())
-        yield Prediction(picture.name, names[best], float(row[best]))
+    for picture, row in zip(pictures, logits, strict=True):
+        probabilities = softmax(row[None])[0]
+        best = int(probabilities.argmax())
+        yield Prediction(picture.name, names[best], float(probabilities[best]))
 
 
 def softmax(logits: FloatArray) -> FloatArray:
