@@ -171,6 +171,7 @@ class Classroom:
 
 def main() -> None:
     """Carry out the job on the command line."""
+    torch.optim.SGD([torch.zeros(1, requires_grad=True)])  # torch loads much at its first use
     imports_mb = own_resident_mb()
     job = Job.model_validate_json(sys.argv[1])
     print(carry_out(job, imports_mb=imports_mb).model_dump_json())

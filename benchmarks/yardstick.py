@@ -223,10 +223,11 @@ def _figures(score: Row, run: Row) -> Row:
 
 @functools.cache
 def _tuner_imports_mb() -> float:
-    """Resident memory of a process that has imported what a fit does, and done nothing."""
+    """Resident memory of a process that has loaded the libraries of a fit, and done nothing."""
     code = (
         "from craft_tuner import cli, commands, craft, progress, report;"
-        "import sklearn.datasets, cma, machine; print(machine.own_resident_mb())"
+        "import sklearn.datasets, cma, torch, machine;"
+        "torch.optim.Adam([torch.zeros(1, requires_grad=True)]); print(machine.own_resident_mb())"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, env=_with_benchmarks()
