@@ -36,9 +36,16 @@ test: install  ## all tests, with coverage
 	$(BIN)/coverage report --include='server/*,tuner/*' --fail-under=90
 
 .PHONY: ray-test
-ray-test: install  ## install Ray and test the server on it: two replicas on a Ray of this machine
+ray-test: install  ## install Ray and test server and bench on it: two replicas, and a bench, on a Ray of this machine
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ray]'
-	$(BIN)/pytest tests/e2e/test_ray.py
+	$(BIN)/pytest tests/e2e/test_ray.py tests/e2e/test_bench_ray.py
+
+.PHONY: page-test
+page-test: install  ## look at the page of runs in a headless Chromium, installed by apt where there is none
+	PYTHONPATH=tests $(BIN)/python -c 'import chromium, sys; sys.exit(chromium.find_chromium() is None)' || \
+	  { [ "$$(id -u)" = 0 ] && apt-get update && apt-get install --yes --no-install-recommends chromium; } || \
+	  { echo "page-test needs Chromium: apt-get install chromium" >&2; exit 1; }
+	$(BIN)/pytest tests/e2e/test_page.py
 
 .PHONY: lint
 lint: install  ## ruff (rules and format) and the dependency rules

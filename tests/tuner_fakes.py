@@ -5,6 +5,7 @@ the offsets, images are unit vectors, logits are 100 times their cosine. It coun
 server does: each step once, replayed free for the same content, refused when it would overspend.
 """
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -72,6 +73,7 @@ class SmoothBox:
     sets: dict[str, FloatArray] = field(default_factory=dict)
     paid: dict[str, Question] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
+    templates: list[str] = field(default_factory=list)
     used: int = 0
 
     def __post_init__(self) -> None:
@@ -111,8 +113,18 @@ class SmoothBox:
     def score_templates(
         self, texts: Texts, templates: Sequence[str], images: Images, *, purpose: Purpose, step: str
     ) -> FloatArray:
-        offsets = np.zeros((len(templates), self.n_ctx, self.width), np.float32)
+        offsets = np.stack([self.offsets_of(texts, template) for template in templates])
+        self.templates += templates
         return self.score(texts, offsets, images, purpose=purpose, step=step)
+
+    def offsets_of(self, texts: Texts, template: str) -> FloatArray:
+        """As if a template were offsets: none of the plain one, else a sum over its words."""
+        moved = np.zeros((self.n_ctx, self.width), np.float32)
+        if template != texts.template:
+            for place, word in enumerate(template.split()):
+                draw = np.random.RandomState(zlib.crc32(f"{place} {word}".encode()))
+                moved += draw.normal(0, 0.3, moved.shape).astype(np.float32)
+        return moved
 
     def _pay(self, queries: int) -> None:
         if self.used + queries > self.limit:

@@ -45,6 +45,7 @@ from craft_shared.messages import (
 )
 from craft_shared.tensors import TENSOR_MEDIA_TYPE
 from craft_tuner.connection import Connection
+from craft_tuner.purchases import add
 from craft_tuner.transport import Patience, Transport
 
 WIDTH = 4
@@ -117,6 +118,8 @@ class FakeServer:
         self.images: dict[str, bytes] = {}
         self.sets: dict[str, list[str]] = {}
         self.bought: dict[str, tuple[Counters, bytes]] = {}
+        self.runs: dict[str, str] = {}
+        self.blind = False
         self.asked: list[Asked] = []
         self.mischief: list[Mischief] = []
         self.bad_image: bytes | None = None
@@ -177,7 +180,21 @@ class FakeServer:
         left = self.queries - used
         return Budgets(queries=Budget(limit=self.queries, used=used, held=0, remaining=left))
 
+    def spent_by_run(self) -> dict[str, Counters]:
+        found: dict[str, list[Counters]] = {}
+        for name, (cost, _) in self.bought.items():
+            found.setdefault(self.runs[name], []).append(cost)
+        return {run: add(costs) for run, costs in found.items()}
+
     def _usage(self, asked: Asked) -> Answer:
+        if self.blind:
+            raise Refusal(Code.SCOPE_DENIED, "no usage:read")
+        if "by=run" in asked.query:
+            rows = [
+                UsageBucket(start=None, run=run, counters=cost)
+                for run, cost in self.spent_by_run().items()
+            ]
+            return said(UsageReply(bucket="total", by="run", buckets=rows))
         bucket = httpx.QueryParams(asked.query).get("bucket", "total")
         start = None if bucket == "total" else datetime(2026, 1, 1, tzinfo=UTC)
         return said(
@@ -226,6 +243,7 @@ class FakeServer:
         if self.spent.queries + prompts > self.queries:
             raise Refusal(Code.BUDGET_EXHAUSTED, f"needs {prompts} queries")
         self.bought[name] = (cost, _bytes(found))
+        self.runs[name] = request.run
         return self._deliver(request, cost, found, replayed=False)
 
     def _deliver(

@@ -35,6 +35,8 @@ def test_data_files_are_shipped(names):
     embedded = {"embedded.json", "weights.safetensors", "card.json"}
     assert {f"craft_server/embedded/{name}" for name in embedded} <= names
     assert "craft_tuner/presets/digits.toml" in names
+    assert {"craft_tuner/report/page.html", "craft_tuner/report/page.css"} <= names
+    assert "craft_tuner/bench/published.toml" in names
     assert {
         f"{package}/py.typed" for package in ("craft_server", "craft_tuner", "craft_shared")
     } <= (names)

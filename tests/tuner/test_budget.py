@@ -60,6 +60,18 @@ def test_what_cannot_be_paid_is_refused_in_words(
         plan_generations(build(settings), work, budgets, head_queries=1)
 
 
+def test_a_method_says_how_many_it_asks_and_what_lowers_that() -> None:
+    plan = plan_generations(build(), DTD, head_queries=0, population=10)
+    assert (plan.generations, plan.population, plan.fit.queries) == (799, 10, 7990)
+    ask = {"head_queries": 0, "population": 10, "lever": "--zip-pairs"}
+    with pytest.raises(BudgetExhausted, match=r"at least 12 queries .* lower --zip-pairs or ask"):
+        plan_generations(build(), DTD, some_budgets(11), **ask)
+    with pytest.raises(BudgetExhausted, match="raise --budget to at least 12 or lower --zip-pairs"):
+        plan_generations(build({"budget": 11}), DTD, **ask)
+    with pytest.raises(BudgetExhausted, match="lower --zip-pairs or --shots"):
+        plan_generations(build(), DTD, some_budgets(8000, vectors=99), **ask)
+
+
 def test_a_limit_on_logit_vectors_shortens_the_run() -> None:
     budgets = some_budgets(8000, vectors=41 * 752 * 10 + 2 * 1692)
     assert plan_generations(build(), DTD, budgets, head_queries=1).generations == 10

@@ -111,12 +111,28 @@ def result_of(run):
 def test_a_fit_leaves_adapter_result_and_report_and_balances(world):
     files = {path.name for path in world.run.iterdir()}
     assert {"adapter.safetensors", "result.json", "report.html", "curves.png"} <= files
+    assert {"predictions.csv", "thumbnails.json"} <= files
     result = result_of(world.run)
     assert result["spent_total"] == world.fit_spent.model_dump()
     assert result["spent"]["zero-shot"]["queries"] == result["spent"]["test"]["queries"] == 1
     assert result["evaluation"]["adapted"]["images"] == 6
     assert sum(map(sum, result["evaluation"]["adapted"]["confusion"])) == 6
     assert result["spent_total"]["queries"] <= 30
+
+
+def test_predictions_are_those_that_were_scored(world):
+    with (world.run / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows[:2]] == ["test/cat/0.png", "test/cat/1.png"]
+    evaluation = result_of(world.run)["evaluation"]
+    for way in ("zero_shot", "prompt_only", "adapted"):
+        right = sum(row[way] == row["label"] for row in rows)
+        assert right == evaluation[way]["correct"]
+    assert all(0 < float(row["probability"]) <= 1 for row in rows)
+    changed = sum(
+        (row["zero_shot"] == row["label"]) != (row["adapted"] == row["label"]) for row in rows
+    )
+    assert len(json.loads((world.run / "thumbnails.json").read_bytes())) == min(changed, 24)
 
 
 def test_a_fit_asks_about_test_images_at_the_very_end(world):
@@ -128,7 +144,9 @@ def test_a_fit_asks_about_test_images_at_the_very_end(world):
 def test_a_dry_run_says_what_it_would_spend_and_move_and_does_neither(tuner, zoo, server):
     code, out, error = tuner("fit", "--data", zoo, "--dry-run", *FIT)
     assert (code, out) == (0, "")
-    assert error.startswith("phase")
+    assert error.startswith("no preset: the paper's settings for caltech101")
+    assert "views 2 instead of 8 (by flag)" in error
+    assert "\nphase" in error
     for line in ("to send: ", "to receive: logits of ", "a round trip takes "):
         assert line in error
     assert server.spent.queries == 0
@@ -136,6 +154,20 @@ def test_a_dry_run_says_what_it_would_spend_and_move_and_does_neither(tuner, zoo
     assert not Path("runs").exists()
     code, _, error = tuner("fit", "--resume", "runs/x", "--dry-run")
     assert (code, "leave out: dry-run" in error) == (2, True)
+
+
+def test_a_fit_as_in_the_paper_says_what_differs_and_refuses_what_contradicts(
+    tuner, zoo, server, monkeypatch
+):
+    monkeypatch.setenv("CRAFT_FIT_SEED", "3")
+    exact = ("fit", "--data", zoo, "--dry-run", "--preset", "dtd", "--paper-exact", "--shots", "2")
+    code, _, error = tuner(*exact)
+    assert code == 0
+    assert "shots 2 instead of 16 (by flag), seed 3 instead of 1 (by the environment)" in error
+    assert "decision 0003: the head learns from normalised logits" in error
+    assert "97 generations x 40 x 6 shots" in error
+    code, _, error = tuner(*exact, "--views", "8")
+    assert (code, "means views 100 and not 8" in error) == (2, True)
 
 
 def test_a_fit_may_have_its_logits_in_half_precision(tuner, zoo, server):
@@ -154,9 +186,26 @@ def test_a_fit_says_its_plan_first_and_its_result_last(tuner, zoo):
     code, out, error = tuner("fit", "--data", zoo, "--method", "bbt", *FIT)
     lines = error.splitlines()
     assert (code, out) == (0, "")
-    assert lines[0].startswith("phase")
+    assert lines[0].startswith("no preset")
+    assert lines[2].startswith("phase")
     assert "prompt only" in error
     assert lines[-1].endswith("runs/zoo-bbt-2shots-seed1/report.html")
+
+
+@pytest.mark.parametrize(
+    ("method", "queries"), [("template_ensemble", 1 + 7), ("head_only", 2 + 2), ("text_search", 30)]
+)
+def test_methods_of_text_alone_spend_what_they_say_and_answer(tuner, zoo, server, method, queries):
+    run = Path("runs/text")
+    short = ("--method", method, "--head-epochs", "3", *FIT)
+    code, _, error = tuner("fit", "--data", zoo, "--run", run, *short)
+    assert code == 0, error
+    assert f"{queries:,} queries spent" in error
+    assert result_of(run)["spent_total"] == server.spent.model_dump()
+    assert server.spent.queries == queries
+    assert all(b"templates" in body for body in bodies(server))
+    code, out, _ = tuner("evaluate", run, "--data", zoo)
+    assert (code, out.splitlines()[-1].split("\t")[0]) == (0, "adapted")
 
 
 def test_the_key_is_in_no_file_of_the_run(world):
@@ -169,6 +218,71 @@ def test_a_finished_fit_resumes_to_the_same_bytes_and_buys_nothing(world):
     code, _, error = world.tuner("fit", "--resume", world.run)
     assert code == 0, error
     assert ((world.run / "adapter.safetensors").read_bytes(), world.server.spent) == before
+
+
+TRACKER = """
+import pathlib
+
+class Tracker:
+    def __init__(self):
+        self.file = pathlib.Path("heard.txt").open("a")
+
+    def start(self, run):
+        print("start", run.config["model"], len(run.history), file=self.file)
+
+    def generation(self, metrics):
+        print(int(metrics["queries"]), file=self.file)
+
+    def finish(self, result):
+        print("finish", result["method"], file=self.file, flush=True)
+        self.file.close()
+"""
+
+
+def test_a_fit_tells_its_tracker_and_tells_it_again_when_resumed(tuner, zoo, tmp_path):
+    (tmp_path / "tracker_of_test_cli.py").write_text(TRACKER)
+    track = ("--track", "tracker_of_test_cli:Tracker")
+    bbt = ("--method", "bbt", "--run", "run", *FIT)
+    assert tuner("fit", "--data", zoo, *bbt, *track)[0] == 0
+    first, *queries, last = Path("heard.txt").read_text().splitlines()
+    assert (first, last) == ("start fake::1 0", "finish bbt")
+    rows = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
+    assert queries == [str(row["queries"]) for row in rows]
+    assert tuner("fit", "--resume", "run")[0] == 0
+    assert f"start fake::1 {len(rows)}" in Path("heard.txt").read_text()
+    Path("heard.txt").unlink()
+    assert tuner("fit", "--resume", "run", "--track", "none")[0] == 0
+    assert not Path("heard.txt").exists()
+
+
+def test_an_unknown_tracker_leaves_no_run_behind(tuner, zoo, server):
+    code, _, error = tuner("fit", "--data", zoo, "--track", "nothing", *FIT)
+    assert (code, "allowed: tensorboard, module:callable, none" in error) == (2, True)
+    assert server.spent.queries == 0
+    assert not Path("runs").exists()
+
+
+# --- report -------------------------------------------------------------------------------------
+
+
+def test_a_page_is_written_of_a_run(world, tmp_path):
+    out = tmp_path / "page.html"
+    code, said, _ = world.tuner("report", world.run, "--out", out)
+    assert (code, said) == (0, f"{out}\n")
+    assert "sea lion" in out.read_text()
+    (world.run / "thumbnails.json").rename(tmp_path / "kept")
+    try:
+        code, *_ = world.tuner("report", world.run, "--out", out, "--data", world.zoo)
+    finally:
+        (tmp_path / "kept").rename(world.run / "thumbnails.json")
+    assert code == 0
+    assert "no picture kept" not in out.read_text()
+
+
+def test_a_page_of_no_run_is_refused(tuner, tmp_path):
+    code, out, error = tuner("report", tmp_path)
+    assert (code, out) == (7, "")
+    assert "holds no run" in error
 
 
 def test_a_fit_without_a_test_split_skips_the_test(tuner, zoo, tmp_path, server):
@@ -416,7 +530,13 @@ def test_usage_shows_what_is_left_and_what_was_spent(world):
 def test_settings_lists_every_setting_with_its_meaning(tuner):
     code, out, _ = tuner("settings")
     assert code == 0
-    assert "methods: zero_shot, bbt, craft" in out
+    for line in (
+        "  zero_shot: the model as it is: plain text prompts",
+        "(0 queries to fit, 7 to answer about an image set, text prompts)",
+        "(8 queries to fit, 1 to answer about an image set, text prompts)",
+        "in turns (7,995 queries to fit, 1 to answer about an image set, soft prompts)",
+    ):
+        assert line in out
     assert "--intrinsic-dim [512]  d, dimensions of z searched" in out
 
 

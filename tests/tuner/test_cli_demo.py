@@ -26,8 +26,12 @@ mode = os.environ.get("FAKE_MODE", "")
 if sys.argv[1] == "keys":
     if mode == "no keys":
         sys.exit("the ledger is locked")
-    assert sys.argv[2:6] == ["create", "--owner", "demo", "--queries"]
-    print(json.dumps({{"key": "craft_test"}}))
+    said = {{"id": "key_1", "key": "craft_test"}}
+    if sys.argv[2] == "list":
+        said = json.loads(os.environ["FAKE_KEYS"])
+    with open(os.environ["CRAFT_SERVER_DATA_DIR"] + "/asked", "a") as file:
+        print(*sys.argv[2:], file=file)
+    print(json.dumps(said))
     sys.exit()
 assert sys.argv[1:] == ["serve"]
 assert "CRAFT_SERVER_DATABASE_URL" not in os.environ
@@ -123,6 +127,27 @@ def test_a_server_runs_for_the_block_and_not_after(program, tmp_path):
         assert server.key == "craft_test"
         assert re.fullmatch(r"http://127\.0\.0\.1:\d+", server.url)
     assert not alive(server.pid)
+
+
+def test_a_server_that_starts_again_has_its_key_whose_limit_can_be_set(
+    program, tmp_path, monkeypatch
+):
+    with local_server(tmp_path, queries=10):
+        pass
+    monkeypatch.setenv("FAKE_KEYS", '[{"id": "key_1"}]')
+    with local_server(tmp_path, queries=10) as server:
+        server.allow(25)
+    monkeypatch.setenv("FAKE_KEYS", "[]")
+    with local_server(tmp_path, queries=7):
+        pass
+    assert (tmp_path / "asked").read_text().splitlines() == [
+        "create --owner demo --queries 10 --json",
+        "list --owner demo --json",
+        "rotate key_1 --json",
+        "set-budget key_1 --queries 25",
+        "list --owner demo --json",
+        "create --owner demo --queries 7 --json",
+    ]
 
 
 def test_a_server_is_stopped_when_the_block_fails(program, tmp_path):

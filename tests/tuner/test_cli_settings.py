@@ -42,6 +42,15 @@ def test_the_rest_of_the_file_is_the_fits(file):
     assert build(fit).preset == "digits"
 
 
+def test_the_environment_may_hold_settings_of_the_fit(file):
+    environ = {"CRAFT_FIT_SHOTS": "4", "CRAFT_FIT_BOUND": "none", "CRAFT_FIT_SIGMA": ""}
+    found = gather({}, environ=environ, config=file)
+    config = build(found.fit, found.fit_environment, {"seed": 2})
+    assert (config.preset, config.shots, config.bound, config.sigma) == ("digits", 4, None, 1.0)
+    with pytest.raises(UsageError, match="no setting is called shot; did you mean shots"):
+        build(gather({}, environ={"CRAFT_FIT_SHOT": "4"}).fit_environment)
+
+
 def test_a_key_of_the_file_that_nobody_knows_is_refused(file):
     file.write_text(FILE + 'serve = "x"\n')
     with pytest.raises(UsageError, match="no setting is called serve"):

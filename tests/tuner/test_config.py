@@ -1,4 +1,4 @@
-"""Settings are one frozen value; presets are the paper's; every refusal says what to do."""
+"""Settings are one frozen value; every refusal says what to do."""
 
 import re
 
@@ -6,52 +6,8 @@ import pytest
 from annotated_types import Ge, Gt, Le
 from pydantic import ValidationError
 
-from craft_tuner.config import FitConfig, build, load_preset, preset_names
+from craft_tuner.config import FitConfig, build
 from craft_tuner.errors import UsageError
-
-PAPER = {  # craft_configs/*.yaml: std, sigma, bound, w, n, batch
-    "caltech101": (0.2, 1.0, 5.0, 0.1, 4, 256),
-    "oxford_flowers": (0.2, 1.0, 5.0, 0.1, 4, 256),
-    "stanford_cars": (0.2, 1.0, 5.0, 0.1, 4, 256),
-    "sun397": (0.2, 1.0, 5.0, 0.1, 4, 256),
-    "ucf101": (0.2, 1.0, 5.0, 0.1, 4, 256),
-    "food101": (0.2, 1.0, None, 1.0, 1, 256),
-    "dtd": (1.0, 0.02, 5.0, 0.001, 1, 256),
-    "eurosat": (1.0, 0.02, 5.0, 0.01, 1, 256),
-    "fgvc_aircraft": (0.2, 0.02, None, 0.1, 4, 256),
-    "oxford_pets": (0.2, 0.02, 5.0, 0.1, 1, 64),
-}
-
-
-@pytest.mark.parametrize(("name", "row"), PAPER.items())
-def test_presets_are_the_official_configs(name: str, row: tuple[object, ...]) -> None:
-    config = build({"preset": name})
-    found = (
-        config.std,
-        config.sigma,
-        config.bound,
-        config.kl_weight,
-        config.kl_fraction,
-        config.batch_size,
-    )
-    assert found == row
-    assert config.projection == "normal"
-    assert (config.population, config.intrinsic_dim, config.lr) == (40, 512, 1e-3)
-    assert (config.head_hidden, config.head_depth, config.optimiser) == (256, 2, "adam")
-
-
-def test_imagenet_preset_is_the_imagenet_script() -> None:
-    config = build({"preset": "imagenet"})
-    assert (config.projection, config.head_context, config.head_hidden) == ("uniform", "best", 512)
-    assert (config.sigma, config.bound, config.kl_weight) == (1.0, None, 0.0)
-    budgets = [build({"preset": "imagenet", "shots": s}).paper_budget for s in (1, 2, 4, 8, 16)]
-    assert budgets == [2000, 4000, 4000, 4000, 4000]
-
-
-def test_every_dataset_of_the_paper_and_the_demo_has_a_preset() -> None:
-    assert set(preset_names()) == {*PAPER, "imagenet", "digits"}
-    for name in preset_names():
-        assert build({"preset": name}).preset == name
 
 
 @pytest.mark.parametrize(
@@ -125,8 +81,3 @@ def test_every_setting_is_described_and_every_number_bounded() -> None:
             kinds = {type(item) for item in field.metadata}
             assert Le in kinds, f"{name} has no upper bound"
             assert kinds & {Ge, Gt} or name == "seed", f"{name} has no lower bound"
-
-
-def test_presets_set_only_settings() -> None:
-    for name in preset_names():
-        assert set(load_preset(name)) <= set(FitConfig.model_fields)

@@ -352,7 +352,7 @@ def test_fitness_can_see_the_augmented_view(method: str, tmp_path: Path) -> None
 
 
 def test_the_registry_has_every_method_of_the_configuration() -> None:
-    assert methods.names() == ("zero_shot", "bbt", "craft")
+    assert {"zero_shot", "bbt", "craft"} < {*methods.names()}
     for name in methods.names():
         method = methods.get(name)
         assert method.name == name

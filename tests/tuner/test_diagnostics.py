@@ -18,6 +18,9 @@ FINE = {
 }
 
 
+DESCENT = {name: value for name, value in FINE.items() if name != "sigma"} | {"step_gain": 0.1}
+
+
 def improving(generation: int) -> dict[str, float]:
     return {**FINE, "fitness_lowest": 2.0 * 0.99**generation}
 
@@ -36,6 +39,8 @@ def test_a_healthy_run_is_silent() -> None:
     ("rows", "said"),
     [
         (60 * [FINE], "fitness has hardly moved for 50 generations (lowest 1.0000, sigma 0.5)"),
+        (60 * [DESCENT], "(lowest 1.0000); the steps are too small or too large: see --zip-a"),
+        (60 * [{"fitness_lowest": 1.0}], "(lowest 1.0000): more queries of this kind buy little"),
         (
             [improving(g) | {"head_loss": 0.2 + 0.1 * g} for g in range(30)],
             "the head diverges; lower --lr",
@@ -60,6 +65,10 @@ def test_each_rule_speaks_once(rows: list[dict[str, float]], said: str) -> None:
     assert said in found[0]
 
 
+def test_a_head_without_a_search_has_no_plateau() -> None:
+    assert warnings_of(60 * [{"head_loss": 1.0}]) == []
+
+
 def test_a_resumed_run_neither_repeats_nor_forgets() -> None:
     rows = [improving(g) | {"kept_variance": 0.05} for g in range(3)]
     whole = Diagnostics()
@@ -74,11 +83,12 @@ def test_rules_need_no_head() -> None:
     assert warnings_of(rows) == []
 
 
-@pytest.mark.parametrize(("method", "depth"), [("craft", 3), ("bbt", 2)])
+@pytest.mark.parametrize(("method", "depth"), [("craft", 3), ("bbt", 2), ("spsa", 2), ("zip", 2)])
 def test_every_metric_of_a_run_is_explained(method: str, depth: int, tmp_path) -> None:
     config = build({"method": method, "head_depth": depth, "intrinsic_dim": 8, "budget": 90})
     done = fit(tmp_path / "run", SmoothBox(), None, config)
     for step in done.progress:
         assert set(step.metrics) <= set(METRICS)
     if method == "craft":
-        assert set(done.progress[0].metrics) == set(METRICS)
+        descents = {"step_gain", "perturbation_gain", "estimate_norm"}
+        assert set(done.progress[0].metrics) == set(METRICS) - descents

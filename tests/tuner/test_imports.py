@@ -15,7 +15,12 @@ LIGHT = [
     "craft_tuner.diagnostics",
     "craft_tuner.methods",
     "craft_tuner.methods.bbt",
+    "craft_tuner.methods.spsa",
+    "craft_tuner.methods.zip",
     "craft_tuner.methods.zero_shot",
+    "craft_tuner.methods.template_ensemble",
+    "craft_tuner.methods.text_search",
+    "craft_tuner.choices",
 ]
 
 

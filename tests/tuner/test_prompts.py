@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from craft_tuner.config import build
 from craft_tuner.errors import FitDiverged, RunError
 from craft_tuner.journal import Generation
-from craft_tuner.prompts import Search, digest, kept_variance, project, projection
+from craft_tuner.prompts import Search, kept_variance, project, projection
+from craft_tuner.search import digest, replay
 
 SMALL = {"intrinsic_dim": 12, "population": 8}
 
@@ -163,7 +164,7 @@ def test_every_z_and_the_mean_respect_the_bounds(seed: int, bound: float) -> Non
 def test_a_replayed_search_goes_on_as_the_original(seed: int, done: int, kind: str) -> None:
     config = build({**SMALL, "seed": seed, "head_context": kind})
     original, replayed = (Search(config, generations=8) for _ in range(2))
-    replayed.replay(advance(original, done))
+    replay(replayed, advance(original, done))
     assert np.array_equal(replayed.center, original.center)
     assert advance(replayed, 3) == advance(original, 3)
     assert replayed.best == original.best
@@ -172,7 +173,7 @@ def test_a_replayed_search_goes_on_as_the_original(seed: int, done: int, kind: s
 def test_a_replay_that_asks_other_z_is_refused() -> None:
     journal = advance(Search(build(SMALL), generations=3), 2)
     with pytest.raises(RunError, match="generation 1 cannot be replayed"):
-        Search(build({**SMALL, "seed": 2}), generations=3).replay(journal)
+        replay(Search(build({**SMALL, "seed": 2}), generations=3), journal)
 
 
 def test_best_is_the_sample_with_the_lowest_fitness_so_far() -> None:

@@ -4,7 +4,8 @@ import numpy as np
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from craft_tuner.config import build
-from craft_tuner.prompts import Search, digest, project, projection
+from craft_tuner.prompts import Search, project, projection
+from craft_tuner.search import digest
 from craft_tuner.threads import one_blas_thread
 
 

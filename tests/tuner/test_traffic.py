@@ -48,6 +48,15 @@ def test_logits_are_counted_to_the_byte_and_prompts_by_their_offsets(dtype, size
     assert 0 < heads == 21 * 700
     offsets = 410 * config.n_ctx * 6 * 4
     assert found.prompt_bytes - offsets == 21 * (2 * 6 + 700)
+    texts = foresee(
+        a_plan(),
+        config,
+        card,
+        class_names=["cat", "dog"],
+        pictures=Load(7, 70),
+        prompt_kind="text",
+    )
+    assert texts.prompt_bytes - 410 * 64 == 21 * (2 * 6 + 700)
     assert (found.requests, found.pictures, found.picture_bytes) == (21, 7, 70 + 7 * 340)
 
 

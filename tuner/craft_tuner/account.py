@@ -1,6 +1,6 @@
 """What may be asked without paying: which models there are, what a key has left, what it spent."""
 
-from craft_shared.messages import KeyInfo, ModelCard, ModelList, UsageReply
+from craft_shared.messages import Counters, KeyInfo, ModelCard, ModelList, UsageReply
 from craft_tuner.errors import UsageError
 from craft_tuner.replies import message
 from craft_tuner.transport import Call, Transport
@@ -39,6 +39,16 @@ def fetch_key(transport: Transport) -> KeyInfo:
 def fetch_usage(transport: Transport, *, bucket: str = "total") -> UsageReply:
     """GET /v1/usage: what the ledger says that this key spent; `total`, `hour` or `day`."""
     return transport.send(_lookup("/v1/usage", bucket=bucket), message(UsageReply))
+
+
+def fetch_spent_by_run(transport: Transport) -> dict[str, Counters]:
+    """What the ledger says that each run of this key spent, by run id.
+
+    Raises:
+        AccessDenied: the key may not read its usage.
+    """
+    found = transport.send(_lookup("/v1/usage", by="run"), message(UsageReply))
+    return {bucket.run: bucket.counters for bucket in found.buckets if bucket.run}
 
 
 def _lookup(path: str, **params: str) -> Call:

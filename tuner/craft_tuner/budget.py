@@ -85,7 +85,13 @@ class Plan(BaseModel):
 
 
 def plan_generations(
-    config: FitConfig, work: Workload, budgets: Budgets | None = None, *, head_queries: int
+    config: FitConfig,
+    work: Workload,
+    budgets: Budgets | None = None,
+    *,
+    head_queries: int,
+    population: int | None = None,
+    lever: str = "--population",
 ) -> Plan:
     """The longest search that fits: P fitness and `head_queries` head queries a generation.
 
@@ -97,31 +103,38 @@ def plan_generations(
         work: says classes, images and image sets.
         budgets: what the key has left; None plans for the configured budget alone.
         head_queries: 1 for a method that trains a head each generation, else 0.
+        population: fitness queries of a generation; None: `config.population`.
+        lever: the option that lowers them, for messages.
 
     Raises:
         BudgetExhausted: not even one generation fits, or the key has less than `config.budget`.
     """
     tests = _tests(work)
-    prompts = config.population + head_queries
+    population = population or config.population
+    prompts = population + head_queries
     fixed = sum_costs(tests)
-    budget = spendable(config, budgets, least=prompts * work.shot_sets + fixed.queries)
+    least = prompts * work.shot_sets + fixed.queries
+    budget = spendable(config, budgets, least=least, lever=lever)
     generations = (budget - fixed.queries) // (prompts * work.shot_sets)
-    vectors = _vectors_left(budgets, least=prompts * work.shots + fixed.logit_vectors)
+    least = prompts * work.shots + fixed.logit_vectors
+    vectors = _vectors_left(budgets, least=least, lever=lever)
     if vectors is not None:
         generations = min(generations, (vectors - fixed.logit_vectors) // (prompts * work.shots))
-    search = [_search(work, "fitness", generations=generations, prompts=config.population)]
+    if config.paper_exact:
+        generations = min(generations, config.official_generations)
+    search = [_search(work, "fitness", generations=generations, prompts=population)]
     if head_queries:
         search.append(_search(work, "head", generations=generations, prompts=head_queries))
     return Plan(
         method=config.method,
         budget=budget,
         generations=generations,
-        population=config.population,
+        population=population,
         phases=(*tests[:1], *search, *tests[1:]),
     )
 
 
-def plan_phases(
+def plan_phases(  # noqa: PLR0913 - what is planned, and of what
     config: FitConfig,
     work: Workload,
     budgets: Budgets | None = None,
@@ -129,6 +142,7 @@ def plan_phases(
     phases: Sequence[Phase],
     test_prompts: int = 1,
     test_names: int | None = None,
+    lever: str = "--population",
 ) -> Plan:
     """The plan of a method whose cost is known before: zero-shot test, its phases, final test.
 
@@ -139,6 +153,7 @@ def plan_phases(
         phases: what the fit itself asks.
         test_prompts: prompts per image of the adapter to come; 0 for one that is tested already.
         test_names: names that they are asked with; None: the class names.
+        lever: the option that lowers its cost, for messages.
 
     Raises:
         BudgetExhausted: it cannot be paid.
@@ -146,8 +161,8 @@ def plan_phases(
     tests = _tests(work, prompts=test_prompts, names=test_names)
     asked = (*tests[:1], *phases, *tests[1:])
     cost = sum_costs(asked)
-    budget = spendable(config, budgets, least=cost.queries)
-    _vectors_left(budgets, least=cost.logit_vectors)
+    budget = spendable(config, budgets, least=cost.queries, lever=lever)
+    _vectors_left(budgets, least=cost.logit_vectors, lever=lever)
     return Plan(method=config.method, budget=budget, generations=0, population=0, phases=asked)
 
 
@@ -164,7 +179,9 @@ def price(  # noqa: PLR0913 - one argument per factor
     return Phase(purpose=purpose, what=what, cost=cost)
 
 
-def spendable(config: FitConfig, budgets: Budgets | None, *, least: int) -> int:
+def spendable(
+    config: FitConfig, budgets: Budgets | None, *, least: int, lever: str = "--population"
+) -> int:
     """Queries that a run may spend, at least `least`; the paper's budget unless one is set.
 
     Raises:
@@ -175,7 +192,7 @@ def spendable(config: FitConfig, budgets: Budgets | None, *, least: int) -> int:
     if left is not None and left < least:
         raise BudgetExhausted(
             f"this run needs at least {least:,} queries and the key has {left:,} left; lower "
-            "--population or ask the server's owner for a larger budget"
+            f"{lever} or ask the server's owner for a larger budget"
         )
     if config.budget is not None and left is not None and config.budget > left:
         raise BudgetExhausted(
@@ -186,7 +203,7 @@ def spendable(config: FitConfig, budgets: Budgets | None, *, least: int) -> int:
     if budget < least:
         raise BudgetExhausted(
             f"a budget of {budget:,} queries does not cover one generation and the test, "
-            f"{least:,}; raise --budget to at least {least:,} or lower --population"
+            f"{least:,}; raise --budget to at least {least:,} or lower {lever}"
         )
     return budget if left is None else min(budget, left)
 
@@ -202,7 +219,9 @@ def sum_costs(phases: Iterable[Phase]) -> Counters:
     )
 
 
-def _vectors_left(budgets: Budgets | None, *, least: int) -> int | None:
+def _vectors_left(
+    budgets: Budgets | None, *, least: int, lever: str = "--population"
+) -> int | None:
     """Logit vectors that the key has left, None where it has no such limit."""
     if budgets is None or budgets.logit_vectors is None:
         return None
@@ -210,7 +229,7 @@ def _vectors_left(budgets: Budgets | None, *, least: int) -> int | None:
     if left < least:
         raise BudgetExhausted(
             f"this run needs at least {least:,} logit vectors (prompts x images) and the key has "
-            f"{left:,} left; lower --population or --shots, or ask the server's owner for more"
+            f"{left:,} left; lower {lever} or --shots, or ask the server's owner for more"
         )
     return left
 

@@ -1,4 +1,4 @@
-"""The command line: `craft-tuner fit | evaluate | predict | data | usage | settings | demo`.
+"""The command line: `craft-tuner fit | evaluate | predict | bench | report | data | ...`.
 
 Thin: reads options, calls the part that knows, shows what comes back. Results go to standard
 output, everything said on the way to standard error. A failure is one sentence and the exit code
@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from craft_tuner import cli_data, methods
+from craft_tuner import choices, cli_bench, cli_data, cli_report, methods, official
 from craft_tuner import config as configuration
 from craft_tuner.errors import CraftTunerError, UsageError
 from craft_tuner.settings import Sources, gather, parse_assignments
@@ -31,7 +31,8 @@ _FIT_EXAMPLES = """\b
 Examples:
   craft-tuner fit --data digits --preset digits --run runs/first
   craft-tuner fit --data photos/ --shots 8 --seed 2 --budget 4000 --sigma 0.02
-  craft-tuner fit --data coop:dtd@/data --preset dtd --sampling craft --seed 3
+  craft-tuner fit --data coop:dtd@/data --preset dtd --paper-exact --seed 3
+  craft-tuner fit --data photos/ --shots 8 --track tensorboard
   craft-tuner fit --resume runs/first
 """
 _EVALUATE_EXAMPLES = """\b
@@ -64,7 +65,10 @@ app = typer.Typer(
 )
 
 app.add_typer(cli_data.app, name="data")
+app.command(epilog=cli_report.EXAMPLES)(cli_report.report)
+cli_bench.register(app)
 
+METHODS = ", ".join(methods.names())
 DATA = "Class folders, CSV or JSONL file, coop:NAME@ROOT, hf:OWNER/NAME, or `digits`"
 
 Server = Annotated[str | None, typer.Option(help="Address of the server [CRAFT_SERVER_URL]")]
@@ -96,7 +100,10 @@ def fit(  # noqa: PLR0913 - one parameter per option
     *,
     data: Annotated[str | None, typer.Option(help=DATA)] = None,
     preset: Annotated[str | None, typer.Option(help="Settings of a dataset of the paper")] = None,
-    method: Annotated[str | None, typer.Option(help="craft, bbt or zero_shot")] = None,
+    method: Annotated[str | None, typer.Option(help=f"How: {METHODS}")] = None,
+    paper_exact: Annotated[
+        bool, typer.Option("--paper-exact", help="As the paper's code where a black box permits")
+    ] = False,
     shots: Annotated[int | None, typer.Option(help="Training images per class")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of all that is random")] = None,
     budget: Annotated[int | None, typer.Option(help="Queries for the whole run")] = None,
@@ -109,6 +116,10 @@ def fit(  # noqa: PLR0913 - one parameter per option
         bool, typer.Option("--dry-run", help="Say what it would spend and move, and stop")
     ] = False,
     class_names: ClassNames = None,
+    track: Annotated[
+        str | None,
+        typer.Option(help="Tell a tracker: tensorboard, module:callable, none [CRAFT_TRACK]"),
+    ] = None,
     server: Server = None,
     key: Key = None,
     model: Model = None,
@@ -117,27 +128,42 @@ def fit(  # noqa: PLR0913 - one parameter per option
 ) -> None:
     """Adapt the model to a dataset: shots in, adapter out, every query within the budget.
 
-    Every setting (see `craft-tuner settings`) is a flag as well: --sigma 0.5 is --set sigma=0.5.
+    Every setting (see `craft-tuner settings`) is a flag as well: --sigma 0.5 is --set sigma=0.5,
+    is CRAFT_FIT_SIGMA=0.5. Flags win over the environment, the environment over the file.
     """
     from craft_tuner import commands  # noqa: PLC0415 - --help needs none of it
 
-    sources = _sources(config, server=server, key=key, model=model, timeout_s=timeout)
+    sources = _sources(config, server=server, key=key, model=model, timeout_s=timeout, track=track)
     given = {"preset": preset, "method": method, "shots": shots, "seed": seed, "budget": budget}
-    flags = {name: value for name, value in given.items() if value is not None}
-    layers = [sources.fit, parse_assignments(assignments or []), _extra(context.args), flags]
+    flags = {
+        **parse_assignments(assignments or []),
+        **_extra(context.args),
+        **{name: value for name, value in given.items() if value is not None},
+        **({"paper_exact": True} if paper_exact else {}),
+    }
     if resume is not None:
-        fixed = {**layers[1], **layers[2], **flags} | ({"dry-run": True} if dry_run else {})
+        fixed = flags | ({"dry-run": True} if dry_run else {})
         _refuse_with_resume(fixed, data=data, run=run)
         commands.resume(resume, sources.settings)
         return
     if data is None:
         raise UsageError("what to fit? give --data FOLDER, FILE.csv, coop:NAME@ROOT or digits")
-    settings = configuration.build(*layers)
+    layers = [
+        (f"the file {config}", sources.fit),
+        ("the environment", sources.fit_environment),
+        ("flag", flags),
+    ]
+    settings = configuration.build(*(layer for _, layer in layers))
+    origins = choices.origins(layers)
     if dry_run:
-        commands.foresee(settings, sources.settings, data=data, class_names=class_names)
+        commands.foresee(
+            settings, sources.settings, data=data, class_names=class_names, origins=origins
+        )
         return
     where = run or _default_run(data, settings)
-    commands.fit(where, settings, sources.settings, data=data, class_names=class_names)
+    commands.fit(
+        where, settings, sources.settings, data=data, class_names=class_names, origins=origins
+    )
 
 
 @app.command(epilog=_EVALUATE_EXAMPLES)
@@ -230,9 +256,13 @@ def usage(
 
 @app.command()
 def settings() -> None:
-    """List every setting of a fit with its default, the methods and the presets."""
-    typer.echo(f"methods: {', '.join(methods.names())}")
-    typer.echo(f"presets: {', '.join(configuration.preset_names())}")
+    """List the methods with their cost, the presets, and every setting of a fit."""
+    from craft_tuner.estimate import method_lines  # noqa: PLC0415 - --help needs none of it
+
+    typer.echo("methods, with what they cost at 16 shots of ten classes:")
+    for line in method_lines():
+        typer.echo(f"  {line}")
+    typer.echo(f"presets: {', '.join(official.preset_names())}")
     for name, field in configuration.FitConfig.model_fields.items():
         typer.echo(f"--{name.replace('_', '-')} [{field.default}]  {field.description}")
 

@@ -19,8 +19,10 @@ from rich.console import Console
 from craft_shared.messages import KeyInfo, ModelCard, UsageReply
 from craft_tuner import evaluate as evaluation
 from craft_tuner import fit as fitting
+from craft_tuner import tracking
 from craft_tuner.account import choose_model, fetch_key, fetch_usage
 from craft_tuner.adapter import Adapter
+from craft_tuner.choices import Origins, sentences
 from craft_tuner.client import Client
 from craft_tuner.config import FitConfig
 from craft_tuner.data.dataset import pictures_of
@@ -49,21 +51,34 @@ def fit(
     *,
     data: str,
     class_names: Path | None = None,
+    origins: Origins | None = None,
 ) -> dict[str, Any]:
-    """Start a run in a new directory and carry it out; the content of result.json."""
+    """Start a run in a new directory and carry it out; the content of result.json.
+
+    `origins` says who set each setting.
+    """
     with open_server(settings) as (screen, transport):
+        _tell(screen, config, origins)
         card = choose_model(transport, settings.model)
         setup = _setup(transport, card, data=data, class_names=class_names)
+        setup = setup.model_copy(update={"track": tracking.known(settings.track)})
         prepared = fitting.prepare(config, setup, transport, card=card, run=None)
         with Run.create(where, config, setup=setup.model_dump()) as run:
-            return _carry_out(run, prepared, transport, card=card, screen=screen)
+            track = setup.track
+            return _carry_out(run, prepared, transport, card=card, screen=screen, track=track)
 
 
 def foresee(
-    config: FitConfig, settings: Settings, *, data: str, class_names: Path | None = None
+    config: FitConfig,
+    settings: Settings,
+    *,
+    data: str,
+    class_names: Path | None = None,
+    origins: Origins | None = None,
 ) -> None:
     """Say what a run would spend and move; neither spends nor writes anything."""
     with open_server(settings) as (screen, transport):
+        _tell(screen, config, origins)
         card = choose_model(transport, settings.model)
         setup = _setup(transport, card, data=data, class_names=class_names)
         fitting.prepare(config, setup, transport, card=card, run=None).tell(screen)
@@ -77,9 +92,11 @@ def resume(where: Path, settings: Settings) -> dict[str, Any]:
         except ValidationError as error:
             raise RunError(f"{where} was not started by `craft-tuner fit`; start anew") from error
         with open_server(settings, server=setup.server) as (screen, transport):
+            _tell(screen, run.config)
             card = choose_model(transport, settings.model, prefer=setup.model)
             prepared = fitting.prepare(run.config, setup, transport, card=card, run=run)
-            return _carry_out(run, prepared, transport, card=card, screen=screen)
+            track = tracking.known(settings.track or setup.track)
+            return _carry_out(run, prepared, transport, card=card, screen=screen, track=track)
 
 
 def evaluate(
@@ -188,6 +205,11 @@ def open_server(
         yield screen, transport
 
 
+def _tell(screen: Screen, config: FitConfig, origins: Origins | None = None) -> None:
+    for sentence in sentences(config, origins):
+        screen.say(sentence)
+
+
 def _setup(transport: Transport, card: ModelCard, *, data: str, class_names: Path | None) -> Setup:
     return Setup(
         server=transport.url,
@@ -198,11 +220,18 @@ def _setup(transport: Transport, card: ModelCard, *, data: str, class_names: Pat
 
 
 def _carry_out(
-    run: Run, prepared: Prepared, transport: Transport, *, card: ModelCard, screen: Screen
+    run: Run,
+    prepared: Prepared,
+    transport: Transport,
+    *,
+    card: ModelCard,
+    screen: Screen,
+    track: str | None,
 ) -> dict[str, Any]:
     resumable = f"go on with: craft-tuner fit --resume {run.path}"
     try:
-        result = fitting.fit(run, prepared, transport, card=card, watcher=screen)
+        with tracking.following(track, run, screen, say=screen.say) as watcher:
+            result = fitting.fit(run, prepared, transport, card=card, watcher=watcher)
     except KeyboardInterrupt:
         screen.say(f"interrupted; what was bought is kept, {resumable}")
         raise SystemExit(INTERRUPTED) from None

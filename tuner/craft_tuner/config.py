@@ -1,16 +1,11 @@
 """What a run is asked to do: one frozen value, built at the edge and handed down.
 
-Owns the settings of a fit, their bounds and the presets (one TOML file per dataset of the paper in
-`presets/`). Must not know run directories, servers, torch or command lines.
-
-Numbers are those of the official code, mrflogs/CraFT @1a4c251: `craft_configs/*.yaml` for the
-presets, `main_craft.py:main` for budgets, `main_craft_imagenet.py` for ImageNet's.
+Owns the settings of a fit, their bounds, and how layers of settings become one configuration. Must
+not know run directories, servers, torch or command lines. The numbers are those of the official
+code; presets and what `paper_exact` pins are in `official`.
 """
 
-import difflib
-import tomllib
 from collections.abc import Mapping
-from importlib import resources
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -25,9 +20,13 @@ from pydantic import (
 )
 
 from craft_shared.limits import MAX_TEMPLATE_CHARS
+from craft_tuner import official
 from craft_tuner.errors import UsageError
+from craft_tuner.faults import explain
 
-MethodName = Literal["zero_shot", "bbt", "craft"]
+MethodName = Literal[
+    "zero_shot", "template_ensemble", "head_only", "text_search", "bbt", "spsa", "zip", "craft"
+]
 
 MAX_SEED = 2**32 - 1
 """Seeds are those of `numpy.random.RandomState`, which pycma draws from."""
@@ -49,9 +48,14 @@ class FitConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     preset: str | None = Field(None, description="name of the preset these settings started from")
-    method: MethodName = Field("craft", description="how to adapt: zero_shot, bbt or craft")
+    method: MethodName = Field("craft", description="how to adapt")
     shots: int = Field(16, ge=1, le=10_000, description="training images per class")
     seed: int = Field(1, le=MAX_SEED, description="seed of shots, projection, search and head")
+    paper_exact: bool = Field(
+        default=False,
+        description="whatever the paper's code decides is as it decides, and contradicting "
+        "settings are refused; needs a preset of the paper",
+    )
 
     sampling: Literal["names", "coop", "craft"] = Field(
         "names",
@@ -119,6 +123,29 @@ class FitConfig(BaseModel):
         description="n: the head's KL term counts while evaluations <= budget // n",
     )
 
+    spsa_pairs: int = Field(5, ge=1, le=2048, description="spsa: pairs of prompts an iteration")
+    spsa_step: float = Field(
+        0.1, gt=0, le=1e3, description="spsa: first step in z (root mean square), times sigma"
+    )
+    spsa_c: float = Field(
+        0.1, gt=0, le=1e3, description="spsa: c, first perturbation of each z, times sigma"
+    )
+    spsa_alpha: float = Field(0.602, ge=0, le=1, description="spsa: steps shrink as k^-alpha")
+    spsa_gamma: float = Field(
+        0.101, ge=0, le=1, description="spsa: perturbations shrink as k^-gamma"
+    )
+
+    zip_intrinsic_dim: int = Field(
+        500, ge=1, le=65_536, description="zip: dimensions shared out among the context's tokens"
+    )
+    zip_rank: int = Field(5, ge=1, le=64, description="zip: rank of the context's low-rank part")
+    zip_pairs: int = Field(5, ge=1, le=2048, description="zip: pairs of prompts an iteration")
+    zip_a: float = Field(0.01, gt=0, le=1e3, description="zip: a, steps are a / (k + o)^alpha")
+    zip_stability: float = Field(1.0, ge=0, le=1e6, description="zip: o of these steps")
+    zip_alpha: float = Field(0.4, ge=0, le=1, description="zip: alpha of these steps")
+    zip_c: float = Field(0.01, gt=0, le=1e3, description="zip: c, perturbations are c / k^gamma")
+    zip_gamma: float = Field(0.1, ge=0, le=1, description="zip: gamma of these perturbations")
+
     dtype: Literal["float32", "float16"] = Field(
         "float32",
         description="of logits on the line; float16 halves the replies and rounds logits of 16 to "
@@ -135,6 +162,25 @@ class FitConfig(BaseModel):
     )
     validation_folds: int = Field(
         4, ge=0, le=64, description="extra heads that estimate held-out accuracy; 0: none"
+    )
+
+    ensemble_size: int = Field(
+        7, ge=1, le=80, description="template_ensemble: templates, so queries per image set"
+    )
+    head_epochs: int | None = Field(
+        None,
+        ge=1,
+        le=100_000,
+        description="head_only: passes of the head; none: CraFT's generations at these shots",
+    )
+    text_beam: int = Field(
+        8, ge=1, le=4096, description="text_search: best templates that new ones are edited from"
+    )
+    text_words: int = Field(
+        16,
+        ge=2,
+        le=32,
+        description="text_search: longest template in words and marks",
     )
 
     @field_validator("seed")
@@ -178,61 +224,75 @@ class FitConfig(BaseModel):
         return self.context_tokens or len(self.context.split())
 
     @property
+    def official_generations(self) -> int:
+        """Generations of the official code: its budget counts the population's queries alone."""
+        return self.paper_budget // self.population
+
+    @property
     def paper_budget(self) -> int:
         """Queries that the paper spends at this number of shots."""
         fitting = [pair for pair in self.budgets if self.shots >= pair[0]]
         return max(fitting)[1] if fitting else min(self.budgets)[1]
 
 
-def preset_names() -> tuple[str, ...]:
-    """Names of the presets that ship with the package, sorted."""
-    files = resources.files("craft_tuner").joinpath("presets").iterdir()
-    return tuple(sorted(file.name[:-5] for file in files if file.name.endswith(".toml")))
-
-
-def load_preset(name: str) -> dict[str, Any]:
-    """Settings of one preset; the key `preset` holds its name.
-
-    Raises:
-        UsageError: no preset has this name.
-    """
-    if name not in preset_names():
-        raise UsageError(f"preset {name!r} does not exist; there are: {', '.join(preset_names())}")
-    file = resources.files("craft_tuner").joinpath("presets", f"{name}.toml")
-    return {"preset": name, **tomllib.loads(file.read_text(encoding="utf-8"))}
-
-
 def build(*layers: Mapping[str, Any]) -> FitConfig:
     """One configuration from layers, the last one winning: say, a file, then flags.
 
-    A layer's key `preset` names a preset that goes below all layers.
+    A layer's key `preset` names a preset that goes below all layers. With `paper_exact`, whatever
+    the official code decides is as it decides.
 
     Raises:
-        UsageError: an unknown key or preset, or a value out of bounds; the message names each.
+        UsageError: an unknown key or preset, a value out of bounds, or one that contradicts
+            `paper_exact`; the message names each.
     """
     given = {key: value for layer in layers for key, value in layer.items()}
-    preset = given.get("preset")
-    settings = {**load_preset(str(preset)), **given} if preset else given
+    name = given.get("preset")
+    preset = official.load_preset(str(name)) if name else {}
+    config = _validate({**preset, **given})
+    return _as_in_the_paper(config, preset, given) if config.paper_exact else config
+
+
+def _validate(settings: Mapping[str, Any]) -> FitConfig:
     try:
         return FitConfig.model_validate(settings)
     except ValidationError as error:
-        raise UsageError(_explain(error)) from error
+        raise UsageError(explain(error, FitConfig.model_fields)) from error
 
 
-def _explain(error: ValidationError) -> str:
-    faults = [_fault(fault["loc"], fault["msg"], fault["input"]) for fault in error.errors()]
-    return "configuration: " + "; ".join(faults)
+def _as_in_the_paper(
+    config: FitConfig, preset: Mapping[str, Any], given: Mapping[str, Any]
+) -> FitConfig:
+    """The configuration with what the official code decides, if nothing given says otherwise."""
+    _check_in_the_paper(config)
+    pinned = set(official.PINNED)
+    free = {name: value for name, value in given.items() if name not in pinned}
+    exact = _validate({**official.CHOICES, **preset, **free})
+    exact = exact.model_copy(update={"views": exact.official_generations})
+    others = [
+        f"{name} {said(getattr(exact, name))} and not {said(getattr(config, name))}"
+        for name in given
+        if name in pinned and getattr(config, name) != getattr(exact, name)
+    ]
+    if others:
+        raise UsageError(
+            f"--paper-exact means {', '.join(others)}, as {official.SOURCE} has it; leave out what "
+            "contradicts it, or leave out --paper-exact"
+        )
+    return exact
 
 
-def _fault(location: tuple[int | str, ...], reason: str, value: object) -> str:
-    name = str(location[0]) if location else ""
-    reason = reason.removeprefix("Value error, ")
-    if not name:
-        return reason
-    if name not in FitConfig.model_fields:
-        near = difflib.get_close_matches(name, FitConfig.model_fields, n=1)
-        known = ", ".join(FitConfig.model_fields)
-        hint = f"did you mean {near[0]}?" if near else f"there are: {known}"
-        return f"no setting is called {name}; {hint}"
-    meaning = FitConfig.model_fields[name].description
-    return f"{name} = {value!r}: {reason} ({name} is: {meaning})"
+def _check_in_the_paper(config: FitConfig) -> None:
+    names = official.paper_presets()
+    for what, value, known in (
+        ("--preset", config.preset, names),
+        ("--method", config.method, official.METHODS),
+        ("--shots", config.shots, official.SHOTS),
+    ):
+        if value not in known:
+            listed = ", ".join(map(str, known))
+            raise UsageError(f"--paper-exact needs a {what} of the paper, not {value}: {listed}")
+
+
+def said(value: object) -> str:
+    """A value as one would type it."""
+    return "none" if value is None else str(value)

@@ -22,9 +22,9 @@ from craft_tuner.errors import FitDiverged
 from craft_tuner.generations import Bought, fit_generations
 from craft_tuner.method import OnProgress
 from craft_tuner.prompts import Search, kept_variance, project, projection
-from craft_tuner.refine import Epoch, Head, symmetric_kl
+from craft_tuner.refine import Epoch, Head
 from craft_tuner.runs import Run
-from craft_tuner.validation import FoldHeads
+from craft_tuner.validation import FoldHeads, head_metrics
 
 
 class Craft:
@@ -121,16 +121,14 @@ class Collaboration:
     def _kl_weight(self, number: int) -> float:
         """W while the evaluations so far are at most budget // n (207, 220), then 0."""
         steps = number * self.config.population
-        kept = steps <= self.plan.budget // self.config.kl_fraction
+        budget = self.config.paper_budget if self.config.paper_exact else self.plan.budget
+        kept = steps <= budget // self.config.kl_fraction
         return self.config.kl_weight if kept else 0.0
 
     def _measure(
         self, fitness: tuple[float, ...], raw: FloatArray, epoch: Epoch, *, kl_weight: float
     ) -> dict[str, float]:
         """The generation's diagnostics, from numbers already bought."""
-        refined, labels = self.head.refine(raw), self.task.labels
-        heldout = self.folds.accuracy(raw)
-        norms = enumerate(epoch.gradient_norms)
         return {
             "sigma": self.search.sigma,
             "fitness_best": min(fitness),
@@ -138,13 +136,5 @@ class Collaboration:
             "fitness_lowest": self.search.best,
             "offset_rms": float(np.sqrt(np.mean(self.offsets**2))),
             "kept_variance": self.kept_variance,
-            "prompt_accuracy": float((raw.argmax(axis=1) == labels).mean()),
-            "head_accuracy": float((refined.argmax(axis=1) == labels).mean()),
-            **({} if heldout is None else {"heldout_accuracy": heldout}),
-            "head_loss": epoch.loss,
-            "head_cross_entropy": epoch.cross_entropy,
-            "head_kl": epoch.kl,
-            "kl_weight": kl_weight,
-            "kl_symmetric": symmetric_kl(raw, refined),
-            **{f"gradient_norm_{layer}": norm for layer, norm in norms},
+            **head_metrics(self.head, self.folds, raw, epoch=epoch, kl_weight=kl_weight),
         }

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.filesize import decimal
 
 from craft_tuner import config as configuration
+from craft_tuner import official
 from craft_tuner.data.check import Finding, Report, check
 from craft_tuner.data.listing import Listing
 from craft_tuner.data.sources import benchmark_of, list_source, title
@@ -115,8 +116,8 @@ def look(source: str, flags: Mapping[str, Any], *, class_names: Path | None, ope
 
 def _settings(name: str, flags: Mapping[str, Any], report: Report) -> configuration.FitConfig:
     """The settings to plan with: the dataset's preset, and as many shots as there are."""
-    name = name.lower().replace("-", "_")
-    own = {"preset": name} if name in configuration.preset_names() else {}
+    preset = official.preset_of(name)
+    own = {"preset": preset} if preset else {}
     shots = next((count for count in PAPER_SHOTS if count <= report.fewest), 1)
     return configuration.build({"shots": shots, **own}, flags)
 

@@ -15,6 +15,9 @@ METRICS = {
     "queries": "queries that the fit has spent",
     "seconds": "wall time of the generation, server included",
     "sigma": "step size of CMA-ES in z",
+    "step_gain": "a_k of a zeroth-order descent: its step is this times the estimate",
+    "perturbation_gain": "c_k of a zeroth-order descent: how far its pairs reach",
+    "estimate_norm": "Euclidean norm of its gradient estimate before clipping",
     "fitness_best": "lowest fitness of this population, nats",
     "fitness_median": "median fitness of this population, nats",
     "fitness_lowest": "lowest fitness of the run so far, nats",
@@ -69,15 +72,19 @@ class Diagnostics:
 
 def _plateau(history: History) -> str | None:
     """Best fitness stands still over a window."""
-    if len(history) <= PLATEAU_GENERATIONS:
+    if len(history) <= PLATEAU_GENERATIONS or "fitness_lowest" not in history[-1]:
         return None
     then, now = history[-1 - PLATEAU_GENERATIONS]["fitness_lowest"], history[-1]["fitness_lowest"]
     if then - now > PLATEAU_GAIN * abs(then):
         return None
+    said = f"fitness has hardly moved for {PLATEAU_GENERATIONS} generations (lowest {now:.4f}"
+    if "sigma" not in history[-1] and "step_gain" not in history[-1]:
+        return f"{said}): more queries of this kind buy little; lower --budget"
+    if "sigma" not in history[-1]:
+        return f"{said}); the steps are too small or too large: see --zip-a and --spsa-step"
     return (
-        f"fitness has hardly moved for {PLATEAU_GENERATIONS} generations (lowest {now:.4f}, sigma "
-        f"{history[-1]['sigma']:.3g}): sigma x std is the real step; try --sigma ten times larger "
-        "and ten times smaller on a short --budget"
+        f"{said}, sigma {history[-1]['sigma']:.3g}): sigma x std is the real step; try --sigma ten "
+        "times larger and ten times smaller on a short --budget"
     )
 
 

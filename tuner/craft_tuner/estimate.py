@@ -5,12 +5,14 @@ owner has changed no limit. A server with smaller limits sells the same vectors 
 Must not know command lines.
 """
 
+from collections.abc import Iterator
+
 from pydantic import BaseModel, ConfigDict
 
 from craft_shared.messages import CardLimits, ModelCard
 from craft_tuner import methods
-from craft_tuner.budget import Plan
-from craft_tuner.config import FitConfig
+from craft_tuner.budget import Plan, Workload
+from craft_tuner.config import FitConfig, build
 from craft_tuner.data.dataset import Dataset, Item
 from craft_tuner.data.sampling import sample_shots
 from craft_tuner.data.views import Augmentation
@@ -39,6 +41,10 @@ CARD = ModelCard(
     ),
 )
 """RN50's and ViT-B's shapes, and the limits of a server by default."""
+
+
+EXAMPLE = Workload(classes=10, shots=160, test_images=1000, test_sets=1)
+"""What methods are compared on: 16 shots of ten classes; shots and test are an image set each."""
 
 
 class Estimate(BaseModel):
@@ -71,8 +77,27 @@ def estimate(config: FitConfig, dataset: Dataset) -> Estimate:
     )
     plan = method.plan(config, material.workload(CARD))
     load = Load(material.pictures, material.weigh())
-    traffic = foresee(plan, config, CARD, class_names=material.class_names, pictures=load)
+    traffic = foresee(
+        plan,
+        config,
+        CARD,
+        class_names=material.class_names,
+        pictures=load,
+        prompt_kind=method.prompt_kind,
+    )
     return Estimate(plan=plan, traffic=traffic)
+
+
+def method_lines() -> Iterator[str]:
+    """Each method in a line, with what it asks by default on `EXAMPLE`; asks nothing itself."""
+    for name in methods.names():
+        method = methods.get(name)
+        plan = method.plan(build({"method": name}), EXAMPLE)
+        answer = plan.phases[-1].cost.queries // EXAMPLE.test_sets
+        yield (
+            f"{name}: {method.summary} ({plan.fit.queries:,} queries to fit, {answer} to answer "
+            f"about an image set, {method.prompt_kind} prompts)"
+        )
 
 
 def _shots(config: FitConfig, dataset: Dataset) -> tuple[Item, ...]:

@@ -7,7 +7,7 @@ adapters are made.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,9 @@ from craft_tuner.blackbox import BlackBox, FloatArray, Images, IntArray
 from craft_tuner.data.dataset import Dataset, Item
 from craft_tuner.data.pictures import Picture
 from craft_tuner.errors import DataError
+
+OnLogits = Callable[[str, FloatArray], None]
+"""Told a way (`zero_shot`, `prompt_only`, `adapted`) and its logits float32 (N, K)."""
 
 
 class Score(BaseModel):
@@ -77,24 +80,31 @@ def evaluate(  # noqa: PLR0913 - what is asked, of whom, and what counts as an a
     zero_shot: bool,
     adapted: bool = True,
     among: IntArray | None = None,
+    on_logits: OnLogits = lambda way, logits: None,  # noqa: ARG005 - the interface
 ) -> Evaluation:
     """Score an adapter on images with labels int64 (N,).
 
     Costs a query per image set for zero-shot, and one for each of the adapter's prompts. With
-    `among`, the best of these classes is the answer, whatever the others' logits.
+    `among`, the best of these classes is the answer, whatever the others' logits. `on_logits` is
+    told the logits (N, K) of each way, by its name in the result.
     """
     before = after = refined = None
-    classes = len(adapter.card.class_names)
+
+    def measured(way: str, logits: FloatArray) -> Score:
+        told = restricted(logits, among)
+        on_logits(way, told)
+        return score(told, labels, classes=len(adapter.card.class_names))
+
     if zero_shot:
         plain = untaught(adapter)
         zero = plain.logits(box, images, purpose="zero-shot", step="zero-shot")[1]
-        before = score(restricted(zero, among), labels, classes=classes)
+        before = measured("zero_shot", zero)
         del zero  # as large as what comes next
     if adapted:
         raw, final = adapter.logits(box, images, purpose="test", step="test")
         if raw is not None:
-            after = score(restricted(raw, among), labels, classes=classes)
-        refined = score(restricted(final, among), labels, classes=classes)
+            after = measured("prompt_only", raw)
+        refined = measured("adapted", final)
     return Evaluation(
         class_names=adapter.card.class_names,
         zero_shot=before,

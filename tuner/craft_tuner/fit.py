@@ -14,17 +14,18 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from craft_shared.messages import Budgets, ModelCard
-from craft_tuner import methods
+from craft_tuner import examples, methods, predictions
 from craft_tuner.account import fetch_key
 from craft_tuner.adapter import TENSORS_FILE, Adapter
 from craft_tuner.budget import Plan
 from craft_tuner.client import Client
 from craft_tuner.config import FitConfig
-from craft_tuner.data.dataset import labels_of
+from craft_tuner.data.dataset import Item, labels_of
 from craft_tuner.errors import AccessDenied
 from craft_tuner.evaluate import Evaluation, evaluate
 from craft_tuner.material import Material, Setup, gather, send
 from craft_tuner.methods import Method, Progress
+from craft_tuner.predictions import Answers
 from craft_tuner.provenance import machine, versions
 from craft_tuner.purchases import PURCHASES, Purchases
 from craft_tuner.runs import Run
@@ -105,7 +106,7 @@ def prepare(
         BudgetExhausted: the plan cannot be paid.
     """
     method = methods.get(config.method)
-    _check_kinds(card, method)
+    check_kinds(card, method)
     material = gather(config, setup, views=method.views(config), card=card)
     budgets = fetch_key(transport).budgets
     line = Line(transport.took_s)
@@ -113,7 +114,14 @@ def prepare(
     if plan is None:
         plan = method.plan(config, material.workload(card), budgets)
     load = Load(material.pictures, material.weigh())
-    traffic = foresee(plan, config, card, class_names=material.class_names, pictures=load)
+    traffic = foresee(
+        plan,
+        config,
+        card,
+        class_names=material.class_names,
+        pictures=load,
+        prompt_kind=method.prompt_kind,
+    )
     return Prepared(material, plan, budgets, traffic, line)
 
 
@@ -145,7 +153,10 @@ def fit(
     method = methods.get(run.config.method)
     adapter = method.fit(client, task, run=run, on_progress=watcher.generation)
     with clock.time("test"):
-        evaluation = _test(client, adapter, prepared, test=test, watcher=watcher)
+        answers = Answers()
+        evaluation = _test(client, adapter, prepared, test=test, watcher=watcher, answers=answers)
+    if evaluation is not None:
+        _keep_answers(run, answers, material.test, evaluation.class_names)
     clock.seconds["fit"] = sum(row["seconds"] for row in run.restore().metrics)
     result = _result(run, client, evaluation, material, adapter) | {"seconds": clock.seconds}
     run.save_result(result)
@@ -168,7 +179,12 @@ def _telling_rate(watcher: Watcher, prepared: Prepared, client: Client) -> OnUpl
     return uploaded
 
 
-def _check_kinds(card: ModelCard, method: Method) -> None:
+def check_kinds(card: ModelCard, method: Method) -> None:
+    """Refuse a method whose prompts the key may not send.
+
+    Raises:
+        AccessDenied: says which prompts it may send.
+    """
     if method.prompt_kind not in card.prompt_kinds:
         allowed = ", ".join(card.prompt_kinds) or "no"
         raise AccessDenied(
@@ -184,6 +200,7 @@ def _test(
     *,
     test: Upload | None,
     watcher: Watcher,
+    answers: Answers,
 ) -> Evaluation | None:
     if test is None:
         return None
@@ -197,7 +214,19 @@ def _test(
         labels_of(items),
         zero_shot="zero-shot" in purposes,
         adapted="test" in purposes,
+        on_logits=answers,
     )
+
+
+def _keep_answers(
+    run: Run, answers: Answers, items: tuple[Item, ...], class_names: tuple[str, ...]
+) -> None:
+    """What each test image was taken for, and small copies of a few, for the page of the run."""
+    pictures = {item.picture.name: item.picture for item in items}
+    names = [item.picture.name for item in items]
+    lines = predictions.table(answers, names, labels_of(items), class_names)
+    predictions.write(run.path, lines)
+    examples.save(run.path, pictures, lines)
 
 
 def _result(

@@ -9,20 +9,21 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from craft_shared.tensors import Tensors
-from craft_tuner import journal, prompts
+from craft_tuner import journal
 from craft_tuner.adapter import Adapter
 from craft_tuner.diagnostics import Diagnostics
 from craft_tuner.errors import BudgetExhausted, FitDiverged
 from craft_tuner.journal import Metrics
 from craft_tuner.method import OnProgress, Progress
 from craft_tuner.runs import Run
+from craft_tuner.search import Search, Vector, digest, replay
 
 
 @dataclass(frozen=True)
 class Bought:
     """What one generation asked and learnt."""
 
-    z: prompts.Vector
+    z: Vector
     """Float64 (P, d)."""
     fitness: tuple[float, ...]
     """(P,), as told to the search."""
@@ -32,7 +33,10 @@ class Bought:
 class Work(Protocol):
     """A method at work on a task: what `fit_generations` drives."""
 
-    search: prompts.Search
+    @property
+    def search(self) -> Search:
+        """What asks and is told."""
+        ...
 
     def generation(self, number: int) -> Bought:
         """Ask, tell and train once; `number` counts from 1 and names the questions."""
@@ -59,7 +63,7 @@ def fit_generations(work: Work, run: Run, on_progress: OnProgress) -> Adapter:
         FitDiverged: numbers are not finite; the adapter of the last generation is saved.
     """
     past = run.restore()
-    work.search.replay(past.journal)
+    replay(work.search, past.journal)
     if past.journal:
         work.load(past.tensors)
     watch = Diagnostics(past.metrics)
@@ -87,19 +91,19 @@ def _commit(work: Work, run: Run, bought: Bought, *, seconds: float) -> Metrics:
     line = journal.Generation(
         generation=generation,
         fitness=bought.fitness,
-        asked=prompts.digest(bought.z),
+        asked=digest(bought.z),
         queries=queries,
     )
     run.commit(line, metrics, work.state())
     return metrics
 
 
-def _queries(search: prompts.Search, run: Run) -> int:
+def _queries(search: Search, run: Run) -> int:
     """Queries of the generations done: every generation costs the same."""
     return search.generation * (run.plan.fit.queries // run.plan.generations)
 
 
-def _training(search: prompts.Search, run: Run) -> dict[str, Any]:
+def _training(search: Search, run: Run) -> dict[str, Any]:
     """The adapter card's word on how far the fit came; the same for the same fit."""
     return {
         "generations": search.generation,

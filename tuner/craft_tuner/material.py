@@ -14,7 +14,7 @@ from craft_tuner.blackbox import Task, Texts
 from craft_tuner.budget import Workload
 from craft_tuner.client import Client
 from craft_tuner.config import FitConfig
-from craft_tuner.data.dataset import Item, labels_of, pictures_of
+from craft_tuner.data.dataset import Dataset, Item, labels_of, pictures_of
 from craft_tuner.data.pictures import Picture
 from craft_tuner.data.sampling import sample_shots
 from craft_tuner.data.sources import read_dataset
@@ -34,6 +34,8 @@ class Setup(BaseModel):
     model: str
     data: str
     class_names: str | None = None
+    track: str | None = None
+    """Tracker (`craft_tuner.tracking`)."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,15 @@ def gather(config: FitConfig, setup: Setup, *, views: int, card: ModelCard) -> M
         DataError: the data cannot be used.
     """
     names = Path(setup.class_names) if setup.class_names else None
-    dataset = read_dataset(setup.data, class_names=names)
+    return assemble(config, read_dataset(setup.data, class_names=names), views=views, card=card)
+
+
+def assemble(config: FitConfig, dataset: Dataset, *, views: int, card: ModelCard) -> Material:
+    """Sample the shots of a dataset; no picture is opened.
+
+    Raises:
+        DataError: a class has too few images.
+    """
     return Material(
         class_names=dataset.class_names,
         shots=sample_shots(dataset, shots=config.shots, seed=config.seed, sampling=config.sampling),

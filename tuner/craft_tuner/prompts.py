@@ -7,7 +7,6 @@ official code mrflogs/CraFT @1a4c251, main_craft.py, whose lines are cited. The 
 module makes offsets A z.
 """
 
-import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,16 +15,12 @@ from typing import Any, cast
 import cma
 import numpy as np
 from cma.sigma_adaptation import CMAAdaptSigmaCSA, CMAAdaptSigmaTPA
-from numpy.typing import NDArray
 
 from craft_tuner.blackbox import FloatArray
 from craft_tuner.config import FitConfig
-from craft_tuner.errors import FitDiverged, RunError
-from craft_tuner.journal import Generation
+from craft_tuner.search import Vector, check_finite
 from craft_tuner.seeds import Stream, stream
 from craft_tuner.threads import one_blas_thread
-
-Vector = NDArray[np.float64]
 
 _STOPPED = {
     "maxiter": "the plan's generations are done",
@@ -81,8 +76,8 @@ def kept_variance(a: FloatArray) -> float:
 class Search:
     """CMA-ES over z: `ask`, then `tell`, until `stopped` says why (main_craft.py:171-206).
 
-    pycma's own state is never saved: the seed and the fitness values rebuild it (`replay`,
-    decision 0006).
+    pycma's own state is never saved: the seed and the fitness values rebuild it
+    (`search.replay`, decision 0006).
     """
 
     def __init__(self, config: FitConfig, *, generations: int) -> None:
@@ -109,34 +104,21 @@ class Search:
         Raises:
             FitDiverged: a value is not finite.
         """
-        if not all(math.isfinite(value) for value in fitness):
-            raise FitDiverged(
-                f"generation {self.generation + 1}: a fitness is not finite, so the server "
-                "answered with logits that are not; look at its model and dtype"
-            )
+        check_finite(fitness, generation=self.generation + 1)
         with self._alone():
             self._strategy.tell(self._asked, [*fitness])
             self.center = self._center()
         self.generation += 1
 
-    def replay(self, journal: Sequence[Generation]) -> None:
-        """Bring a new search to the state after these generations, without a query.
-
-        Raises:
-            RunError: this machine's arithmetic asks other z than the journal recorded.
-        """
-        for line in journal:
-            if digest(self.ask()) != line.asked:
-                raise RunError(
-                    f"generation {line.generation} cannot be replayed: this machine's arithmetic "
-                    "draws other prompts; resume where the run was started, with its numpy and cma"
-                )
-            self.tell(line.fitness)
-
     @property
     def sigma(self) -> float:
         """Current step size."""
         return float(self._strategy.sigma)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The step size, as metrics."""
+        return {"sigma": self.sigma}
 
     @property
     def best(self) -> float:
@@ -176,11 +158,6 @@ class Search:
         if self._head_context == "resampled":
             return cast("Vector", np.mean(self._strategy.ask(), axis=0))
         return np.asarray(self._strategy.result.xfavorite, np.float64)
-
-
-def digest(z: Vector) -> str:
-    """Sha256 of a population's bytes, by which a replay is checked."""
-    return hashlib.sha256(np.ascontiguousarray(z, "<f8").tobytes()).hexdigest()
 
 
 def _options(config: FitConfig, generations: int) -> dict[str, Any]:

@@ -8,6 +8,7 @@ Owns file names and the lock. Must not know the search, the head or HTTP.
     journal.jsonl, metrics.jsonl, checkpoint.safetensors    see `craft_tuner.journal`
     adapter.safetensors, adapter.json                       see `craft_tuner.adapter`
     result.json   what the caller measured at the end
+    predictions.csv, thumbnails.json    see `craft_tuner.predictions` and `craft_tuner.examples`
     lock          held while a process works on the run
 """
 

@@ -18,6 +18,10 @@ class Stream(IntEnum):
     HEAD_WEIGHTS = 2
     HEAD_ORDER = 3
     FOLDS = 4
+    PERTURBATIONS = 5
+    ZIP_START = 6
+    FASTFOOD = 7
+    TEXT_EDITS = 8
 
 
 def stream(seed: int, consumer: Stream, *index: int) -> np.random.RandomState:

@@ -1,4 +1,4 @@
-"""A craft-server as a process of its own, for the demo: a key, a free port, ready, stopped.
+"""A craft-server as a process of its own, for demo and bench: a key, a free port, ready, stopped.
 
 Knows the server's command line and environment, nothing of its code: the two programs share a wire
 protocol and no more.
@@ -12,11 +12,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import httpx
 
@@ -27,6 +29,7 @@ HOST = "127.0.0.1"
 START_TIMEOUT_S = 180.0
 STOP_TIMEOUT_S = 40.0
 
+_OWNER = ("--owner", "demo")
 _POLL_S = 0.2
 _LOG_LINES = 20
 
@@ -38,6 +41,8 @@ class LocalServer:
     url: str
     key: str
     process: "subprocess.Popen[bytes]"
+    allow: Callable[[int], None]
+    """Sets the key's limit on queries, what it has used included."""
 
     @property
     def pid(self) -> int:
@@ -47,11 +52,14 @@ class LocalServer:
 
 @contextmanager
 def local_server(directory: Path, *, queries: int, keep: bool = False) -> Iterator[LocalServer]:
-    """Start a server in `directory`, with a fresh key of so many queries, and stop it at the end.
+    """Start a server in `directory`, with a key of so many queries, and stop it at the end.
+
+    A directory that had a server has its key: under a new token, and with the budget that it had,
+    because what a key bought is replayed to no other.
 
     Args:
         directory: gets the server's ledger, images and log.
-        queries: budget of the key.
+        queries: budget of a new key.
         keep: leave the server running.
 
     Raises:
@@ -62,9 +70,11 @@ def local_server(directory: Path, *, queries: int, keep: bool = False) -> Iterat
     _leave_on_signals()
     program, port = find_program(), _free_port()
     environment = _environment(directory, port)
-    key = _create_key(program, environment, queries)
     log = directory / "server.log"
-    with log.open("wb") as output:
+    command = _Command(program, environment)
+    minted = _rotated_key(command) if log.exists() else None
+    minted = minted or command.json("keys", "create", *_OWNER, "--queries", str(queries), "--json")
+    with log.open("ab") as output:
         process = subprocess.Popen(  # noqa: S603 - our own program, found beside this one
             [program, "serve"],
             env=environment,
@@ -76,7 +86,7 @@ def local_server(directory: Path, *, queries: int, keep: bool = False) -> Iterat
     try:
         url = f"http://{HOST}:{port}"
         _wait_until_ready(process, url, log)
-        yield LocalServer(url, key, process)
+        yield LocalServer(url, minted["key"], process, partial(_allow, command, minted["id"]))
         finished = True
     finally:
         if not (keep and finished):
@@ -119,14 +129,38 @@ def _environment(directory: Path, port: int) -> dict[str, str]:
     }
 
 
-def _create_key(program: str, environment: dict[str, str], queries: int) -> str:
-    command = [program, "keys", "create", "--owner", "demo", "--queries", str(queries), "--json"]
-    done = subprocess.run(  # noqa: S603 - our own program
-        command, env=environment, capture_output=True, text=True, check=False
-    )
-    if done.returncode != 0:
-        raise ServerUnreachable(f"`{PROGRAM} keys create` failed: {done.stderr.strip()}")
-    return str(json.loads(done.stdout)["key"])
+@dataclass(frozen=True)
+class _Command:
+    """The server's command line, on the data of one server."""
+
+    program: str
+    environment: dict[str, str]
+
+    def run(self, *arguments: str) -> str:
+        done = subprocess.run(  # noqa: S603 - our own program
+            [self.program, *arguments],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            what = " ".join(arguments[:2])
+            raise ServerUnreachable(f"`{PROGRAM} {what}` failed: {done.stderr.strip()}")
+        return done.stdout
+
+    def json(self, *arguments: str) -> Any:
+        return json.loads(self.run(*arguments))
+
+
+def _rotated_key(command: _Command) -> Any:
+    """The key of an earlier start under a new token; None if there is none."""
+    keys = command.json("keys", "list", *_OWNER, "--json")
+    return command.json("keys", "rotate", keys[0]["id"], "--json") if keys else None
+
+
+def _allow(command: _Command, key_id: str, queries: int) -> None:
+    command.run("keys", "set-budget", key_id, "--queries", str(queries))
 
 
 def _wait_until_ready(process: "subprocess.Popen[bytes]", url: str, log: Path) -> None:

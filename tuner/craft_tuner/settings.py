@@ -5,9 +5,11 @@
     --key       CRAFT_API_KEY       key = "craft_..."
     --model     CRAFT_MODEL         model = "RN50::openai"
     --timeout   CRAFT_TIMEOUT_S     timeout_s = 630
+    --track     CRAFT_TRACK         track = "tensorboard"
 
-The same file may hold settings of the fit (`shots = 8`, see `craft_tuner.config`); whatever is in
-neither list is an error. Must not know what commands do with the settings.
+The same file may hold settings of the fit (`shots = 8`, see `craft_tuner.config`), and so may the
+environment (`CRAFT_FIT_SHOTS=8`); whatever is in neither list is an error. Must not know what
+commands do with the settings.
 """
 
 import tomllib
@@ -28,11 +30,12 @@ ENVIRONMENT = {
     "key": "CRAFT_API_KEY",
     "model": "CRAFT_MODEL",
     "timeout_s": "CRAFT_TIMEOUT_S",
+    "track": "CRAFT_TRACK",
 }
 
 
 class Settings(BaseModel):
-    """How a command reaches its server."""
+    """How a command reaches its server, and who else is told how a fit goes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -43,6 +46,9 @@ class Settings(BaseModel):
     )
     timeout_s: float = Field(
         default=READ_TIMEOUT_S, gt=0, le=86_400, description="longest wait for one reply in seconds"
+    )
+    track: str | None = Field(
+        default=None, description="tracker of a fit: tensorboard, module:callable, or none"
     )
 
     def connection(self, server: str | None = None) -> Connection:
@@ -60,12 +66,17 @@ class Settings(BaseModel):
         return Connection(url, self.key.get_secret_value(), self.timeout_s)
 
 
+FIT_PREFIX = "CRAFT_FIT_"
+"""Of variables that hold settings of a fit: CRAFT_FIT_SIGMA=0.5 is --sigma 0.5."""
+
+
 @dataclass(frozen=True)
 class Sources:
-    """Settings of the connection, and what the file says of the fit."""
+    """Settings of the connection, and what file and environment say of the fit."""
 
     settings: Settings
     fit: Mapping[str, Any] = field(default_factory=dict)
+    fit_environment: Mapping[str, Any] = field(default_factory=dict)
 
 
 def gather(
@@ -80,7 +91,7 @@ def gather(
 
     Raises:
         UsageError: the file cannot be read, or a value is out of bounds; unknown keys of the file
-            are left in `fit`, where `craft_tuner.config.build` refuses them.
+            and variables are left for `craft_tuner.config.build` to refuse.
     """
     file = read_toml(config) if config else {}
     mine = {name: value for name, value in file.items() if name in Settings.model_fields}
@@ -90,7 +101,7 @@ def gather(
     mine.update({name: value for name, value in flags.items() if value is not None})
     fit = {name: value for name, value in file.items() if name not in Settings.model_fields}
     try:
-        return Sources(Settings.model_validate(mine), fit)
+        return Sources(Settings.model_validate(mine), fit, _fit_settings(environ))
     except ValidationError as error:
         fault = error.errors(include_input=False)[0]
         name = str(fault["loc"][0])
@@ -98,6 +109,16 @@ def gather(
             f"{name}: {fault['msg']} ({Settings.model_fields[name].description}); set it with "
             f"--{name.removesuffix('_s')}, {ENVIRONMENT[name]} or the file of --config"
         ) from error
+
+
+def _fit_settings(environ: Mapping[str, str]) -> dict[str, Any]:
+    return parse_assignments(
+        [
+            f"{name.removeprefix(FIT_PREFIX).lower()}={value}"
+            for name, value in environ.items()
+            if name.startswith(FIT_PREFIX) and value
+        ]
+    )
 
 
 def read_toml(file: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ Must not know how anything is sent.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from craft_shared.messages import ModelCard
+from craft_shared.messages import ModelCard, PromptKind
 from craft_tuner.budget import Plan
 from craft_tuner.config import FitConfig
 from craft_tuner.data.pictures import Picture
@@ -19,6 +19,9 @@ SAMPLE = 8
 _LOGIT_BYTES = {"float32": 4, "float16": 2}
 _HEADER_BYTES = 700
 """About what a request's and a reply's head and message take."""
+
+_TEMPLATE_BYTES = 64
+"""About what a text template takes in a message."""
 
 _NAME_BYTES = 340
 """What a picture takes beside its bytes: its id in a manifest, an upload and a set."""
@@ -53,7 +56,13 @@ class Load:
 
 
 def foresee(
-    plan: Plan, config: FitConfig, card: ModelCard, *, class_names: Sequence[str], pictures: Load
+    plan: Plan,
+    config: FitConfig,
+    card: ModelCard,
+    *,
+    class_names: Sequence[str],
+    pictures: Load,
+    prompt_kind: PromptKind = "soft",
 ) -> Traffic:
     """The traffic of a plan.
 
@@ -63,15 +72,16 @@ def foresee(
         card: of the model.
         class_names: K names, which travel with each request.
         pictures: what is uploaded.
+        prompt_kind: offsets are far larger than texts.
     """
     total = plan.total
-    offsets = plan.fit.queries * config.n_ctx * card.context_width * 4
+    prompt = config.n_ctx * card.context_width * 4 if prompt_kind == "soft" else _TEMPLATE_BYTES
     words = sum(len(name.encode()) + 3 for name in class_names)
     return Traffic(
         pictures=pictures.count,
         picture_bytes=pictures.bytes + pictures.count * _NAME_BYTES,
         requests=total.calls,
-        prompt_bytes=offsets + total.calls * (words + _HEADER_BYTES),
+        prompt_bytes=plan.fit.queries * prompt + total.calls * (words + _HEADER_BYTES),
         logit_bytes=total.logit_vectors * len(class_names) * _LOGIT_BYTES[config.dtype]
         + total.calls * _HEADER_BYTES,
         dtype=config.dtype,

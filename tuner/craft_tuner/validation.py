@@ -1,11 +1,11 @@
-"""Held-out accuracy without a query: fold heads on the logits that the head's query bought.
+"""Held-out accuracy and a head's other numbers, without a query, on logits already bought.
 
-Each of F extra heads learns from all shots but its fold's and is scored on them. They cost no
-query and touch neither the deployed head nor its random streams: a run with F = 0 gives the same
-adapter. **The estimate is optimistic for the prompt**: fitness has seen the labels of all shots,
-those of a fold included; only the head is judged on images it has not seen. It is pessimistic in
-two other ways: fold heads learn from fewer shots, and they are judged on augmented views, which are
-harder than plain images. Compare it within a run, not with test accuracy.
+Each of F extra heads, the fold heads, learns from all shots but its fold's and is scored on them.
+They cost no query and touch neither the deployed head nor its random streams: a run with F = 0
+gives the same adapter. **The estimate is optimistic for the prompt**: fitness has seen the labels
+of all shots, those of a fold included; only the head is judged on images it has not seen. It is
+pessimistic in two other ways: fold heads learn from fewer shots, and they are judged on augmented
+views, which are harder than plain images. Compare it within a run, not with test accuracy.
 
 Must not know prompts, the black box or files.
 """
@@ -17,7 +17,7 @@ import numpy as np
 from craft_shared.tensors import Tensors
 from craft_tuner.blackbox import FloatArray, IntArray
 from craft_tuner.config import FitConfig
-from craft_tuner.refine import Head
+from craft_tuner.refine import Epoch, Head, symmetric_kl
 from craft_tuner.seeds import Stream, stream
 
 
@@ -60,6 +60,25 @@ class FoldHeads:
         """Continue from `state`."""
         for head in self.heads:
             head.load(state)
+
+
+def head_metrics(
+    head: Head, folds: FoldHeads, raw: FloatArray, *, epoch: Epoch, kl_weight: float
+) -> dict[str, float]:
+    """What `diagnostics` shows of a head after an epoch on logits float32 (N, K)."""
+    refined, heldout = head.refine(raw), folds.accuracy(raw)
+    norms = enumerate(epoch.gradient_norms)
+    return {
+        "prompt_accuracy": float((raw.argmax(axis=1) == folds.labels).mean()),
+        "head_accuracy": float((refined.argmax(axis=1) == folds.labels).mean()),
+        **({} if heldout is None else {"heldout_accuracy": heldout}),
+        "head_loss": epoch.loss,
+        "head_cross_entropy": epoch.cross_entropy,
+        "head_kl": epoch.kl,
+        "kl_weight": kl_weight,
+        "kl_symmetric": symmetric_kl(raw, refined),
+        **{f"gradient_norm_{layer}": norm for layer, norm in norms},
+    }
 
 
 def assign_folds(labels: IntArray, config: FitConfig) -> tuple[IntArray, int]:

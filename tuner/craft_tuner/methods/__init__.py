@@ -16,10 +16,40 @@ def _zero_shot() -> Method:
     return ZeroShot()
 
 
+def _template_ensemble() -> Method:
+    from craft_tuner.methods.template_ensemble import TemplateEnsemble  # noqa: PLC0415
+
+    return TemplateEnsemble()
+
+
+def _head_only() -> Method:
+    from craft_tuner.methods.head_only import HeadOnly  # noqa: PLC0415 - needs torch
+
+    return HeadOnly()
+
+
+def _text_search() -> Method:
+    from craft_tuner.methods.text_search import TextSearch  # noqa: PLC0415
+
+    return TextSearch()
+
+
 def _bbt() -> Method:
     from craft_tuner.methods.bbt import BlackBoxTuning  # noqa: PLC0415
 
     return BlackBoxTuning()
+
+
+def _zip() -> Method:
+    from craft_tuner.methods.zip import Zip  # noqa: PLC0415
+
+    return Zip()
+
+
+def _spsa() -> Method:
+    from craft_tuner.methods.spsa import Spsa  # noqa: PLC0415
+
+    return Spsa()
 
 
 def _craft() -> Method:
@@ -30,7 +60,12 @@ def _craft() -> Method:
 
 _REGISTRY: dict[str, Callable[[], Method]] = {
     "zero_shot": _zero_shot,
+    "template_ensemble": _template_ensemble,
+    "head_only": _head_only,
+    "text_search": _text_search,
     "bbt": _bbt,
+    "spsa": _spsa,
+    "zip": _zip,
     "craft": _craft,
 }
 

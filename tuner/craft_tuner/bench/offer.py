@@ -1,0 +1,73 @@
+"""What is said before a bench begins: how its cells stand, and what those to be done still cost."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+
+from craft_shared.messages import Budgets, Counters
+from craft_tuner.account import fetch_spent_by_run
+from craft_tuner.bench.folder import Standing, spent
+from craft_tuner.bench.plans import Bill
+from craft_tuner.errors import AccessDenied
+from craft_tuner.purchases import add
+from craft_tuner.transport import Transport
+
+Say = Callable[[str], None]
+
+
+def bills_of(todo: Sequence[Standing], transport: Transport | None) -> list[Bill]:
+    """What cells still cost: their plans less what the ledger says that their runs spent.
+
+    The runs' own belief may lack the call that a kill cut off; it stands in for the ledger where
+    the key may not read that, or no server is asked.
+    """
+    believed = {one.run_id: spent(one.run) for one in todo}
+    try:
+        ledger = believed if transport is None else fetch_spent_by_run(transport)
+    except AccessDenied:
+        ledger = believed
+    return [Bill(one.cell, _left(one, ledger.get(one.run_id))) for one in todo]
+
+
+def _left(standing: Standing, bought: Counters | None) -> Counters:
+    total = standing.plan.total if standing.plan else add([])
+    bought = bought or add([])
+    return Counters(**{name: max(0, value - getattr(bought, name)) for name, value in total})
+
+
+def tell(
+    say: Say,
+    standings: Sequence[Standing],
+    bills: Sequence[Bill],
+    budgets: Budgets | None = None,
+) -> None:
+    """Say how the cells stand and what they will cost, method by method."""
+    counts = Counter(one.state for one in standings)
+    states = ", ".join(f"{count} {state}" for state, count in counts.items())
+    say(f"{len(standings)} cells: {states}; to do: {len(bills)}")
+    for reason, names in failures(standings).items():
+        say(f"failed: {short(names)}: {reason}")
+    for method in dict.fromkeys(bill.cell.config.method for bill in bills):
+        mine = [bill.left for bill in bills if bill.cell.config.method == method]
+        say(f"  {method:<18}{len(mine):>5} cells  {_price(add(mine))}")
+    total = _price(add(bill.left for bill in bills))
+    left = f"; the key has {budgets.queries.remaining:,} queries left" if budgets else ""
+    say(f"all together: {total}{left}")
+
+
+def failures(standings: Sequence[Standing]) -> Mapping[str, list[str]]:
+    """Names of the cells that failed, by reason."""
+    found: dict[str, list[str]] = {}
+    for one in standings:
+        if one.state == "failed":
+            found.setdefault(one.reason, []).append(one.cell.name)
+    return found
+
+
+def short(names: Sequence[str]) -> str:
+    """Three names, and how many more."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
+
+
+def _price(cost: Counters) -> str:
+    return f"{cost.queries:,} queries ({cost.logit_vectors:,} logit vectors, {cost.calls:,} calls)"

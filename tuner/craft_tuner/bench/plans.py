@@ -1,0 +1,124 @@
+"""What the cells of a bench will cost, before any of them begins.
+
+Owns the plan of each cell, the sum, and the refusal of what cannot be paid. Asks no server and
+writes nothing.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from craft_shared.messages import Budgets, Counters, ModelCard
+from craft_tuner import methods
+from craft_tuner.bench.grid import Cell, Grid
+from craft_tuner.budget import Plan
+from craft_tuner.config import FitConfig
+from craft_tuner.data.dataset import Dataset
+from craft_tuner.data.sources import read_dataset
+from craft_tuner.errors import BudgetExhausted, CraftTunerError
+from craft_tuner.fit import check_kinds
+from craft_tuner.material import assemble
+
+_TESTS = {"zero-shot", "test"}
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A cell with its plan, or with the reason why it cannot be run."""
+
+    cell: Cell
+    plan: Plan | None
+    refusal: str = ""
+
+
+@dataclass(frozen=True)
+class Bill:
+    """What a cell that is to be done still costs."""
+
+    cell: Cell
+    left: Counters
+
+
+def plan_grid(grid: Grid, card: ModelCard) -> list[Planned]:
+    """Every cell with its plan, dataset by dataset, method by method.
+
+    A method that asks about nothing but test images cannot depend on shots, seed or budget: it has
+    one cell a dataset.
+
+    Raises:
+        DataError: a dataset cannot be read.
+        UsageError: a setting is unknown or out of bounds.
+    """
+    return [
+        planned
+        for source in grid.data
+        for dataset in [read_dataset(source)]
+        for method in grid.methods
+        for planned in _plan_method(grid, source, method, dataset=dataset, card=card)
+    ]
+
+
+def _plan_method(
+    grid: Grid, source: str, method: str, *, dataset: Dataset, card: ModelCard
+) -> Iterator[Planned]:
+    alone = _plan_cell(grid.alone(source, method), dataset, card)
+    if alone.plan and {phase.purpose for phase in alone.plan.phases} <= _TESTS:
+        yield alone
+        return
+    for cell in grid.cells(source, method):
+        yield _plan_cell(cell, dataset, card)
+
+
+def _plan_cell(cell: Cell, dataset: Dataset, card: ModelCard) -> Planned:
+    try:
+        return Planned(cell, _plan(cell.config, dataset, card))
+    except CraftTunerError as error:
+        return Planned(cell, None, error.message)
+
+
+def _plan(config: FitConfig, dataset: Dataset, card: ModelCard) -> Plan:
+    method = methods.get(config.method)
+    check_kinds(card, method)
+    material = assemble(config, dataset, views=method.views(config), card=card)
+    return method.plan(config, material.workload(card))
+
+
+def check_payable(bills: Sequence[Bill], budgets: Budgets) -> None:
+    """Refuse cells that the key cannot pay all of.
+
+    Raises:
+        BudgetExhausted: says what there is to leave out, and how much that saves.
+    """
+    _check(bills, budgets.queries.remaining, "queries", lambda cost: cost.queries)
+    if budgets.logit_vectors is not None:
+        left = budgets.logit_vectors.remaining
+        _check(bills, left, "logit vectors", lambda cost: cost.logit_vectors)
+
+
+def _check(bills: Sequence[Bill], left: int, what: str, count: Callable[[Counters], int]) -> None:
+    need = sum(count(bill.left) for bill in bills)
+    if need <= left:
+        return
+    axes: dict[str, Callable[[Cell], object]] = {
+        "--data": lambda cell: cell.title,
+        "--methods": lambda cell: cell.config.method,
+        "--shots": lambda cell: cell.config.shots,
+        "--seeds": lambda cell: cell.config.seed,
+        "--budgets": lambda cell: cell.config.budget or "the paper's",
+    }
+    shares = "".join(
+        f"\n  {option}: {', '.join(_shares(bills, key, count))}" for option, key in axes.items()
+    )
+    raise BudgetExhausted(
+        f"the cells need {need:,} {what} and the key has {left:,} left, {need - left:,} too few; "
+        f"leave some out, or ask the server's owner for more. Their shares:{shares}"
+    )
+
+
+def _shares(
+    bills: Iterable[Bill], key: Callable[[Cell], object], count: Callable[[Counters], int]
+) -> Iterator[str]:
+    sums: dict[object, int] = {}
+    for bill in bills:
+        sums[key(bill.cell)] = sums.get(key(bill.cell), 0) + count(bill.left)
+    for value, share in sums.items():
+        yield f"{value} {share:,}"

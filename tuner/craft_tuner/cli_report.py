@@ -1,0 +1,40 @@
+"""`craft-tuner report`: a page of runs. Thin, as `cli.py` is; no server is asked."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+EXAMPLES = """\b
+Examples:
+  craft-tuner report runs/first
+  craft-tuner report runs/* --out comparison.html
+  craft-tuner report runs/old runs/new --data photos/
+"""
+
+
+def report(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Directories of fits, finished or not")
+    ],
+    *,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="File to write; default: RUN/report.html, of several: report.html"),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(help="The runs' --data: pictures of examples of which a run kept none"),
+    ] = None,
+) -> None:
+    """Write one HTML page that compares runs; it needs no network and nothing beside it.
+
+    Accuracies and costs, curves, classes and images gained and lost, confusion, settings with what
+    differs. Asks no server and changes no run, so a run may still be at work.
+    """
+    from craft_tuner.data.sources import read_dataset  # noqa: PLC0415 - --help needs none of it
+    from craft_tuner.report import compare  # noqa: PLC0415
+
+    items = read_dataset(data).test if data else ()
+    pictures = {item.picture.name: item.picture for item in items}
+    typer.echo(compare(runs, out, pictures=pictures))

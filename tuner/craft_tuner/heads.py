@@ -1,0 +1,321 @@
+"""Linear heads on a bank of logits: candidates, and the choice between them by cross-validation.
+
+Owns how a head is fitted once its logits are bought; costs no query. Must not know the black box,
+prompts or files. Takes and gives numpy arrays, works in float64.
+
+Logits of many prompts are a linear image of the image feature, so a classifier on them is one on
+features, up to a change of basis. The basis is a principal one, each direction divided by the
+`power`-th power of its spread:
+
+    a = (x - mean) V diag(s)^-power    over the directions with s > floor * s_0
+
+power 0 keeps the geometry, 1 whitens, 1/2 lies between; which is right depends on the model's space
+of texts and not on a rule, so it is chosen with the rest. Two families of heads:
+
+    GDA        shared covariance, shrunk: S = (1 - g) S_within + g tr(S_within)/d I;
+               score = a S^-1 mu_k - mu_k S^-1 mu_k / 2            (Wang et al., ICLR 2024)
+    logistic   min CE(r zs + a W + b, y) + lambda/2 |W|^2 from W = 0, zs the zero-shot logits
+
+Both may stand on the zero-shot logits zs times r, so that the head starts as zero-shot and departs
+from it as far as the shots say. Zero-shot itself is a candidate: the gate.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+
+from craft_tuner.blackbox import IntArray
+from craft_tuner.readout import Layer, Readout
+from craft_tuner.threads import one_blas_thread
+
+Matrix = NDArray[np.float64]
+
+SPACES = ((0.0, 1e-4), (0.5, 1e-5), (1.0, 1e-4), (1.0, 1e-5), (1.0, 3e-6))
+"""(power, floor); float32 logits carry directions down to about 3e-6 of the largest."""
+SHRINKAGE = (0.01, 0.1, 0.3, 0.6, 0.9)
+RIDGE = (1e-3, 1e-2, 1e-1)
+PRIOR_SPACE, PRIOR_RIDGE = (0.5, 1e-5), 1e-2
+"""Of the head where there is nothing to hold out (one shot): safe on all sets tried."""
+
+KEPT = 5
+"""How many of the best candidates are averaged; linear heads average to a linear head."""
+FOLDS = 4
+MAX_WORK = 2e9
+"""Rows x directions x classes above which the logistic family, which is iterative, is left out."""
+
+
+class Spec(NamedTuple):
+    """One candidate: where it works, how it is regularised, how much zero-shot it stands on."""
+
+    family: Literal["zero-shot", "gda", "logistic"]
+    power: float
+    floor: float
+    strength: float
+    """Shrinkage g, or ridge lambda."""
+    residual: float
+    """r."""
+
+
+@dataclass(frozen=True)
+class Shots:
+    """What a head is fitted on, rows grouped by image: row i is of image i % images."""
+
+    x: Matrix
+    """(rows, P * K') logits."""
+    zero_shot: Matrix | None
+    """(rows, K) the classes' own logits; None where prompts do not name the classes."""
+    labels: IntArray
+    """(images,)."""
+    classes: int
+
+    @property
+    def images(self) -> int:
+        """How many images there are; rows are these, then as many again for each view."""
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The head that was chosen, and what was known when it was."""
+
+    readout: Readout
+    kept: tuple[Spec, ...]
+    held_out: dict[str, float] = field(default_factory=dict)
+    """accuracy, loss, zero_shot_accuracy, zero_shot_loss on held-out shots; empty at one shot."""
+
+
+@dataclass(frozen=True)
+class _Space:
+    mean: Matrix
+    basis: Matrix
+
+    def __call__(self, x: Matrix) -> Matrix:
+        return (x - self.mean) @ self.basis
+
+
+class _Linear(NamedTuple):
+    weight: Matrix
+    """(inputs, K)."""
+    bias: Matrix
+
+
+def choose(shots: Shots, *, seed: int) -> Choice:
+    """Fit all candidates on folds of the shots, keep the best, fit these on all and average them.
+
+    A view is always in the fold of its image. The loss is the held-out cross-entropy at the best
+    temperature, so families are compared by what they order, not by how sure they are.
+    """
+    with one_blas_thread():
+        temper = _temper(shots)
+        fewest = int(np.bincount(shots.labels, minlength=shots.classes).min())
+        if fewest < 2:
+            spec = Spec("logistic", *PRIOR_SPACE, PRIOR_RIDGE, temper)
+            return Choice(_average(shots, (spec,), (1.0,)), (spec,))
+        held = _held_out(shots, _candidates(shots, temper), folds=min(FOLDS, fewest), seed=seed)
+        return _decide(shots, held)
+
+
+@dataclass(frozen=True)
+class _Held:
+    """A candidate's scores on images that it did not see."""
+
+    spec: Spec
+    accuracy: float
+    loss: float
+    temperature: float
+
+
+def _decide(shots: Shots, held: list[_Held]) -> Choice:
+    ranked = sorted(held, key=lambda each: each.loss)
+    facts = {"accuracy": ranked[0].accuracy, "loss": ranked[0].loss}
+    plain = next((each for each in held if each.spec.family == "zero-shot"), None)
+    if plain is not None:
+        facts |= {"zero_shot_accuracy": plain.accuracy, "zero_shot_loss": plain.loss}
+    if plain is ranked[0]:
+        return Choice(Readout(residual=1.0), (plain.spec,), facts)
+    best = [each for each in ranked if each is not plain][:KEPT]
+    specs = tuple(each.spec for each in best)
+    return Choice(_average(shots, specs, tuple(each.temperature for each in best)), specs, facts)
+
+
+def _candidates(shots: Shots, temper: float) -> Iterator[Spec]:
+    residuals = sorted({0.0, temper, 1.0}) if shots.zero_shot is not None else [0.0]
+    if shots.zero_shot is not None:
+        yield Spec("zero-shot", 0, 1, 0, 1.0)
+    for power, floor in SPACES:
+        for residual in residuals:
+            if power == 0:
+                yield from (Spec("gda", power, floor, g, residual) for g in SHRINKAGE)
+            elif _work(shots) <= MAX_WORK:
+                yield from (Spec("logistic", power, floor, ridge, residual) for ridge in RIDGE)
+
+
+def _work(shots: Shots) -> float:
+    rows, width = shots.x.shape
+    return float(rows * min(rows, width) * shots.classes)
+
+
+def _held_out(shots: Shots, specs: Iterator[Spec], *, folds: int, seed: int) -> list[_Held]:
+    fold = folds_of(shots.labels, folds, seed)
+    spaces = _spaces(shots.x)
+    rows = np.arange(len(shots.x)) % shots.images
+    found = []
+    inputs = {space: spaces[space](shots.x) for space in SPACES}
+    for spec in specs:
+        scores = np.zeros((shots.images, shots.classes))
+        for number in range(folds):
+            out = np.flatnonzero(fold == number)
+            keep = fold[rows] != number
+            scores[out] = _scores(shots, spec, inputs, keep=keep, out=out)
+        temperature, loss = _best_temperature(scores, shots.labels)
+        accuracy = float((scores.argmax(axis=1) == shots.labels).mean())
+        found.append(_Held(spec, accuracy, loss, temperature))
+    return found
+
+
+def _scores(
+    shots: Shots,
+    spec: Spec,
+    inputs: dict[tuple[float, float], Matrix],
+    *,
+    keep: NDArray[np.bool_],
+    out: IntArray,
+) -> Matrix:
+    """Scores (out, K) of held-out images by a candidate fitted on the rows to keep."""
+    base = np.zeros((len(keep), shots.classes)) if shots.zero_shot is None else shots.zero_shot
+    if spec.family == "zero-shot":
+        return base[out]
+    a = inputs[spec.power, spec.floor]
+    labels = np.resize(shots.labels, len(keep))
+    linear = _fit(spec, a[keep], labels[keep], base[keep], shots.classes)
+    return a[out] @ linear.weight + linear.bias + spec.residual * base[out]
+
+
+def _average(shots: Shots, specs: tuple[Spec, ...], temperatures: tuple[float, ...]) -> Readout:
+    """The mean of heads fitted on all rows, each at its temperature, as one layer."""
+    spaces = _spaces(shots.x)
+    labels = np.resize(shots.labels, len(shots.x))
+    none = np.zeros((len(shots.x), shots.classes))
+    base = none if shots.zero_shot is None else shots.zero_shot
+    weight, bias = np.zeros((shots.x.shape[1], shots.classes)), np.zeros(shots.classes)
+    residual = 0.0
+    for spec, temperature in zip(specs, temperatures, strict=True):
+        space = spaces[spec.power, spec.floor]
+        linear = _fit(spec, space(shots.x), labels, base, shots.classes)
+        weight += temperature / len(specs) * space.basis @ linear.weight
+        bias += temperature / len(specs) * linear.bias
+        residual += temperature / len(specs) * spec.residual
+    layer = Layer(weight.T.astype(np.float32), bias.astype(np.float32))
+    return Readout((layer,), shots.x.mean(axis=0).astype(np.float32), residual=residual)
+
+
+def _spaces(x: Matrix) -> dict[tuple[float, float], _Space]:
+    """The bases of `SPACES`, from the eigenvectors of the smaller Gram matrix."""
+    mean = x.mean(axis=0)
+    # The mean as it will be stored, so that training and use subtract the same numbers.
+    mean = mean.astype(np.float32).astype(np.float64)
+    centred = x - mean
+    tall = len(x) >= x.shape[1]
+    values, vectors = np.linalg.eigh(centred.T @ centred if tall else centred @ centred.T)
+    spread = np.sqrt(np.maximum(values[::-1], 0))
+    found = {}
+    for power, floor in SPACES:
+        count = max(1, int((spread > floor * spread[0]).sum()))
+        s = np.maximum(spread[:count], np.finfo(np.float64).tiny)
+        right = vectors[:, ::-1][:, :count]
+        right = right if tall else centred.T @ right / s
+        found[power, floor] = _Space(
+            mean, right * np.sqrt(len(x)) / (s**power * max(spread[0], s[0]) ** (1 - power))
+        )
+    return found
+
+
+def _fit(spec: Spec, a: Matrix, labels: IntArray, base: Matrix, classes: int) -> _Linear:
+    if spec.family == "gda":
+        return gda(a, labels, classes, shrinkage=spec.strength)
+    return logistic(a, labels, spec.residual * base, ridge=spec.strength)
+
+
+def gda(a: Matrix, labels: IntArray, classes: int, *, shrinkage: float) -> _Linear:
+    """Gaussian discriminant analysis with one covariance, shrunk to its mean variance.
+
+    A class without examples has its mean at the origin, the mean of all.
+    """
+    means = np.zeros((classes, a.shape[1]))
+    for label in np.unique(labels):
+        means[label] = a[labels == label].mean(axis=0)
+    within = a - means[labels]
+    covariance = (1 - shrinkage) * (within.T @ within) / len(a)
+    scale = (within**2).sum() / len(a) / a.shape[1]
+    covariance[np.diag_indices(a.shape[1])] += shrinkage * scale + np.finfo(np.float64).tiny
+    weight: Matrix = np.linalg.solve(covariance, means.T)
+    return _Linear(weight, -0.5 * (means.T * weight).sum(axis=0))
+
+
+def logistic(
+    a: Matrix, labels: IntArray, offset: Matrix, *, ridge: float, steps: int = 60
+) -> _Linear:
+    """Multinomial logistic regression beside a fixed offset (rows, K), from zero, by L-BFGS.
+
+    Minimises the mean cross-entropy of offset + a W + b plus ridge / 2 |W|^2.
+    """
+    rows, width = a.shape
+    classes = offset.shape[1]
+    index = np.arange(rows)
+
+    def loss(flat: Matrix) -> tuple[float, Matrix]:
+        w = flat.reshape(width + 1, classes)
+        scores = a @ w[:-1] + w[-1] + offset
+        top = scores.max(axis=1, keepdims=True)
+        powers = np.exp(scores - top)
+        total = powers.sum(axis=1)
+        value = (np.log(total) + top[:, 0] - scores[index, labels]).mean()
+        powers /= total[:, None]
+        powers[index, labels] -= 1
+        powers /= rows
+        gradient = np.vstack([a.T @ powers + ridge * w[:-1], powers.sum(axis=0)])
+        return float(value + ridge / 2 * (w[:-1] ** 2).sum()), gradient.ravel()
+
+    start = np.zeros((width + 1) * classes)
+    found: Matrix = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": steps}).x
+    w: Matrix = found.reshape(width + 1, classes)
+    return _Linear(w[:-1], w[-1])
+
+
+def folds_of(labels: IntArray, folds: int, seed: int) -> IntArray:
+    """The fold of each image, (images,): every class is spread over the folds."""
+    draw = np.random.RandomState(seed)
+    fold = np.empty(len(labels), np.int64)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        start = draw.randint(folds)
+        fold[draw.permutation(members)] = (np.arange(len(members)) + start) % folds
+    return fold
+
+
+_TEMPERATURES = np.geomspace(1 / 64, 4, 33)
+
+
+def _best_temperature(scores: Matrix, labels: IntArray) -> tuple[float, float]:
+    """The factor of scores (n, K) with the lowest cross-entropy, and that."""
+    losses = [cross_entropy(factor * scores, labels) for factor in _TEMPERATURES]
+    best = int(np.argmin(losses))
+    return float(_TEMPERATURES[best]), losses[best]
+
+
+def _temper(shots: Shots) -> float:
+    """How far the zero-shot logits of the shots themselves are to be believed: at most 1."""
+    if shots.zero_shot is None:
+        return 0.0
+    return min(1.0, _best_temperature(shots.zero_shot[: shots.images], shots.labels)[0])
+
+
+def cross_entropy(scores: Matrix, labels: IntArray) -> float:
+    """Mean cross-entropy in nats of scores (n, K)."""
+    centred = scores - scores.max(axis=1, keepdims=True)
+    own = centred[np.arange(len(labels)), labels]
+    return float((np.log(np.exp(centred).sum(axis=1)) - own).mean())

@@ -1,0 +1,143 @@
+"""A run directory as values to show; takes no lock and changes nothing, so a fit may go on.
+
+Must not know HTML, nor how a run is carried out. What a run has not written yet is empty.
+"""
+
+import itertools
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from craft_tuner import examples, predictions, runs
+from craft_tuner.data.sources import title
+from craft_tuner.diagnostics import Diagnostics
+from craft_tuner.errors import RunError, UsageError
+from craft_tuner.examples import Thumbnails
+from craft_tuner.journal import METRICS, Metrics
+from craft_tuner.predictions import Predicted
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run; mappings hold the JSON values of the file of that name."""
+
+    path: Path
+    name: str
+    """The shortest end of the path that no other run on the page has."""
+    config: Mapping[str, Any]
+    data: str | None
+    """Short name of the dataset."""
+    plan: Mapping[str, Any]
+    result: Mapping[str, Any]
+    metrics: tuple[Metrics, ...]
+    predictions: tuple[Predicted, ...]
+    thumbnails: Thumbnails
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has a result."""
+        return bool(self.result)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Of its test; empty if there was none."""
+        return tuple((self.result.get("evaluation") or {}).get("class_names", ()))
+
+    def score(self, way: str) -> Mapping[str, Any] | None:
+        """The `craft_tuner.evaluate.Score` of one way; None if it was not measured."""
+        return (self.result.get("evaluation") or {}).get(way)
+
+    @property
+    def final(self) -> str | None:
+        """The last way that was measured: what the run's adapter is worth."""
+        ways = [way for way in predictions.WAYS if self.score(way)]
+        return ways[-1] if ways else None
+
+    def accuracy(self, way: str | None) -> float | None:
+        """In [0, 1]; None if it was not measured."""
+        scored = self.score(way) if way else None
+        return None if scored is None else float(scored["accuracy"])
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the fit said of its own numbers."""
+        observer = Diagnostics()
+        said: list[str] = []
+        for row in self.metrics:
+            last = row["generation"] == self.plan.get("generations")
+            said += observer.observe(row, last=last)
+        return tuple(said)
+
+
+def read_runs(paths: Sequence[Path]) -> tuple[RunRecord, ...]:
+    """The runs, in order, each under a name of its own.
+
+    Raises:
+        UsageError: the same run twice.
+        RunError: a directory holds no run, or a damaged one.
+    """
+    whole = [path.resolve() for path in paths]
+    doubled = [path for path, count in Counter(whole).items() if count > 1]
+    if doubled:
+        raise UsageError(f"the run {doubled[0]} is given twice; name each run once")
+    names = short_names(whole)
+    return tuple(
+        replace(read_run(path), name=name) for path, name in zip(paths, names, strict=True)
+    )
+
+
+def read_run(path: Path) -> RunRecord:
+    """One run.
+
+    Raises:
+        RunError: the directory holds no run, or a damaged one.
+    """
+    identity = _read(path / runs.CONFIG)
+    if not identity:
+        raise RunError(f"{path} holds no run (no {runs.CONFIG}); give the directory of a fit")
+    source = identity.get("setup", {}).get("data")
+    return RunRecord(
+        path=path,
+        name=path.resolve().name,
+        config=identity.get("config", {}),
+        data=title(source) if source else None,
+        plan=_read(path / runs.PLAN),
+        result=_read(path / runs.RESULT),
+        metrics=_metrics(path / METRICS),
+        predictions=tuple(predictions.read(path)),
+        thumbnails=examples.load(path),
+    )
+
+
+def short_names(paths: Sequence[Path]) -> list[str]:
+    """The shortest ends of paths, none of them twice there, that tell each from all others."""
+    ends = (["/".join(path.parts[-count:]) for path in paths] for count in itertools.count(1))
+    return next(names for names in ends if len(set(names)) == len(names))
+
+
+def _read(file: Path) -> dict[str, Any]:
+    if not file.exists():
+        return {}
+    try:
+        content = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise RunError(f"{file} is damaged: {error}; start a new run") from error
+    if not isinstance(content, dict):
+        raise RunError(f"{file} is damaged: it is no JSON object; start a new run")
+    return content
+
+
+def _metrics(file: Path) -> tuple[Metrics, ...]:
+    """Whole lines only: the last one may be half written."""
+    lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
+    try:
+        rows = [json.loads(line) for line in lines if line.endswith(b"\n")]
+    except ValueError as error:
+        raise RunError(f"{file} is damaged: {error}; start a new run") from error
+    return tuple(
+        {name: math.nan if value is None else value for name, value in row.items()} for row in rows
+    )

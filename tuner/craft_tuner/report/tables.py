@@ -1,0 +1,187 @@
+"""The tables of the page that come from results, plans and settings of runs.
+
+Owns what is compared. Must not know HTML, nor single images (`classes.py` does).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from craft_tuner.report.read import RunRecord
+from craft_tuner.report.rows import COUNTERS
+from craft_tuner.report.table import (
+    NONE,
+    Cell,
+    Row,
+    Table,
+    cells,
+    count,
+    duration,
+    half_width,
+    percent,
+    plain,
+    seconds,
+    size,
+    turned,
+)
+
+Runs = Sequence[RunRecord]
+Column = Callable[[RunRecord], str | Cell]
+"""What a column says of a run; a string is a number's text."""
+
+UPRIGHT_RUNS = 4
+"""So many runs stand side by side; more stand one below the other."""
+
+_ACCURACIES = {"zero_shot": "zero-shot", "prompt_only": "prompt only", "adapted": "adapted"}
+_COUNTERS = {name: name.replace("_", " ") for name in COUNTERS}
+
+
+def summary(runs: Runs) -> Table:
+    """Every run in a line: what it is, how well it did, what it cost."""
+    columns = _columns(runs)
+    rows = tuple(
+        Row(Cell(run.name, "n"), tuple(_cell(column(run)) for column in columns.values()))
+        for run in runs
+    )
+    table = Table("Runs", (Cell("run"), *cells(tuple(columns))), rows)
+    return turned(table) if len(runs) <= UPRIGHT_RUNS else table
+
+
+def costs(run: RunRecord) -> Table:
+    """What a run spent by purpose (the tag of its queries), beside what it planned."""
+    planned = {phase["purpose"]: phase["cost"]["queries"] for phase in run.plan.get("phases", ())}
+    spent: Mapping[str, Mapping[str, int]] = run.result.get("spent", {})
+    total = run.result.get("spent_total") or dict.fromkeys(COUNTERS)
+    purposes = list(dict.fromkeys([*planned, *spent]))
+    all_queries = sum(each["queries"] for each in spent.values())
+    rows = [
+        _cost_row(purpose, planned.get(purpose), spent.get(purpose), all_queries)
+        for purpose in purposes
+    ]
+    last = cells([count(sum(planned.values())), *(count(total[name]) for name in COUNTERS), ""])
+    head = ("planned queries", *_COUNTERS.values(), "share of queries")
+    return Table(
+        f"Spent by purpose, {run.name}",
+        (Cell("purpose"), *cells(head)),
+        (*rows, Row(Cell("total"), last, "total")),
+    )
+
+
+@dataclass(frozen=True)
+class Differences:
+    """Values by name: those that differ between runs (or all of a single run), and the others."""
+
+    differing: Table
+    alike: Table | None
+
+
+def settings(runs: Runs) -> Differences:
+    """What the runs were told, and which data and model they were given."""
+    return differences(
+        "setting",
+        runs,
+        lambda run: {
+            **({"data": run.data} if run.data else {}),
+            **{name: run.result[name] for name in ("model", "digest") if name in run.result},
+            **run.config,
+        },
+    )
+
+
+def made_with(runs: Runs) -> Differences:
+    """Wall time by stage, versions and machine."""
+    return differences(
+        "what",
+        runs,
+        lambda run: {
+            **{f"{stage} took": seconds(s) for stage, s in run.result.get("seconds", {}).items()},
+            **run.result.get("versions", {}),
+            **run.result.get("machine", {}),
+        },
+    )
+
+
+def differences(
+    what: str, runs: Runs, values: Callable[[RunRecord], Mapping[str, Any]]
+) -> Differences:
+    """Compare values between runs; what a run does not have reads as not there."""
+    found = [values(run) for run in runs]
+    names = dict.fromkeys(name for each in found for name in each)
+    texts = {
+        name: [plain(each[name]) if name in each else NONE for each in found] for name in names
+    }
+    same = {name for name, each in texts.items() if len(runs) > 1 and len(set(each)) == 1}
+    differing = tuple(
+        Row(Cell(name), cells(each, "value"), "differs" if len(runs) > 1 else "")
+        for name, each in texts.items()
+        if name not in same
+    )
+    alike = tuple(
+        Row(Cell(name), cells(each[:1], "value")) for name, each in texts.items() if name in same
+    )
+    titles = [run.name for run in runs] if len(runs) > 1 else ["value"]
+    head = (Cell(what), *cells(titles, "value"))
+    return Differences(
+        Table("What differs" if len(runs) > 1 else "Values", head, differing),
+        Table(f"Alike in all {len(runs)} runs", (Cell(what), Cell("all runs", "value")), alike)
+        if alike
+        else None,
+    )
+
+
+def _columns(runs: Runs) -> dict[str, Column]:
+    adapted = [accuracy for run in runs if (accuracy := run.accuracy("adapted")) is not None]
+    best = max(adapted) if len(adapted) > 1 else None
+    return {
+        **({"data": lambda run: run.data or NONE} if len({run.data for run in runs}) > 1 else {}),
+        **{name: _configured(name) for name in ("method", "shots", "seed")},
+        **({} if all(run.finished for run in runs) else {"state": state}),
+        **{title: _accuracy(way, best) for way, title in _ACCURACIES.items()},
+        **{title: _counter(name) for name, title in _COUNTERS.items()},
+        "prompts per image": lambda run: count(run.result.get("prompts_per_image_at_inference")),
+        "adapter": lambda run: size(run.result.get("adapter_bytes")),
+        "wall time": lambda run: duration(run.result.get("seconds", {})),
+    }
+
+
+def _configured(name: str) -> Column:
+    return lambda run: plain(run.config.get(name, NONE))
+
+
+def _counter(name: str) -> Column:
+    return lambda run: count(run.result.get("spent_total", {}).get(name))
+
+
+def _accuracy(way: str, best: float | None) -> Column:
+    """The accuracy of a way; the highest of the adapters' is marked, where runs compete."""
+
+    def cell(run: RunRecord) -> str | Cell:
+        scored = run.score(way)
+        if scored is None:
+            return NONE
+        accuracy, images = scored["accuracy"], scored["images"]
+        wins = way == "adapted" and accuracy == best
+        text = f"{percent(accuracy)} ± {100 * half_width(accuracy, images):.1f}"
+        return Cell(text, "n best" if wins else "n")
+
+    return cell
+
+
+def state(run: RunRecord) -> str:
+    """Whether a run is finished, and how far it is if not."""
+    if run.finished:
+        return "finished"
+    return f"generation {len(run.metrics):,} of {count(run.plan.get('generations'))}"
+
+
+def _cell(said: str | Cell) -> Cell:
+    return Cell(said, "n") if isinstance(said, str) else said
+
+
+def _cost_row(
+    purpose: str, planned: int | None, spent: Mapping[str, int] | None, all_queries: int
+) -> Row:
+    share = spent["queries"] / all_queries if spent and all_queries else None
+    counters = [count(spent[name] if spent else None) for name in COUNTERS]
+    bar = Cell(percent(share, 1), "n", share)
+    return Row(Cell(purpose), (*cells([count(planned), *counters]), bar))
