@@ -84,6 +84,7 @@ def main() -> None:
                     "fit_s": stages["fit"],
                 }
             ]
+            print(f"the fit took {peak:,.0f} MB", file=sys.stderr, flush=True)
             predict = [TUNER, "predict", run, folder / "data" / "test", "--out", folder / "found"]
             seconds, peak = measured(predict, folder / "predict.log", **access)
             found = len((folder / "found").read_text().splitlines())
