@@ -120,7 +120,7 @@ def prepare(
         card,
         class_names=material.class_names,
         pictures=load,
-        prompt_kind=method.prompt_kind,
+        prompt_kind=method.prompt_kind or ("soft" if "soft" in card.prompt_kinds else "text"),
     )
     return Prepared(material, plan, budgets, traffic, line)
 
@@ -185,7 +185,7 @@ def check_kinds(card: ModelCard, method: Method) -> None:
     Raises:
         AccessDenied: says which prompts it may send.
     """
-    if method.prompt_kind not in card.prompt_kinds:
+    if method.prompt_kind and method.prompt_kind not in card.prompt_kinds:
         allowed = ", ".join(card.prompt_kinds) or "no"
         raise AccessDenied(
             f"--method {method.name} sends {method.prompt_kind} prompts, and this key may send "

@@ -13,7 +13,7 @@ from craft_shared.messages import ModelCard
 from craft_tuner.blackbox import Task, Texts
 from craft_tuner.budget import Workload
 from craft_tuner.client import Client
-from craft_tuner.config import FitConfig
+from craft_tuner.config import BUNDLED, FitConfig
 from craft_tuner.data.dataset import Dataset, Item, labels_of, pictures_of
 from craft_tuner.data.pictures import Picture
 from craft_tuner.data.sampling import sample_shots
@@ -47,6 +47,8 @@ class Material:
     test: tuple[Item, ...]
     views: int
     augmentation: Augmentation
+    bundled: bool = False
+    """Whether shots and views are asked about together, in as few image sets as there can be."""
 
     @property
     def pictures(self) -> int:
@@ -66,12 +68,17 @@ class Material:
     def workload(self, card: ModelCard) -> Workload:
         """The sizes that a plan is priced by."""
         size = images_per_set(len(self.class_names), card.limits)
+        bundle = len(self.shots) * (1 + self.views) if self.bundled else 0
         return Workload(
             classes=len(self.class_names),
             shots=len(self.shots),
             shot_sets=-(-len(self.shots) // size),
             test_images=len(self.test),
             test_sets=-(-len(self.test) // size),
+            bundle=bundle,
+            set_size=size,
+            kinds=tuple(card.prompt_kinds),
+            names=min(card.limits.classes, card.limits.texts),
         )
 
 
@@ -99,6 +106,7 @@ def assemble(config: FitConfig, dataset: Dataset, *, views: int, card: ModelCard
         augmentation=Augmentation(
             size=card.image_size, seed=config.seed, scale=config.crop_scale, flip=config.flip
         ),
+        bundled=config.method in BUNDLED,
     )
 
 
@@ -119,12 +127,16 @@ def send(
     originals = pictures_of(material.shots)
     shots = upload(originals, "shots")
     _check_apart(shots, test, material)
-    views = tuple(
-        upload(views_of(originals, material.augmentation, view=view), f"view-{view}").images
-        for view in range(material.views)
-    )
     texts = Texts(material.class_names, config.context, config.suffix)
-    return Task(texts, shots.images, views, labels_of(material.shots)), test
+    labels = labels_of(material.shots)
+    augmented = [
+        views_of(originals, material.augmentation, view=view) for view in range(material.views)
+    ]
+    if material.bundled:
+        together = [*originals, *(picture for view in augmented for picture in view)]
+        return Task(texts, shots.images, (), labels, upload(together, "bundle").images), test
+    views = tuple(upload(view, f"view-{number}").images for number, view in enumerate(augmented))
+    return Task(texts, shots.images, views, labels), test
 
 
 def _check_apart(shots: Upload, test: Upload | None, material: Material) -> None:
