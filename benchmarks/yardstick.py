@@ -335,16 +335,17 @@ def main() -> None:
             print_table(training, TRAINING)
             deployed += more
     print_table(deployed, DEPLOYED)
-    _conclude(rows, deployed)
+    _conclude(rows, deployed, options.methods.split(","))
     write_json(options.json, about, rows=rows, training=training, deployed=deployed)
 
 
-def _conclude(rows: list[Row], deployed: list[Row]) -> None:
+def _conclude(rows: list[Row], deployed: list[Row], methods: list[str]) -> None:
     for row in rows:
-        if row["way"] == "craft":
+        if row["way"] in methods:
+            side = "below" if row["gap"] > 0 else "above"
             print(
-                f"{row['shots']} shots: CraFT is {row['gap']:.2f} points below CoOp; its authors "
-                f"claim {PAPER_GAP} on RN50 and 11 datasets."
+                f"{row['shots']} shots: {row['way']} is {abs(row['gap']):.2f} points {side} CoOp; "
+                f"CraFT's authors claim {PAPER_GAP} below it, with RN50 on 11 datasets."
             )
     for small, large in zip(deployed[::2], deployed[1::2], strict=True):
         stored = large["stored_bytes"] / small["stored_bytes"]
