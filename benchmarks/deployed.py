@@ -54,12 +54,13 @@ class Deployment(BaseModel):
 
 def adapter(job: AdapterJob) -> Deployment:
     """Load an adapter and predict through a server."""
-    from craft_tuner import evaluate  # noqa: PLC0415 - each side imports what it needs
+    from craft_tuner import inference  # noqa: PLC0415 - each side imports what it needs
     from craft_tuner.account import choose_model  # noqa: PLC0415
     from craft_tuner.adapter import Adapter  # noqa: PLC0415
     from craft_tuner.client import Client  # noqa: PLC0415
-    from craft_tuner.commands import find_pictures  # noqa: PLC0415
     from craft_tuner.connection import Connection  # noqa: PLC0415
+    from craft_tuner.data.pictures import FilePicture  # noqa: PLC0415
+    from craft_tuner.evaluate import purchase_name  # noqa: PLC0415
     from craft_tuner.transport import Transport  # noqa: PLC0415
 
     with Transport(Connection(job.url, job.key)) as transport:
@@ -68,11 +69,10 @@ def adapter(job: AdapterJob) -> Deployment:
         reset_own_peak()
         tuned = Adapter.load(job.adapter)
         tuned.check(card)
-        client = Client(transport, card, run_id=evaluate.purchase_name(tuned))
-        pictures = list(find_pictures([job.pictures]))
-        classes = len(tuned.card.class_names)
-        images = client.upload(pictures, name="deployed", classes=classes).images
-        found = list(evaluate.predict(client, tuned, images, pictures))
+        client = Client(transport, card, run_id=purchase_name(tuned))
+        files = sorted(job.pictures.iterdir())
+        batch = tuple(FilePicture(file, file.name) for file in files)
+        found = inference.ask(client, tuned, batch).logits.argmax(axis=1)
     return Deployment(
         stored_bytes=job.adapter.stat().st_size,
         before_mb=before,

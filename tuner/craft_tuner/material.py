@@ -19,7 +19,7 @@ from craft_tuner.data.pictures import Picture
 from craft_tuner.data.sampling import sample_shots
 from craft_tuner.data.sources import read_dataset
 from craft_tuner.data.views import Augmentation, views_of
-from craft_tuner.errors import DataError
+from craft_tuner.errors import DataError, PictureError
 from craft_tuner.slices import images_per_set
 from craft_tuner.traffic import weigh
 from craft_tuner.uploads import OnUploaded, Upload
@@ -36,6 +36,15 @@ class Setup(BaseModel):
     class_names: str | None = None
     track: str | None = None
     """Tracker (`craft_tuner.tracking`)."""
+
+    def dataset(self) -> Dataset:
+        """Read the dataset; no picture is opened.
+
+        Raises:
+            DataError: it cannot be used.
+        """
+        names = Path(self.class_names) if self.class_names else None
+        return read_dataset(self.data, class_names=names)
 
 
 @dataclass(frozen=True)
@@ -82,17 +91,7 @@ class Material:
         )
 
 
-def gather(config: FitConfig, setup: Setup, *, views: int, card: ModelCard) -> Material:
-    """Read the dataset and sample the shots; no picture is opened.
-
-    Raises:
-        DataError: the data cannot be used.
-    """
-    names = Path(setup.class_names) if setup.class_names else None
-    return assemble(config, read_dataset(setup.data, class_names=names), views=views, card=card)
-
-
-def assemble(config: FitConfig, dataset: Dataset, *, views: int, card: ModelCard) -> Material:
+def gather(config: FitConfig, dataset: Dataset, *, views: int, card: ModelCard) -> Material:
     """Sample the shots of a dataset; no picture is opened.
 
     Raises:
@@ -121,7 +120,10 @@ def send(
 
     def upload(pictures: Sequence[Picture], name: str) -> Upload:
         classes = len(material.class_names)
-        return client.upload(pictures, name=name, classes=classes, on_uploaded=on_uploaded)
+        try:
+            return client.upload(pictures, name=name, classes=classes, on_uploaded=on_uploaded)
+        except PictureError as error:
+            raise DataError(f"{error}; `craft-tuner data check` names and counts all") from error
 
     test = upload(pictures_of(material.test), "test") if material.test else None
     originals = pictures_of(material.shots)
@@ -142,16 +144,20 @@ def send(
 def _check_apart(shots: Upload, test: Upload | None, material: Material) -> None:
     """No shot may be a test image, and no image may have two labels."""
     seen: dict[str, Item] = {}
+    faults: list[str] = []
     for identity, item in zip(shots.ids, material.shots, strict=True):
         other = seen.setdefault(identity, item)
         if other.label != item.label:
-            raise DataError(
+            faults.append(
                 f"{other.picture.name} and {item.picture.name} are the same image under two "
                 "classes; keep one"
             )
     for identity, item in zip(test.ids if test else (), material.test, strict=True):
         if identity in seen:
-            raise DataError(
+            faults.append(
                 f"the test image {item.picture.name} is the training image "
                 f"{seen[identity].picture.name}; remove one of them"
             )
+    if faults:
+        more = f" (and {len(faults) - 1:,} more like it)" if faults[1:] else ""
+        raise DataError(faults[0] + more)

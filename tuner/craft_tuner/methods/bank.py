@@ -162,9 +162,9 @@ class _Question:
 
 
 def extra_names(config: FitConfig, work: Workload, prompts: int) -> int:
-    """A, the common names asked beside the classes."""
+    """A, the common names asked beside the classes; fewer where the classes are among them."""
     room = min(work.names, COLUMNS // prompts) - work.classes
-    return max(0, min(config.bank_names, room, len(anchors()) - work.classes))
+    return max(0, min(config.bank_names, room, len(anchors())))
 
 
 def _compose(box: BlackBox, task: Task, config: FitConfig, *, prompts: int) -> _Question:
