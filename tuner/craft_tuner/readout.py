@@ -22,6 +22,9 @@ from craft_tuner.errors import UsageError
 
 CENTRE = "head.centre"
 
+_CHUNK_VALUES = 4 * 1024 * 1024
+"""Float32 numbers that one chunk of rows may take per layer: 16 MiB."""
+
 
 class Layer(NamedTuple):
     """One affine layer: weight float32 (out, in), bias float32 (out,)."""
@@ -41,9 +44,22 @@ class Readout:
     residual: float = 1.0
 
     def __call__(self, logits: FloatArray, base: FloatArray | None) -> FloatArray:
-        """Scores float32 (N, K) of logits (P, N, K') and their base (N, K), None where none is."""
+        """Scores float32 (N, K) of logits (P, N, K') and their base (N, K), None where none is.
+
+        Rows are worked off in chunks, so that memory beside both ends does not grow with N.
+        """
         if not self.layers and base is not None:
             return base if self.residual == 1 else np.float32(self.residual) * base
+        prompts, images, names = logits.shape
+        size = max(1, _CHUNK_VALUES // max(prompts * names, *(len(b) for _, b in self.layers), 1))
+        classes = len(self.layers[-1].bias) if self.layers else prompts * names
+        scores = np.empty((images, classes), np.float32)
+        for start in range(0, images, size):
+            rows = slice(start, start + size)
+            scores[rows] = self._scores(logits[:, rows], None if base is None else base[rows])
+        return scores
+
+    def _scores(self, logits: FloatArray, base: FloatArray | None) -> FloatArray:
         net = self._net(np.concatenate(list(logits), axis=-1))
         if base is None or not self.residual:
             return net
