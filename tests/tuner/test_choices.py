@@ -13,8 +13,8 @@ def test_the_preset_and_who_overrode_it_are_told() -> None:
     config = build(*(layer for _, layer in layers))
     preset, overridden = choices.sentences(config, choices.origins(layers))
     assert preset == (
-        "preset dtd: method craft, projection normal, std 1.0, sigma 0.02, bound 5.0, kl_weight 0.001, "
-        "kl_fraction 1, batch_size 256"
+        "preset dtd: method craft, projection normal, std 1.0, sigma 0.02, bound 5.0, "
+        "kl_weight 0.001, kl_fraction 1, batch_size 256"
     )
     assert overridden == (
         "overridden: sigma 0.5 instead of 0.02 (by flag), bound none instead of 5.0 (by flag), "

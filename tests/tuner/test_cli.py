@@ -117,7 +117,7 @@ def test_a_fit_asks_about_test_images_at_the_very_end(world):
 def test_a_dry_run_says_what_it_would_spend_and_move_and_does_neither(tuner, zoo, server):
     code, out, error = tuner("fit", "--data", zoo, "--dry-run", *FIT)
     assert (code, out) == (0, "")
-    assert error.startswith("no preset: the paper's settings for caltech101")
+    assert error.startswith("no preset: method auto; other methods have the paper's settings")
     assert "views 2 instead of 8 (by flag)" in error
     assert "\nphase" in error
     for line in ("to send: ", "to receive: logits of ", "a round trip takes "):
