@@ -27,7 +27,7 @@ from servers import PROGRAM, Server, noise_png, serving
 TUNER = PROGRAM.with_name("craft-tuner")
 CLASSES = ("cat", "sea_lion")
 IMAGES = {"train": 2, "test": 3}
-SETTINGS = {"shots": 2, "validation_folds": 2, "views": 2, "head_hidden": 8}
+SETTINGS = {"method": "craft", "shots": 2, "validation_folds": 2, "views": 2}
 SECONDS_PER_QUERY = 0.001
 ADAPTER = ("adapter.safetensors", "adapter.json")
 AT_START = 0.2

@@ -14,7 +14,7 @@ from craft_server.ledger import Ledger
 from serving import SCRIPTS, png, running
 
 QUERIES = 90
-SETTINGS = {"population": 6, "validation_folds": 2, "views": 2, "head_hidden": 8, "shots": 2}
+SETTINGS = {"method": "craft", "population": 6, "validation_folds": 2, "views": 2, "shots": 2}
 
 
 @pytest.fixture(scope="module")
