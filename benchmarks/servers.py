@@ -87,7 +87,9 @@ class Server:
 
 
 @contextmanager
-def serving(folder: Path, **settings: object) -> Iterator[Server]:
+def serving(
+    folder: Path, *, program: Sequence[str | Path] = (PROGRAM, "serve"), **settings: object
+) -> Iterator[Server]:
     """A server with `CRAFT_SERVER_<NAME>` settings, ready, and stopped at the end."""
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
@@ -95,7 +97,7 @@ def serving(folder: Path, **settings: object) -> Iterator[Server]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("CRAFT_SERVER_")}
     environment |= {f"CRAFT_SERVER_{name.upper()}": str(value) for name, value in values.items()}
     with (folder / "server.log").open("ab") as log:
-        process = subprocess.Popen([PROGRAM, "serve"], env=environment, stdout=log, stderr=log)
+        process = subprocess.Popen(program, env=environment, stdout=log, stderr=log)
     server = Server(folder, port, process, environment)
     try:
         _wait_until_ready(server)
