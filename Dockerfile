@@ -13,7 +13,6 @@ ARG BASE=python:3.12-slim-bookworm
 # --- what both need, in an environment that has no pip -------------------------------------------
 FROM ${BASE} AS build
 LABEL craft.stage=build
-ARG TORCH_BACKEND=cpu
 ENV VIRTUAL_ENV=/venv PATH=/uv/bin:$PATH UV_CONSTRAINT=/src/constraints.txt \
     UV_NO_CACHE=1 UV_NO_PROGRESS=1 UV_SYSTEM_CERTS=1 UV_HTTP_TIMEOUT=300
 RUN python3 -m venv /uv \
@@ -21,6 +20,7 @@ RUN python3 -m venv /uv \
     && uv venv --quiet --no-python-downloads --python "$(command -v python3)" /venv
 WORKDIR /src
 COPY pyproject.toml constraints.txt README.md LICENSE ./
+ARG TORCH_BACKEND=cpu
 RUN uv pip install --quiet ${TORCH_BACKEND:+--torch-backend=${TORCH_BACKEND}} \
     torch numpy pydantic safetensors
 COPY shared/ shared/

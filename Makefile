@@ -100,7 +100,7 @@ faults: install  ## kill, cut, fill and drain for ROUNDS rounds a store; STEPS o
 
 .PHONY: docker-test
 docker-test: install  ## build both images and run what docs/docker.md promises on a real engine
-	$(PYTHON) scripts/docker_test.py --programs $(BIN)
+	$(BIN)/python scripts/docker_test.py $(DOCKER_FLAGS)
 
 .PHONY: bench-accuracy
 bench-accuracy: install  ## the demo with seeds 1, 2 and 3, and their mean

@@ -24,8 +24,8 @@ TENSORS = "application/x-safetensors"
 HOST = "127.0.0.1"
 TIMEOUT_S = 60.0
 PATIENCE_S = 150.0
-RETRYABLE = {409, 429, 500, 503, 504}
-"""500 is not retryable by the protocol: it is counted as a fault, and asked again all the same."""
+RETRYABLE = {409, 429, 500, 502, 503, 504}
+"""500 and 502 are not in the protocol: they are counted as faults, and asked again all the same."""
 
 ENDED = "ended"
 
@@ -35,7 +35,8 @@ class Answer(NamedTuple):
 
     status: int
     code: str = ""
-    """The problem's code, or the kind of error that left the attempt without an answer."""
+    """The problem's code, or the kind of error that left the attempt without an answer; none is
+    the page of a gateway."""
     charged: int = 0
     replayed: bool = False
     digest: str = ""
@@ -63,10 +64,10 @@ def read(status: int, headers: dict[str, str], content: bytes) -> Answer:
     """A reply as an answer; its digest is that of the logits alone, which a replay must repeat.
 
     Raises:
-        ValueError, KeyError: it is no reply of this protocol.
+        ValueError, KeyError: it says 200 and is no reply of this protocol, or it was cut off.
     """
     if status != 200:
-        return Answer(status, json.loads(content)["code"])
+        return Answer(status, _code(content))
     named = {name.lower(): value for name, value in headers.items()}
     if named["content-type"] == TENSORS:
         logits = content[8 + int.from_bytes(content[:8], "little") :]
@@ -78,6 +79,15 @@ def read(status: int, headers: dict[str, str], content: bytes) -> Answer:
         replayed=named.get("idempotent-replayed") == "true",
         digest=hashlib.sha256(logits).hexdigest(),
     )
+
+
+def _code(content: bytes) -> str:
+    if not content:
+        raise ValueError("cut off amid its headers")
+    try:
+        return str(json.loads(content)["code"])
+    except (ValueError, KeyError, TypeError):
+        return ""
 
 
 def buy(plan: dict[str, Any], purchase: dict[str, Any], journal: int) -> None:

@@ -5,6 +5,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPException
@@ -14,7 +15,7 @@ from typing import NamedTuple
 from fault_books import Findings, Sampler, check
 from fault_load import Crew, Purchase, draw
 from fault_proxy import Proxy
-from fault_stand import Stand
+from fault_stand import Replica, Stand
 from servers import MULTIPART, Wire, multipart, noise_png
 
 from craft_shared.errors import Code
@@ -28,6 +29,8 @@ MOMENT_S = 0.7
 """Faults come so long after the first answers at most: while clients buy."""
 
 ANSWERED_S = 30.0
+ENDED_BY_SIGTERM = {0, -15, 143}
+"""Exit codes: its own, that of the signal, and that as a container's init says it."""
 
 
 @dataclass
@@ -53,13 +56,13 @@ class Scenario(NamedTuple):
 
     Attributes:
         disturb: called while the clients run.
-        replicas: how many of the two the clients know.
+        ports: how many of the stand's ports the clients know.
         proxied: is there a proxy in front of these?
         tight: is the budget less than what the clients want?
     """
 
     disturb: Callable[[Round], None]
-    replicas: int = 1
+    ports: int = 1
     proxied: bool = False
     tight: bool = False
 
@@ -115,9 +118,9 @@ def disk_full(now: Round) -> None:
     """No room to write, for ledger and images, then room again; an upload meanwhile is refused."""
     now.wait()
     server = now.stand.replicas[0]
-    uploads = threading.Thread(target=_upload_until_done, args=(now, server.port))
+    uploads = threading.Thread(target=_upload_until_done, args=(now, now.stand.ports[0]))
     uploads.start()
-    now.said = now.stand.store.full(now.chance, [server.pid])
+    now.said = now.stand.store.full(now.chance, server.pids)
     uploads.join()
 
 
@@ -129,21 +132,33 @@ def store_down(now: Round) -> None:
 
 def drain(now: Round) -> None:
     """SIGTERM under load: what is in work is answered, what comes after is refused, none lost."""
-    now.wait()
-    server = now.stand.replicas[0]
-    code = server.stop()
-    if code not in {0, -15}:
-        now.findings.add("other", f"after SIGTERM the server exits with {code}")
-    in_work = now.stand.books.requests(now.key_id)
-    if held := [name for name, state in in_work.items() if state == "held"]:
-        now.findings.add("other", f"held after the server ended: {held}")
+    drain_all(now, now.stand.replicas[:1])
+
+
+def drain_all(now: Round, servers: Sequence[Replica]) -> None:
+    """SIGTERM to all servers that the clients can reach, at the same time."""
+    in_work = stop_all(now, servers)
     end = time.monotonic() + ANSWERED_S
-    while (lost := set(in_work) - _answered(now.crew)) and time.monotonic() < end:
+    while (lost := in_work - _answered(now.crew)) and time.monotonic() < end:
         time.sleep(0.02)  # a client takes a moment to write down what it was told
     if lost:
         now.findings.add("drained", f"in work and never answered: {lost}", len(lost))
+    for server in servers:
+        server.start()
+
+
+def stop_all(now: Round, servers: Sequence[Replica]) -> set[str]:
+    """SIGTERM at a random moment; what was in work until then. Nothing is held when all ended."""
+    now.wait()
+    with ThreadPoolExecutor() as pool:
+        codes = list(pool.map(lambda server: server.stop(), servers))
+    in_work = set(now.stand.books.requests(now.key_id))
+    if not set(codes) <= ENDED_BY_SIGTERM:
+        now.findings.add("other", f"after SIGTERM the servers exit with {codes}")
+    if held := now.stand.books.held(now.key_id, [server.name for server in servers]):
+        now.findings.add("other", f"held after the servers ended: {held}")
     now.said = f"{len(in_work)} in work until SIGTERM"
-    server.start()
+    return in_work
 
 
 def kill_replica(now: Round) -> None:
@@ -159,21 +174,20 @@ def kill_replica(now: Round) -> None:
 
 
 SCENARIOS = {
-    "race": Scenario(race, replicas=2, tight=True),
+    "race": Scenario(race, ports=2, tight=True),
     "kill-server": Scenario(kill_server),
-    "kill-client": Scenario(kill_client, replicas=2),
+    "kill-client": Scenario(kill_client, ports=2),
     "proxy": Scenario(proxy, proxied=True),
     "disk-full": Scenario(disk_full),
-    "store-down": Scenario(store_down, replicas=2),
+    "store-down": Scenario(store_down, ports=2),
     "drain": Scenario(drain),
-    "kill-replica": Scenario(kill_replica, replicas=2),
+    "kill-replica": Scenario(kill_replica, ports=2),
     "storm": Scenario(storm, proxied=True),
 }
 
 
-def play(stand: Stand, name: str, folder: Path, chance: random.Random) -> Played:
+def play(stand: Stand, scenario: Scenario, folder: Path, chance: random.Random) -> Played:
     """Play a round to its end and check its books."""
-    scenario = SCENARIOS[name]
     shares = (_race_shares if scenario.tight else _shares)(stand, chance, folder.name)
     wanted = {purchase.name: purchase.queries for share in shares for purchase in share}
     limit = sum(wanted.values())
@@ -232,7 +246,7 @@ def _race_shares(stand: Stand, chance: random.Random, name: str) -> list[list[Pu
 
 @contextmanager
 def _ports(scenario: Scenario, now: Round) -> Iterator[Sequence[int]]:
-    ports = now.stand.ports[: scenario.replicas]
+    ports = now.stand.ports[: scenario.ports]
     if not scenario.proxied:
         yield ports
         return

@@ -1,7 +1,8 @@
 """What a fault campaign disturbs: two craft-server replicas on one store, and its books.
 
-The servers are the real program, started, stopped and killed as often as a round wants. Keys are
-minted in this process; the books are read by SQL of our own, not by the server's.
+The servers are the real program, started, stopped and killed as often as a round wants: processes
+here, containers in fault_containers.py. Keys are minted in this process; the books are read by SQL
+of our own, not by the server's.
 """
 
 import os
@@ -11,11 +12,11 @@ import time
 from collections.abc import Sequence
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 from fault_stores import Faulty
 from servers import HOST, PROGRAM, READY_S, Wire, free_port, noise_png
-from sqlalchemy import create_engine, text
+from sqlalchemy import bindparam, create_engine, text
 from sqlalchemy.exc import DBAPIError
 
 from craft_server.keys import Keys
@@ -39,6 +40,11 @@ _STANDS = text("""
     FROM keys WHERE id = :key""")
 _SOLD = text("SELECT request_id, queries FROM ledger WHERE key_id = :key")
 _REQUESTS = text("SELECT idem_key, state FROM requests WHERE key_id = :key")
+_HELD = text("""
+    SELECT idem_key FROM requests
+    WHERE key_id = :key AND state = 'held' AND holder IN :holders""").bindparams(
+    bindparam("holders", expanding=True)
+)
 
 
 class Stands(NamedTuple):
@@ -72,17 +78,52 @@ class Books:
         """The state of each request that ever was in work."""
         return {str(name): str(state) for name, state in self._rows(_REQUESTS, key_id)}
 
+    def held(self, key_id: str, holders: Sequence[str]) -> list[str]:
+        """Requests that replicas of these names hold."""
+        return [str(name) for (name,) in self._rows(_HELD, key_id, holders=list(holders))]
+
     def close(self) -> None:
         """Give back the connections."""
         self._engine.dispose()
 
-    def _rows(self, query: Any, key_id: str) -> Sequence[Any]:
+    def _rows(self, query: Any, key_id: str, **values: object) -> Sequence[Any]:
         with self._engine.connect() as connection:
-            return connection.execute(query, {"key": key_id}).all()
+            return connection.execute(query, {"key": key_id} | values).all()
 
 
-class Replica:
-    """One server process, on the same port and under the same name whenever it runs."""
+class Replica(Protocol):
+    """One server, under the same name whenever it runs."""
+
+    name: str
+
+    @property
+    def pids(self) -> Sequence[int]:
+        """Ids of its processes."""
+        ...
+
+    def start(self) -> None:
+        """Start it if it does not run."""
+        ...
+
+    def wait_until_ready(self) -> None:
+        """Return when it serves."""
+        ...
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        ...
+
+    def stop(self) -> int:
+        """SIGTERM; its exit code when it has ended."""
+        ...
+
+    def close(self) -> None:
+        """See that it leaves nothing behind."""
+        ...
+
+
+class ReplicaProcess:
+    """A process of this machine, on the same port whenever it runs."""
 
     def __init__(self, folder: Path, name: str, database_url: str) -> None:
         self.name = name
@@ -96,18 +137,13 @@ class Replica:
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
-    def pid(self) -> int:
+    def pids(self) -> list[int]:
         """Id of its process."""
-        return self._running.pid
-
-    @property
-    def runs(self) -> bool:
-        """Is there a process that was not stopped?"""
-        return self._process is not None and self._process.poll() is None
+        return [self._running.pid]
 
     def start(self) -> None:
         """Start it if it does not run."""
-        if not self.runs:
+        if not self._runs:
             with self._log.open("ab") as log:
                 self._process = subprocess.Popen(
                     [PROGRAM, "serve"], env=self._environment, stdout=log, stderr=log
@@ -116,7 +152,7 @@ class Replica:
     def wait_until_ready(self) -> None:
         """Return when it serves."""
         end = time.monotonic() + READY_S
-        while time.monotonic() < end and self.runs:
+        while time.monotonic() < end and self._runs:
             try:
                 Wire(self.port, timeout_s=30).read("GET", "/readyz")
             except (OSError, HTTPException):
@@ -135,9 +171,18 @@ class Replica:
         self._running.send_signal(signal.SIGTERM)
         return self._running.wait(STOPPED_S)
 
+    def close(self) -> None:
+        """Kill it if it runs."""
+        if self._runs:
+            self.kill()
+
     def log(self) -> str:
         """All that it ever said."""
         return self._log.read_text(errors="replace")
+
+    @property
+    def _runs(self) -> bool:
+        return self._process is not None and self._process.poll() is None
 
     @property
     def _running(self) -> "subprocess.Popen[bytes]":
@@ -147,11 +192,18 @@ class Replica:
 
 
 class Stand:
-    """Two replicas on one store; a context manager that leaves nothing behind but its folder."""
+    """Two replicas on one store; a context manager that leaves nothing running.
 
-    def __init__(self, store: Faulty, folder: Path) -> None:
+    Args:
+        store: what keeps the books.
+        replicas: the servers on it.
+        ports: where clients find them, each or together.
+    """
+
+    def __init__(self, store: Faulty, replicas: Sequence[Replica], ports: Sequence[int]) -> None:
         self.store = store
-        self.replicas = [Replica(folder, name, store.url) for name in ("a", "b")]
+        self.replicas = replicas
+        self.ports = ports
         self.books = Books(store.url)
         self.image_set = ""
         self._keys_store = Store(store.url, busy_timeout_s=60)
@@ -162,7 +214,7 @@ class Stand:
             self.heal()
             _, token = self.mint(1)
             files = [noise_png(seed) for seed in range(IMAGES)]
-            self.image_set = Wire(self.replicas[0].port, token).image_set(files)
+            self.image_set = Wire(self.ports[0], token).image_set(files)
         except BaseException:
             self.__exit__()
             raise
@@ -170,16 +222,10 @@ class Stand:
 
     def __exit__(self, *_: object) -> None:
         for replica in self.replicas:
-            if replica.runs:
-                replica.kill()
+            replica.close()
         self.books.close()
         self._keys_store.close()
         self.store.close()
-
-    @property
-    def ports(self) -> list[int]:
-        """Of all replicas."""
-        return [replica.port for replica in self.replicas]
 
     def mint(self, queries: int) -> tuple[str, str]:
         """Id and token of a new key."""
@@ -192,6 +238,12 @@ class Stand:
             replica.start()
         for replica in self.replicas:
             replica.wait_until_ready()
+
+
+def processes(store: Faulty, folder: Path) -> Stand:
+    """Two processes of this machine, each on a port of its own."""
+    replicas = [ReplicaProcess(folder, name, store.url) for name in ("a", "b")]
+    return Stand(store, replicas, [replica.port for replica in replicas])
 
 
 def _patience(url: str) -> dict[str, object]:

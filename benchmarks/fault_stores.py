@@ -183,12 +183,14 @@ def _limit_file_sizes(processes: Sequence[int], limit: int) -> None:
 
 def _limit_file_size(pid: int, limit: int) -> None:
     limits = (limit, resource.RLIM_INFINITY)
-    owner = Path(f"/proc/{pid}").stat().st_uid
-    if owner == os.geteuid():
+    owner = Path(f"/proc/{pid}").stat()
+    if owner.st_uid == os.geteuid():
         resource.prlimit(pid, resource.RLIMIT_FSIZE, limits)
     else:  # Postgres does not run as root; in a container even root may not do this to another user
         command = ["prlimit", f"--pid={pid}", f"--fsize={_word(limit)}:"]
-        subprocess.run(command, user=owner, check=False, capture_output=True)
+        subprocess.run(
+            command, user=owner.st_uid, group=owner.st_gid, check=False, capture_output=True
+        )
 
 
 def _word(limit: int) -> str:

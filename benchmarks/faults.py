@@ -10,19 +10,22 @@ A line for each round ends with the statuses that clients met beside 200 (0: no 
 anything is found.
 """
 
+import argparse
+import math
 import random
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from fault_books import COUNTED
-from fault_scenarios import SCENARIOS, Played, play
-from fault_stand import Stand
+from fault_scenarios import SCENARIOS, Played, Scenario, play
+from fault_stand import Stand, processes
 from fault_stores import Faulty, Postgres, SqliteFile
 from machine import Row, describe, options_of, print_heading, print_table, write_json
 
@@ -36,31 +39,49 @@ HEADINGS = {
 }
 
 
-def scenarios(count: int, chance: random.Random, only: str) -> list[str]:
+def draw_scenarios(names: Sequence[str], count: int, chance: random.Random) -> list[str]:
     """So many scenarios in random order, each as often as the others."""
-    names: list[str] = []
-    while len(names) < count:
-        names += chance.sample(list(SCENARIOS), len(SCENARIOS)) if not only else [only]
-    return names[:count]
+    drawn: list[str] = []
+    while len(drawn) < count:
+        drawn += chance.sample(names, len(names))
+    return drawn[:count]
 
 
 def campaign(name: str, *, rounds: int, seed: int, only: str) -> list[Row]:
     """Play all rounds on one store; a row for each."""
-    rows = []
-    chosen = scenarios(rounds, random.Random(f"{seed}/{name}"), only)  # noqa: S311 - no secret
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
         folder = Path(place)
         store: Faulty = SqliteFile(folder) if name == "sqlite" else Postgres()
-        with Stand(store, folder) as stand:
-            for number, scenario in enumerate(chosen, 1):
-                chance = random.Random(f"{seed}/{name}/{number}")  # noqa: S311 - no secret
-                own = folder / f"round-{number}"
-                own.mkdir()
-                began = time.monotonic()
-                played = play(stand, scenario, own, chance)
-                row = row_of(name, scenario, played, time.monotonic() - began)
-                print(progress(row, f"{number}/{rounds}"), flush=True)
-                rows.append(row)
+        with processes(store, folder) as stand:
+            chosen = {only: SCENARIOS[only]} if only else SCENARIOS
+            return play_all(stand, chosen, folder, rounds=rounds, seed=seed)
+
+
+def play_all(
+    stand: Stand,
+    chosen: Mapping[str, Scenario],
+    folder: Path,
+    *,
+    rounds: int,
+    seed: int,
+    seconds: float = math.inf,
+) -> list[Row]:
+    """Play so many rounds of some scenarios, or as many as begin within `seconds`; their rows."""
+    name = stand.store.name
+    rows: list[Row] = []
+    end = time.monotonic() + seconds
+    order = random.Random(f"{seed}/{name}")  # noqa: S311 - no secret
+    for number, scenario in enumerate(draw_scenarios(list(chosen), rounds, order), 1):
+        began = time.monotonic()
+        if began > end:
+            break
+        chance = random.Random(f"{seed}/{name}/{number}")  # noqa: S311 - no secret
+        own = folder / f"round-{number}"
+        own.mkdir()
+        played = play(stand, chosen[scenario], own, chance)
+        row = row_of(name, scenario, played, time.monotonic() - began)
+        print(progress(row, f"{number}/{rounds}"), flush=True)
+        rows.append(row)
     return rows
 
 
@@ -108,10 +129,14 @@ def main() -> None:
     about: dict[str, Any] = describe()
     print_heading(f"Faults: {options.rounds} rounds a store, seed {options.seed}", about)
     began = time.monotonic()
-    play_all = partial(campaign, rounds=options.rounds, seed=options.seed, only=options.only)
+    work = partial(campaign, rounds=options.rounds, seed=options.seed, only=options.only)
     with ThreadPoolExecutor() as pool:
-        rows = [row for rows in pool.map(play_all, wanted) for row in rows]
-    seconds = time.monotonic() - began
+        rows = [row for rows in pool.map(work, wanted) for row in rows]
+    conclude(rows, time.monotonic() - began, options, about)
+
+
+def conclude(rows: list[Row], seconds: float, options: argparse.Namespace, about: Row) -> NoReturn:
+    """Add up and exit, with 1 if anything was found."""
     print()
     figures = {"rounds": "rounds|,", "queries": "queries|,", "samples": "samples|,", **HEADINGS}
     print_table(

@@ -102,7 +102,7 @@ def carry_out(client: Client | LocalBox, scene: Scene, folder: Path) -> Outcome:
     config = scene.config
     method = methods.get(config.method)
     setup = Setup(server="here", model=client.card.id, data=scene.data)
-    material = gather(config, setup, views=method.views(config), card=client.card)
+    material = gather(config, setup.dataset(), views=method.views(config), card=client.card)
     box = TimedBox(client)
     with Run.create(folder, config, setup=setup.model_dump()) as run:
         run.save_plan(method.plan(config, material.workload(client.card)))

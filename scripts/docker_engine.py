@@ -5,7 +5,9 @@ its own. What is made here has this machine's certificates and is never publishe
 """
 
 import io
+import os
 import shutil
+import signal
 import subprocess
 import tarfile
 import tempfile
@@ -13,6 +15,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 LOCAL = "craft-test"
 """Prefix of all that is built here."""
@@ -20,6 +23,9 @@ LOCAL = "craft-test"
 BASE = "python:3.12-slim-bookworm"
 PACKAGES = ("docker.io", "docker-compose", "debootstrap")
 START_S = 60.0
+COMMAND_S = 900.0
+"""No command takes longer, unless the machine hangs."""
+
 _CERTIFICATES = "etc/ssl/certs/ca-certificates.crt"
 _PIP = "etc/pip.conf"
 
@@ -32,6 +38,7 @@ STAND_INS = {
             && install -d -o postgres /var/lib/postgresql/data \
             && ln -s /usr/lib/postgresql/*/bin /pg
         ENV PATH=/pg:$PATH PGDATA=/var/lib/postgresql/data
+        STOPSIGNAL SIGINT
         USER postgres
         RUN printf '%s\n' 'set -e' \
             'if [ ! -s $PGDATA/PG_VERSION ]; then' \
@@ -57,25 +64,58 @@ class Skipped(Exception):  # noqa: N818 - no error: the machine cannot do it
     """The test cannot run here; the message says why."""
 
 
+class Interrupted(Exception):  # noqa: N818 - as Skipped; no SystemExit, which `works` takes for a no
+    """The test is to end now; the message says why."""
+
+
 def run(*command: str | Path, quiet: bool = True, **options: object) -> str:
     """Run a command to its end and give what it printed; its errors end the test.
 
     Raises:
-        SystemExit: it failed; the message ends with what it said.
+        SystemExit: it failed, or took too long; the message ends with what it said.
     """
-    done = subprocess.run(command, capture_output=quiet, text=True, check=False, **options)  # type: ignore[call-overload]
+    still: dict[str, object] = {} if "input" in options else {"stdin": subprocess.DEVNULL}
+    try:
+        done = subprocess.run(  # type: ignore[call-overload]
+            command,
+            capture_output=quiet,
+            text=True,
+            check=False,
+            **{"timeout": COMMAND_S, **still, **options},
+        )
+    except subprocess.TimeoutExpired as late:
+        raise SystemExit(
+            f"no end within {late.timeout:.0f} s: {' '.join(map(str, command))}"
+        ) from None
     if done.returncode != 0:
         said = f"{done.stdout or ''}{done.stderr or ''}"[-4000:]
-        raise SystemExit(f"failed: {' '.join(map(str, command))}\n{said}")
+        raise SystemExit(f"{' '.join(map(str, command))}\n{said}")
     return str(done.stdout or "").strip()
 
 
 def works(*command: str | Path) -> bool:
     """Does the command succeed?"""
     try:
-        return subprocess.run(command, capture_output=True, check=False).returncode == 0
-    except OSError:
+        run(*command)
+    except (OSError, SystemExit):
         return False
+    return True
+
+
+@contextmanager
+def within(seconds: float, otherwise: Exception) -> Iterator[None]:
+    """Raise an exception amid the body of the `with` once it took so long; in the main thread."""
+
+    def late(_: int, __: FrameType | None) -> None:
+        raise otherwise
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @contextmanager
@@ -91,7 +131,7 @@ def engine() -> Iterator[None]:
     if shutil.which("dockerd") is None:
         _install("no Docker engine runs")
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(["dockerd"], stdout=log, stderr=log)
+        process = subprocess.Popen(["dockerd"], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         try:
             end = time.monotonic() + START_S
             while not works("docker", "info"):
@@ -103,7 +143,11 @@ def engine() -> Iterator[None]:
             yield
         finally:
             process.terminate()
-            process.wait()
+            try:
+                process.wait(START_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 def compose_command() -> list[str]:
@@ -119,16 +163,32 @@ def _install(why: str) -> None:
     """The packages of Debian, if that is possible."""
     if shutil.which("apt-get") is None or not works("test", "-w", "/usr/bin"):
         raise Skipped(f"{why}, and it cannot be installed: that takes root and apt-get")
-    run("apt-get", "update", "-qq")
-    if not works("apt-get", "install", "-yqq", *PACKAGES):
-        raise Skipped(f"{why}, and apt-get cannot install {' '.join(PACKAGES)}")
+    os.environ["DEBIAN_FRONTEND"] = "noninteractive"
+    try:
+        run("apt-get", "update", "-qq")
+        run("apt-get", "install", "-yqq", *PACKAGES)
+    except SystemExit as failure:
+        raise Skipped(f"{why}, and apt-get cannot install one: {failure}") from None
 
 
 # --- images -------------------------------------------------------------------------------------
 
 
 def base_image() -> str:
-    """The image to build on: the pinned one, or a stand-in with Debian's Python."""
+    """The image to build on: the pinned one, or a stand-in with Debian's Python.
+
+    Raises:
+        Skipped: neither is to be had, or it does not run.
+    """
+    try:
+        name = _base_image()
+        run("docker", "run", "--rm", name, "python3", "-c", "import venv")
+    except SystemExit as failure:
+        raise Skipped(f"no container with Python runs here: {failure}") from None
+    return name
+
+
+def _base_image() -> str:
     if works("docker", "image", "inspect", BASE) or works("docker", "pull", "-q", BASE):
         return BASE
     name = f"{LOCAL}/base"
@@ -138,7 +198,11 @@ def base_image() -> str:
 
 
 def stand_ins(base: str, images: Sequence[str]) -> dict[str, str]:
-    """For each image that cannot be pulled and has a stand-in: the name of that."""
+    """For each image that cannot be pulled and has a stand-in: the name of that.
+
+    Raises:
+        Skipped: Debian's packages are not to be had in a container.
+    """
     found = {}
     for image in images:
         if works("docker", "image", "inspect", image) or works("docker", "pull", "-q", image):
@@ -146,7 +210,10 @@ def stand_ins(base: str, images: Sequence[str]) -> dict[str, str]:
         if image in STAND_INS:
             name = f"{LOCAL}/{image.split(':')[0].split('/')[-1]}"
             recipe = f"FROM {base}\n{STAND_INS[image]}"
-            run("docker", "build", "-q", "-t", name, "-", input=recipe)
+            try:
+                run("docker", "build", "-q", "--force-rm", "-t", name, "-", input=recipe)
+            except SystemExit as failure:
+                raise Skipped(f"{image} can be neither pulled nor made: {failure}") from None
             found[image] = name
     return found
 

@@ -1,105 +1,124 @@
 """The images and docker-compose.yml, from nothing to exact books, on a real engine.
 
-    python scripts/docker_test.py [--keep] [--programs .venv/bin] [--compose COMMAND]
+    python scripts/docker_test.py [--keep] [--compose COMMAND] [--rounds 22]
+                                  [--prepare-minutes 14] [--test-minutes 10]
 
 Installs and starts an engine if none runs (as root on Debian), builds both images, scans them, and
 runs what docs/docker.md promises: a server that is ready, a demo fit by the tuner's container and
-one from the host, two replicas on Postgres of which one crashes during a fit, Prometheus. Where
-an image cannot be pulled a stand-in of Debian's packages takes its place. Says `skipped:` and why
-where no engine can start. Removes all that it made, unless told to --keep it.
+one from the host, two replicas on Postgres of which one crashes during a fit, Prometheus, and the
+fault campaign on that. Where an image cannot be pulled a stand-in of Debian's packages takes its
+place. Says `skipped:` and why, and succeeds, where there can be no engine, disk is short, no base
+can be made, or engine and images take too long. Removes all that it made, unless told to --keep it.
 """
 
 import argparse
-import json
-import os
 import shutil
+import signal
 import tempfile
-import threading
 import time
-import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import docker_scan
 from docker_engine import (
     LOCAL,
     STAND_INS,
+    Interrupted,
     Skipped,
     base_image,
     compose_command,
     engine,
     run,
     stand_ins,
+    within,
     works,
 )
-from docker_stack import BUDGET, FIT, PORTS, PROFILES, ROOT, Key, Stack
+from docker_stack import PROFILES, ROOT, Stack
+from docker_steps import check, disturbed, from_host, observed, say, scaled, single
 
-PATIENCE_S = 300.0
-DISK_BYTES = 30e9
-"""CUDA wheels are 6 GB an image, and the classic builder keeps a copy of each stage."""
+DISK_BYTES = {"overlay2": 25e9, "vfs": 150e9}
+"""What a storage driver needs. CUDA wheels are 6 GB an image, and the classic builder keeps a copy
+of each stage; vfs copies all that is below a layer as well."""
 
 
 def main() -> None:
     """Run all of it."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--keep", action="store_true", help="keep images, containers and volumes")
-    parser.add_argument("--programs", type=Path, help="folder of a craft-tuner of the host")
     parser.add_argument("--compose", nargs="+", help="the Compose to test")
+    parser.add_argument("--rounds", type=int, default=22, help="of the fault campaign")
+    parser.add_argument("--prepare-minutes", type=float, default=14, help="for engine and images")
+    parser.add_argument("--test-minutes", type=float, default=10, help="for what follows")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, _stopped)
     try:
-        with engine(), tempfile.TemporaryDirectory(prefix="craft-docker-") as folder:
-            stack = Stack(options.compose or compose_command(), Path(folder))
-            try:
-                test(stack, options.programs, options.compose or compose_command())
-            except SystemExit as failure:
-                say(str(failure))  # what fails in the cleaning would hide it
-                raise
-            finally:
+        with ExitStack() as stay:
+            minutes = options.prepare_minutes
+            with within(60 * minutes, Skipped(f"engine and images take over {minutes:.0f} min")):
+                stay.enter_context(engine())
+                stack = Stack(
+                    options.compose or compose_command(),
+                    Path(stay.enter_context(tempfile.TemporaryDirectory(prefix="craft-docker-"))),
+                )
+                stack.remove()
                 if not options.keep:
-                    clean(stack)
+                    stay.callback(clean, stack)
+                base = build(stack)
+            try:
+                minutes = options.test_minutes
+                with within(60 * minutes, Interrupted(f"it takes over {minutes:.0f} min")):
+                    test(stack, base, options.rounds)
+            except (SystemExit, Interrupted):
+                stack.tell()
+                raise
     except Skipped as reason:
         say(f"skipped: {reason}")
+    except (SystemExit, Interrupted) as failure:
+        raise SystemExit(f"docker-test: failed: {failure}") from None
 
 
-def test(stack: Stack, programs: Path | None, compose: list[str]) -> None:
+def _stopped(_: int, __: object) -> NoReturn:
+    raise Interrupted("stopped by SIGTERM")
+
+
+def test(stack: Stack, base: str, rounds: int) -> None:
     """Every promise, one after the other."""
-    say(f"engine {run('docker', 'version', '--format', '{{.Server.Version}}')}")
-    say(f"Compose {run(*compose, 'version', '--short')}")
     for profile in ("", *PROFILES):
-        run(*compose, *(("--profile", profile) if profile else ()), "config", "-q", cwd=ROOT)
+        stack.check(profile)
     say(f"docker-compose.yml is valid, alone and with {', '.join(PROFILES)}")
-    base = build(stack)
     for program in ("server", "tuner"):
         image = f"{LOCAL}/{program}"
         if found := list(docker_scan.faults(image, program, base)):
             raise SystemExit("\n".join([f"the image {image}:", *found[:20]]))
         say(f"{program}: {docker_scan.size(image)}, scanned: uid 10001, no build tools, no secrets")
-    results = [single(stack)]
-    if programs is not None:
-        results += from_host(stack, programs)
+    results = [single(stack), *from_host(stack)]
     stack("stop", "server")
     results.append(scaled(stack))
     observed(stack)
+    stack("stop", "prometheus")
     accuracies = {result["evaluation"]["adapted"]["accuracy"] for result in results}
     check(len(accuracies) == 1, f"fits of one seed reach different accuracies: {accuracies}")
     say(f"{len(results)} fits of one seed, all {accuracies.pop():.4f} accurate; all books exact")
+    disturbed(stack, rounds)
 
 
 def build(stack: Stack) -> str:
-    """Both images, and stand-ins for what cannot be pulled; the name of the base."""
+    """Both images, and stand-ins for what cannot be pulled; the name of the base.
+
+    Raises:
+        Skipped: disk is short, or there is nothing to build on.
+    """
     began = time.monotonic()
+    say(f"engine {run('docker', 'version', '--format', '{{.Server.Version}}')}, {stack.compose}")
+    images = {name: f"{LOCAL}/{name}" for name in ("server", "tuner")}
+    if not all(works("docker", "image", "inspect", image) for image in images.values()):
+        _check_disk()
     base = base_image()
     others = stand_ins(base, list(STAND_INS))
     say(f"base {base}; stand-ins for {', '.join(others) or 'nothing'}")
-    free = shutil.disk_usage(run("docker", "info", "--format", "{{.DockerRootDir}}")).free
-    images = {name: f"{LOCAL}/{name}" for name in ("server", "tuner")}
-    if not all(works("docker", "image", "inspect", image) for image in images.values()):
-        if free < DISK_BYTES:
-            raise Skipped(
-                f"{free / 1e9:.0f} GB of disk are free, {DISK_BYTES / 1e9:.0f} are needed"
-            )
-        _build(base, images)
+    _build(base, images)
     services: dict[str, Any] = {name: {"image": image} for name, image in images.items()}
     services["replica"] = {"image": images["server"]}
     in_place = {
@@ -113,146 +132,43 @@ def build(stack: Stack) -> str:
     return base
 
 
+def _check_disk() -> None:
+    driver, place = run("docker", "info", "--format", "{{.Driver}} {{.DockerRootDir}}").split(
+        " ", 1
+    )
+    if not Path(place).exists():  # the engine is another machine
+        return
+    free, needed = shutil.disk_usage(place).free, DISK_BYTES.get(driver, DISK_BYTES["overlay2"])
+    if free < needed:
+        words = f"{needed / 1e9:.0f} GB of disk are needed with {driver}"
+        raise Skipped(f"{words}, {free / 1e9:.0f} GB are free")
+
+
 def _build(base: str, images: Mapping[str, str]) -> None:
     """With PyTorch's CPU wheels or, where they cannot be had, with those of the package index."""
+    backend: list[str] = []
     for program, image in images.items():
         where = ("--target", program, "-t", image, "--build-arg", f"BASE={base}", str(ROOT))
-        command = ("docker", "build", "-q", "--force-rm", *where)
-        if not works(*command):
-            say(f"no {program} with CPU wheels; taking those of the package index (6 GB on x86_64)")
-            run(*command, "--build-arg", "TORCH_BACKEND=")
-
-
-def single(stack: Stack) -> dict[str, Any]:
-    """`docker compose up`, a key, a fit in a container, the ledger."""
-    began = time.monotonic()
-    stack("up", "-d", "--no-build", "server")
-    until("the server is healthy", lambda: stack.healthy("server") == 1)
-    log = stack("logs", "--no-color", "server")
-    check("docker compose exec server craft-server keys create" in log, f"no hint in: {log}")
-    say(f"docker compose up: ready after {time.monotonic() - began:.0f} s, says how to make a key")
-    [container] = stack.containers("server")
-    inside = ("docker", "exec", container)
-    check(run(*inside, "id", "-u") == "10001", "the server does not run as uid 10001")
-    check(not works(*inside, "touch", "/made"), "the server's root can be written")
-    check(works(*inside, "touch", "/tmp/made"), "the server's /tmp cannot be written")  # noqa: S108
-    key = stack.mint("server")
-    result = stack.fit("composed", key, "http://server:8000")
-    balance(stack, "server", key, result, "tuner's container")
-    return result
-
-
-def from_host(stack: Stack, programs: Path) -> list[dict[str, Any]]:
-    """The same fit by the host's tuner against the container, and by the demo without Docker."""
-    with tempfile.TemporaryDirectory() as folder:
-        composed, demo = Path(folder) / "composed", Path(folder) / "demo"
-        url = f"http://127.0.0.1:{PORTS['CRAFT_PORT']}"
-        key = stack.mint("server")
-        where = {"CRAFT_API_KEY": key.token, "CRAFT_SERVER_URL": url}
-        run(programs / "craft-tuner", *FIT, "--run", composed, env=os.environ | where)
-        run(programs / "craft-tuner", "demo", "--seed", "1", "--out", demo)
-        files = composed / "result.json", demo / "run" / "result.json"
-        results = [json.loads(file.read_text()) for file in files]
-    balance(stack, "server", key, results[0], "host's tuner")
-    return results
-
-
-def scaled(stack: Stack) -> dict[str, Any]:
-    """Two replicas on Postgres behind nginx; one crashes during a fit and comes back."""
-    stack("up", "-d", "--no-build", "scale")
-    until("both replicas are healthy", lambda: stack.healthy("replica") == 2)
-    key = stack.mint("replica")
-    victim = stack.containers("replica")[0]
-    crashed: list[int] = []
-    killer = threading.Thread(target=_crash, args=(stack, victim, key, crashed))
-    killer.start()
-    result = stack.fit("scaled", key, "http://scale:8000")
-    killer.join()
-    check(len(crashed) == 1, "no replica was killed during the fit")
-    restarts = run("docker", "inspect", "--format", "{{.RestartCount}}", victim)
-    check(restarts == "1", f"the replica that crashed was started again {restarts} times")
-    until("both replicas are healthy again", lambda: stack.healthy("replica") == 2)
-    total = result["spent_total"]["queries"]
-    check(0 < crashed[0] < total, f"{crashed[0]} of {total} queries were sold at the crash")
-    say(f"a replica was killed when {crashed[0]} queries were sold, and came back")
-    balance(stack, "replica", key, result, "tuner over two replicas")
-    return result
-
-
-def _crash(stack: Stack, container: str, key: Key, sold: list[int]) -> None:
-    """Kill a container's processes, as the kernel does where memory runs out, amid a fit."""
-
-    def under_way() -> bool:
-        return stack.sold("replica", key) > BUDGET // 4
-
-    until("a quarter of the fit is sold", under_way)
-    sold.append(stack.sold("replica", key))
-    works("docker", "exec", container, "sh", "-c", "kill -9 -1")
-
-
-def observed(stack: Stack) -> None:
-    """Prometheus finds every server."""
-    stack("up", "-d", "--no-build", "prometheus")
-    url = f"http://127.0.0.1:{PORTS['CRAFT_PROMETHEUS_PORT']}/api/v1/query?query=craft_build_info"
-
-    def seen() -> bool:
-        with urllib.request.urlopen(url) as reply:
-            return len(json.load(reply)["data"]["result"]) == 2
-
-    until("Prometheus has the metrics of both replicas", seen)
-    say("Prometheus reads both replicas; Grafana: configuration checked only")
+        command = ("docker", "build", "-q", "--force-rm", "--label", f"{LOCAL}=image", *where)
+        if backend or not works(*command):
+            if not backend:
+                say("no CPU wheels of PyTorch; taking those of the package index (CUDA on x86_64)")
+            backend = ["--build-arg", "TORCH_BACKEND="]
+            if not works(*command, *backend):  # a registry may fail once
+                run(*command, *backend)
 
 
 def clean(stack: Stack) -> None:
     """Remove containers, volumes and images; says so if some are left, and hides no failure."""
-    stack("down", "-v", "--remove-orphans", "-t", "50")
-    form = "{{.Repository}}:{{.Tag}}"
-    images = run("docker", "images", "--format", form, f"{LOCAL}/*").split()
-    stages = ("docker", "image", "prune", "-f", "--filter", "label=craft.stage=build")
-    gone = all([not images or works("docker", "rmi", *images), works(*stages)])
-    say("removed all that was made" if gone else f"could not remove all of {' '.join(images)}")
-
-
-# --- what is checked ----------------------------------------------------------------------------
-
-
-def balance(stack: Stack, service: str, key: Key, result: Mapping[str, Any], who: str) -> None:
-    """Ledger, counter and tuner agree on what a fit cost, and nothing is held."""
-    books = stack.json(service, "usage", "--export", "json")
-    check(books["audit"] == [], f"the audit finds {books['audit']}")
-    [row] = [row for row in stack.json(service, "keys", "list", "--json") if row["id"] == key.id]
-    ledger, believed = stack.sold(service, key), result["spent_total"]["queries"]
-    check(row["queries_held"] == 0, f"{row['queries_held']} queries are still held")
-    check(
-        ledger == row["queries_used"] == believed,
-        f"ledger {ledger}, key {row['queries_used']}, tuner {believed}",
-    )
-    accuracy = result["evaluation"]["adapted"]["accuracy"]
-    say(f"{who}: accuracy {accuracy:.4f}; ledger == key used == tuner's count == {ledger}")
-
-
-def until(what: str, done: Callable[[], bool]) -> None:
-    """Wait for something; a connection that fails counts as not yet."""
-    end = time.monotonic() + PATIENCE_S
-    while time.monotonic() < end:
-        try:
-            if done():
-                return
-        except OSError:
-            pass
-        time.sleep(1)
-    raise SystemExit(f"waited {PATIENCE_S:.0f} s in vain until {what}")
-
-
-def check(holds: bool, otherwise: str) -> None:  # noqa: FBT001 - a condition
-    """End the test unless a condition holds."""
-    if not holds:
-        raise SystemExit(f"failed: {otherwise}")
-
-
-def say(sentence: str) -> None:
-    """A line of the log."""
-    print(f"docker-test: {sentence}", flush=True)
+    with suppress(SystemExit):
+        stack.remove()
+        form = "{{.Repository}}:{{.Tag}}"
+        images = run("docker", "images", "--format", form, f"{LOCAL}/*").split()
+        labels = ("craft.stage=build", f"{LOCAL}=image")
+        prune = ("docker", "image", "prune", "-f", "--filter")
+        gone = [not images or works("docker", "rmi", "-f", *images)]
+        gone += [works(*prune, f"label={label}") for label in labels]
+        say("removed all that was made" if all(gone) else f"could not remove all of {images}")
 
 
 if __name__ == "__main__":

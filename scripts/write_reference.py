@@ -6,9 +6,11 @@ A test compares the folder with what this writes, so that no option stays undocu
 """
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +18,8 @@ from craft_server.app import card_limits, create_app
 from craft_server.settings import Settings
 from craft_server.stub import StubBlackBox
 from craft_shared.errors import CODES
+
+_BLOCK = r"^(Examples|Exit codes):\n((?:  .+\n)+)"
 
 
 def pages() -> Iterator[tuple[str, str]]:
@@ -68,7 +72,12 @@ def commands_page(program: str, module: str) -> str:
         text=True,
         check=True,
     )
-    return done.stdout.strip() + "\n"
+    return re.sub(_BLOCK, _fenced, done.stdout.strip() + "\n", flags=re.MULTILINE)
+
+
+def _fenced(block: re.Match[str]) -> str:
+    """Lines that stand one below the other in a terminal, and would flow together on a page."""
+    return f"**{block[1]}**:\n\n```text\n{textwrap.dedent(block[2])}```\n"
 
 
 def openapi_page() -> str:

@@ -7,11 +7,11 @@ server does: each step once, replayed free for the same content, refused when it
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from craft_shared.messages import Budget, Budgets, CardLimits, ModelCard
+from craft_shared.messages import Budget, Budgets, CardLimits, ModelCard, PromptKind
 from craft_tuner.blackbox import FloatArray, Images, IntArray, Purpose, Task, Texts
 from craft_tuner.errors import BudgetExhausted
 
@@ -70,6 +70,7 @@ class SmoothBox:
     features: int = 8
     limit: int = 10**9
     seed: int = 5
+    kinds: tuple[PromptKind, ...] = ("soft", "text")
     sets: dict[str, FloatArray] = field(default_factory=dict)
     paid: dict[str, Question] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
@@ -83,14 +84,20 @@ class SmoothBox:
 
     @property
     def card(self) -> ModelCard:
-        return a_card(width=self.width)
+        return a_card(width=self.width).model_copy(update={"prompt_kinds": [*self.kinds]})
 
     def budgets(self) -> Budgets:
         return some_budgets(self.limit - self.used)
 
-    def text_features(self, offsets: FloatArray) -> FloatArray:
-        """Unit vectors (K, F) of the K class texts under offsets (n_ctx, width)."""
-        raw = self.base + np.tanh(self.turn @ offsets.reshape(-1).astype(np.float64))
+    def text_features(self, offsets: FloatArray, more: Sequence[str] = ()) -> FloatArray:
+        """Unit vectors (K + len(more), F) of the texts under offsets (n_ctx, width).
+
+        Those of `more`, names beside the classes, follow from the name.
+        """
+        draws = [np.random.RandomState(zlib.crc32(name.encode())) for name in more]
+        base = np.stack([*self.base, *[draw.randn(self.features) for draw in draws]])
+        turn = np.stack([*self.turn, *[draw.randn(*self.turn.shape[1:]) / 4 for draw in draws]])
+        raw = base + np.tanh(turn @ offsets.reshape(-1).astype(np.float64))
         return (raw / np.linalg.norm(raw, axis=1, keepdims=True)).astype(np.float32)
 
     def score(
@@ -98,14 +105,14 @@ class SmoothBox:
     ) -> FloatArray:
         assert offsets.dtype == np.float32
         assert offsets.shape[1:] == (self.n_ctx, self.width)
-        assert len(texts.class_names) == self.classes
+        more = texts.class_names[self.classes :]
         if step in self.paid:
             assert self.paid[step].content == offsets.tobytes(), f"{step} asked with other bytes"
             self.asked.append(step)
             return self.paid[step].logits
         self._pay(len(offsets) * len(images.sets))
         features = np.concatenate([self.sets[name] for name in images.sets])
-        logits = np.stack([LOGIT_SCALE * features @ self.text_features(o).T for o in offsets])
+        logits = np.stack([LOGIT_SCALE * features @ self.text_features(o, more).T for o in offsets])
         self.paid[step] = Question(purpose, step, len(offsets), offsets.tobytes(), logits)
         self.asked.append(step)
         return logits
@@ -150,6 +157,14 @@ def a_task(
         views=tuple(Images((name,), len(labels)) for name in names),
         labels=labels,
     )
+
+
+def a_bundle(box: SmoothBox, task: Task) -> Task:
+    """The same task for methods that ask about shots and views at once."""
+    names = (*task.shots.sets, *(name for view in task.views for name in view.sets))
+    box.sets["bundle"] = np.concatenate([box.sets[name] for name in names])
+    rows = len(box.sets["bundle"])
+    return replace(task, views=(), bundle=Images(("bundle",), rows))
 
 
 def unit(rows: np.ndarray) -> FloatArray:

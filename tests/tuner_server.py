@@ -358,6 +358,7 @@ def listening(server: FakeServer, *, port: int = 0) -> Iterator[str]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True  # head and body are two writes: no wait for an ACK
 
         def handle_any(self) -> None:
             path, _, query = self.path.partition("?")

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
-from craft_server import cli_db, cli_keys
+from craft_server import cli_db, cli_examples, cli_keys
 from craft_server.cli_options import DatabaseUrl, DataDir, settings_of
 from craft_server.cli_usage import usage
 from craft_server.output import say
@@ -21,11 +21,12 @@ app = typer.Typer(
     help="A metered CLIP server: prompts in, logits out, every query counted.",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 app.add_typer(cli_keys.app, name="keys")
 app.add_typer(cli_db.app, name="db")
-app.command()(usage)
+app.command(epilog=cli_examples.USAGE)(usage)
 
 
 def main() -> None:
@@ -43,7 +44,7 @@ def main() -> None:
         _stop(_sentence(error), 2)
 
 
-@app.command()
+@app.command(epilog=cli_examples.SERVE)
 def serve(  # noqa: PLR0913 - one parameter per option
     *,
     host: Annotated[str | None, typer.Option(help="Address to listen on")] = None,

@@ -2,15 +2,16 @@
 
 import typer
 
+from craft_server import cli_examples
 from craft_server.cli_options import AsJson, DatabaseUrl, DataDir, settings_of
 from craft_server.output import say, show, show_json
 from craft_server.schema import HEAD, pending
 from craft_server.store import Store, revision
 
-app = typer.Typer(help="The schema of the database.", no_args_is_help=True)
+app = typer.Typer(help="The schema of the database.", no_args_is_help=True, rich_markup_mode=None)
 
 
-@app.command()
+@app.command(epilog=cli_examples.DB_STATUS)
 def status(
     *, as_json: AsJson = False, data_dir: DataDir = None, database_url: DatabaseUrl = None
 ) -> None:
@@ -27,7 +28,7 @@ def status(
         show([row])
 
 
-@app.command()
+@app.command(epilog=cli_examples.DB_UPGRADE)
 def upgrade(*, data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:
     """Bring the database to the newest revision; all of it is done, or nothing."""
     settings = settings_of(data_dir=data_dir, database_url=database_url)

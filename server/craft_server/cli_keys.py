@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from craft_server import cli_examples
 from craft_server.administration import Administration
 from craft_server.cli_options import AsJson, DatabaseUrl, DataDir, Moment, open_store
 from craft_server.identity import UNLIMITED
@@ -21,7 +22,7 @@ from craft_shared.admin import (
     PolicyRequest,
 )
 
-app = typer.Typer(help="Who may ask, and how much.", no_args_is_help=True)
+app = typer.Typer(help="Who may ask, and how much.", no_args_is_help=True, rich_markup_mode=None)
 
 KeyId = Annotated[str, typer.Argument(help="Id of the key, as `keys list` shows it", metavar="ID")]
 Scopes = Annotated[
@@ -38,7 +39,7 @@ PolicyText = Annotated[
 ]
 
 
-@app.command("create")
+@app.command("create", epilog=cli_examples.KEYS_CREATE)
 def create_key(  # noqa: PLR0913 - one parameter per option
     *,
     owner: Annotated[str, typer.Option(help="Whom it belongs to; an owner's keys share images")],
@@ -67,7 +68,7 @@ def create_key(  # noqa: PLR0913 - one parameter per option
         _show_minted(admin.create(KeyRequest.model_validate(given)), as_json=as_json)
 
 
-@app.command("create-admin")
+@app.command("create-admin", epilog=cli_examples.KEYS_CREATE_ADMIN)
 def create_admin_key(
     *,
     owner: Annotated[str, typer.Option(help="Who administers; named in the audit trail by its id")],
@@ -81,7 +82,7 @@ def create_admin_key(
         _show_minted(admin.create_admin(owner, expires_at=expires_at), as_json=as_json)
 
 
-@app.command("list")
+@app.command("list", epilog=cli_examples.KEYS_LIST)
 def list_keys(
     *,
     owner: Annotated[str | None, typer.Option(help="Only this owner's")] = None,
@@ -94,7 +95,7 @@ def list_keys(
         show((_row(record) for record in _all(admin, owner)), as_json=as_json)
 
 
-@app.command("set-budget")
+@app.command("set-budget", epilog=cli_examples.KEYS_SET_BUDGET)
 def set_budget(
     key_id: KeyId,
     *,
@@ -115,7 +116,7 @@ def set_budget(
     say(f"{key_id} has {budget.remaining} of {budget.limit} queries left")
 
 
-@app.command("change")
+@app.command("change", epilog=cli_examples.KEYS_CHANGE)
 def change_key(
     key_id: KeyId,
     *,
@@ -139,7 +140,7 @@ def change_key(
     say(f"{key_id} of {record.owner} is changed: {', '.join(given)}")
 
 
-@app.command("rotate")
+@app.command("rotate", epilog=cli_examples.KEYS_ROTATE)
 def rotate_key(
     key_id: KeyId,
     *,
@@ -155,7 +156,7 @@ def rotate_key(
         _show_minted(admin.rotate(key_id, grace_s=grace), as_json=as_json)
 
 
-@app.command("revoke")
+@app.command("revoke", epilog=cli_examples.KEYS_REVOKE)
 def revoke_key(
     key_id: KeyId, *, data_dir: DataDir = None, database_url: DatabaseUrl = None
 ) -> None:
@@ -165,7 +166,7 @@ def revoke_key(
     say(f"{record.id} of {record.owner} is revoked")
 
 
-@app.command("log")
+@app.command("log", epilog=cli_examples.KEYS_LOG)
 def log(
     *,
     key: Annotated[str | None, typer.Option(help="Only what was done to this key")] = None,

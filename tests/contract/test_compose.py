@@ -6,9 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
 from craft_server.settings import Settings
+from craft_shared.errors import Code, Refusal
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / ".env.example"
@@ -63,6 +65,14 @@ def test_the_proxy_waits_and_accepts_as_the_server_does():
     defaults = {name: field.default for name, field in Settings.model_fields.items()}
     assert int(said["client_max_body_size"].removesuffix("m")) * 2**20 == defaults["max_body_bytes"]
     assert float(said["proxy_read_timeout"].removesuffix("s")) > defaults["deadline_s"]
+
+
+@pytest.mark.parametrize("proxy", ["deploy/nginx.conf", "deploy/nginx/tls.conf"])
+def test_what_the_proxy_says_itself_is_of_the_protocol(proxy):
+    [said] = re.findall(r"return 503 '(.*)';", (ROOT / proxy).read_text())
+    detail = json.loads(said)["detail"]
+    problem = Refusal(Code.NOT_READY, detail).problem()
+    assert json.loads(said) == problem.model_dump(exclude_none=True)
 
 
 def test_prometheus_finds_every_server_at_its_port():

@@ -1,8 +1,6 @@
 """The commands as people type them, against a server on a real socket."""
 
-import contextlib
 import csv
-import io
 import json
 import os
 import signal
@@ -13,15 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from craft_shared.errors import Code
 from craft_shared.messages import Counters
-from craft_tuner import cli, commands
+from craft_tuner import commands
 from craft_tuner.config import FitConfig
-from craft_tuner.data.pictures import encode_png
 from craft_tuner.runs import Run
-from tuner_server import KEY, FakeServer, listening, model_card, refuses
+from tuner_commands import build_zoo, typing_to
+from tuner_server import KEY, FakeServer, refuses
 
 SMALL = ("--shots", "2", "--population", "4", "--views", "2", "--intrinsic-dim", "8")
 FIT = (*SMALL, "--sigma", "0.5", "--budget", "30", "--validation-folds", "2")
@@ -39,40 +36,6 @@ def tuner(server, monkeypatch, tmp_path):
     monkeypatch.setattr(commands, "write_report", lambda run: run.path / "report.html")
     with typing_to(server) as run:
         yield run
-
-
-@contextlib.contextmanager
-def typing_to(server):
-    """The command line with the server's address and key in its environment."""
-    with listening(server) as url, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("CRAFT_SERVER_URL", url)
-        patch.setenv("CRAFT_API_KEY", KEY)
-
-        def run(*arguments):
-            patch.setattr(sys, "argv", ["craft-tuner", *map(str, arguments)])
-            out, error = io.StringIO(), io.StringIO()
-            with (
-                contextlib.redirect_stdout(out),
-                contextlib.redirect_stderr(error),
-                pytest.raises(SystemExit) as exit_,
-            ):
-                cli.main()
-            return exit_.value.code, out.getvalue(), error.getvalue()
-
-        yield run
-
-
-def build_zoo(folder):
-    """Three classes, five training and two test images each, all different."""
-    shade = 0
-    for split, count in (("train", 5), ("test", 2)):
-        for label in ("cat", "sea_lion", "ox"):
-            for index in range(count):
-                path = folder / split / label / f"{index}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(encode_png(Image.new("RGB", (9, 7), (shade, 2 * shade, 7))))
-                shade += 1
-    return folder
 
 
 @pytest.fixture
@@ -419,7 +382,7 @@ def test_a_run_that_exists_is_not_overwritten(world):
     assert "--resume" in error
 
 
-# --- evaluate, predict, usage -------------------------------------------------------------------
+# --- evaluate, usage -------------------------------------------------------------------
 
 
 def test_evaluate_measures_what_the_fit_measured(world):
@@ -455,60 +418,6 @@ def test_a_dataset_of_other_classes_is_refused(world, zoo):
     code, _, error = world.tuner("evaluate", world.run, "--data", zoo)
     assert code == 2
     assert "the dataset has the class 'yak', the adapter knows: cat, ox, sea lion" in error
-
-
-def test_an_adapter_for_another_model_is_its_own_code(world, tuner, server):
-    server.cards = [model_card("fake::2")]
-    code, _, error = tuner("predict", world.run, world.zoo / "test")
-    assert code == 6
-    assert "was made for fake::1" in error
-
-
-def test_predict_says_its_cost_and_writes_one_line_per_image(world):
-    before = world.server.spent.queries
-    code, out, error = world.tuner(
-        "predict", world.run, world.zoo / "test", world.zoo / "train" / "ox" / "0.png"
-    )
-    rows = [json.loads(line) for line in out.splitlines()]
-    assert code == 0, error
-    assert "7 images in 1 image set(s) cost 1 queries" in error
-    assert world.server.spent.queries == before + 1
-    assert [row["name"] for row in rows][-1].endswith("train/ox/0.png")
-    assert len(rows) == 7
-    assert {row["label"] for row in rows} <= {"cat", "ox", "sea lion"}
-    assert all(1 / 3 <= row["probability"] <= 1 for row in rows)
-
-
-def test_predict_writes_csv_to_a_file(world, tmp_path):
-    code, out, _ = world.tuner(
-        "predict",
-        world.run,
-        world.zoo / "test",
-        "--format",
-        "csv",
-        "--out",
-        tmp_path / "labels.csv",
-    )
-    rows = list(csv.DictReader(io.StringIO((tmp_path / "labels.csv").read_text())))
-    assert (code, out) == (0, "")
-    assert len(rows) == 6
-    assert set(rows[0]) == {"name", "label", "probability"}
-
-
-@pytest.mark.parametrize(
-    ("path", "more", "words"),
-    [
-        ("nothing.png", (), "no image or folder at"),
-        ("empty", (), "empty has no images"),
-        ("zoo", ("--out", "missing/labels.csv"), "cannot write missing/labels.csv"),
-    ],
-)
-def test_predict_names_what_it_cannot_use(world, zoo, monkeypatch, path, more, words):
-    monkeypatch.chdir(zoo.parent)
-    Path("empty").mkdir()
-    code, _, error = world.tuner("predict", world.run, path, *more)
-    assert code == 2
-    assert words in error
 
 
 def test_something_else_than_an_adapter_is_refused(world):
@@ -580,7 +489,8 @@ def test_help_shows_examples_and_loads_nothing_heavy(tuner):
 def test_predict_needs_no_torch_and_a_fit_no_open_clip(world, tmp_path):
     modules, status, text = modules_of("predict", world.run, world.zoo / "test")
     assert status == 0, text
-    assert not modules & {"torch", "torchvision", "open_clip", "sklearn", "craft_server"}
+    heavy = {"torch", "torchvision", "open_clip", "sklearn", "matplotlib", "craft_server"}
+    assert not modules & heavy
     modules, status, text = modules_of("fit", "--data", world.zoo, "--run", tmp_path / "run", *FIT)
     assert status == 0, text
     assert "torch" in modules

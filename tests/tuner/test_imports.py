@@ -37,6 +37,17 @@ def test_applying_and_searching_load_no_torch() -> None:
     assert not found & {"torch", "open_clip", "torchvision", "fastapi", "craft_server"}
 
 
+def test_the_package_itself_loads_nothing() -> None:
+    found = loaded_by("import craft_tuner")
+    assert not found & {"numpy", "pydantic", "sklearn", "torch", "httpx", "PIL", "typer", "rich"}
+
+
+def test_the_classifier_loads_no_torch_before_it_fits() -> None:
+    found = loaded_by("from craft_tuner import CraftClassifier")
+    assert "sklearn" in found
+    assert not found & {"torch", "matplotlib", "open_clip", "torchvision", "craft_server"}
+
+
 @pytest.mark.parametrize("forbidden", ["open_clip", "torchvision", "fastapi", "craft_server"])
 def test_craft_loads_torch_and_nothing_of_the_server(forbidden: str) -> None:
     found = everything()

@@ -58,6 +58,9 @@ class Task:
     views: tuple[Images, ...]
     labels: IntArray
     """(N,) in 0..K-1, in the order of `shots` and of every view."""
+    bundle: Images | None = None
+    """Shots, then view after view, in as few image sets as there can be, so that one query asks
+    about all of them; only for methods that want it, and then `views` is empty."""
 
 
 class BlackBox(Protocol):

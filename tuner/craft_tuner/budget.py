@@ -11,7 +11,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict
 
-from craft_shared.messages import Budgets, Counters
+from craft_shared.messages import Budgets, Counters, PromptKind
 from craft_tuner.blackbox import Images, Purpose, Task
 from craft_tuner.config import FitConfig
 from craft_tuner.errors import BudgetExhausted
@@ -28,6 +28,14 @@ class Workload:
     shot_sets: int = 1
     test_images: int = 0
     test_sets: int = 0
+    bundle: int = 0
+    """Rows of shots and views together, for methods that ask about them at once."""
+    set_size: int = 10**9
+    """Most images in a set."""
+    kinds: tuple[PromptKind, ...] = ("soft", "text")
+    """Kinds of prompts that the key may send."""
+    names: int = 10**9
+    """Most names in one request."""
 
     @classmethod
     def of(cls, task: Task, test: Images | None = None) -> Self:
@@ -39,6 +47,7 @@ class Workload:
             shot_sets=len(task.shots.sets),
             test_images=test.count,
             test_sets=len(test.sets),
+            bundle=task.bundle.count if task.bundle else 0,
         )
 
 
@@ -62,6 +71,8 @@ class Plan(BaseModel):
     generations: int
     population: int
     phases: tuple[Phase, ...]
+    why: str = ""
+    """Why this method, where the method was chosen by `auto`."""
 
     @property
     def total(self) -> Counters:

@@ -1,4 +1,4 @@
-"""The command line: `craft-tuner fit | evaluate | predict | bench | report | data | ...`.
+"""The command line: `craft-tuner fit | evaluate | predict | export | bench | report | ...`.
 
 Thin: reads options, calls the part that knows, shows what comes back. Results go to standard
 output, everything said on the way to standard error. A failure is one sentence and the exit code
@@ -6,17 +6,38 @@ of its kind (`craft_tuner.errors`); 130 after Ctrl-C.
 """
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
-from craft_tuner import choices, cli_bench, cli_data, cli_report, methods, official
+from craft_tuner import (
+    choices,
+    cli_bench,
+    cli_data,
+    cli_export,
+    cli_predict,
+    cli_report,
+    methods,
+    official,
+)
 from craft_tuner import config as configuration
+from craft_tuner.cli_options import (
+    AdapterPath,
+    AsJson,
+    Assignments,
+    Budget,
+    ClassNames,
+    ConfigFile,
+    Key,
+    Model,
+    Server,
+    Timeout,
+)
+from craft_tuner.cli_options import sources as gather_sources
 from craft_tuner.errors import CraftTunerError, UsageError
-from craft_tuner.settings import Sources, gather, parse_assignments
+from craft_tuner.settings import parse_assignments
 
 _EXIT_CODES = """\b
 Exit codes:
@@ -41,14 +62,13 @@ Examples:
   craft-tuner evaluate adapter.safetensors --data new-photos/ --json
   craft-tuner evaluate runs/imagenet --data coop:imagenet-a@/data
 """
-_PREDICT_EXAMPLES = """\b
-Examples:
-  craft-tuner predict runs/first cat.jpg dog.jpg
-  craft-tuner predict adapter.safetensors photos/ --format csv --out labels.csv
-"""
 _USAGE_EXAMPLES = """\b
 Examples:
   craft-tuner usage --by day
+"""
+_SETTINGS_EXAMPLES = """\b
+Examples:
+  craft-tuner settings
 """
 _DEMO_EXAMPLES = """\b
 Examples:
@@ -64,22 +84,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-app.add_typer(cli_data.app, name="data")
-app.command(epilog=cli_report.EXAMPLES)(cli_report.report)
-cli_bench.register(app)
-
 METHODS = ", ".join(methods.names())
 DATA = "Class folders, CSV or JSONL file, coop:NAME@ROOT, hf:OWNER/NAME, or `digits`"
-
-Server = Annotated[str | None, typer.Option(help="Address of the server [CRAFT_SERVER_URL]")]
-Key = Annotated[str | None, typer.Option(help="API key [CRAFT_API_KEY]")]
-Model = Annotated[str | None, typer.Option(help="Model to ask, if there are several [CRAFT_MODEL]")]
-Timeout = Annotated[float | None, typer.Option(help="Seconds to wait for a reply")]
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file of settings")]
-ClassNames = Annotated[
-    Path | None, typer.Option(help="File of lines `folder = class name`; default: folder names")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON")]
 
 
 def main() -> None:
@@ -106,10 +112,8 @@ def fit(  # noqa: PLR0913 - one parameter per option
     ] = False,
     shots: Annotated[int | None, typer.Option(help="Training images per class")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of all that is random")] = None,
-    budget: Annotated[int | None, typer.Option(help="Queries for the whole run")] = None,
-    assignments: Annotated[
-        list[str] | None, typer.Option("--set", help="NAME=VALUE, any setting; repeatable")
-    ] = None,
+    budget: Budget = None,
+    assignments: Assignments = None,
     run: Annotated[Path | None, typer.Option(help="Directory to create for the run")] = None,
     resume: Annotated[Path | None, typer.Option(help="Run to go on with")] = None,
     dry_run: Annotated[
@@ -133,7 +137,9 @@ def fit(  # noqa: PLR0913 - one parameter per option
     """
     from craft_tuner import commands  # noqa: PLC0415 - --help needs none of it
 
-    sources = _sources(config, server=server, key=key, model=model, timeout_s=timeout, track=track)
+    sources = gather_sources(
+        config, server=server, key=key, model=model, timeout_s=timeout, track=track
+    )
     given = {"preset": preset, "method": method, "shots": shots, "seed": seed, "budget": budget}
     flags = {
         **parse_assignments(assignments or []),
@@ -168,7 +174,7 @@ def fit(  # noqa: PLR0913 - one parameter per option
 
 @app.command(epilog=_EVALUATE_EXAMPLES)
 def evaluate(  # noqa: PLR0913 - one parameter per option
-    adapter: Annotated[Path, typer.Argument(help="A run directory or an adapter.safetensors")],
+    adapter: AdapterPath,
     *,
     data: Annotated[str, typer.Option(help=DATA)],
     zero_shot: Annotated[
@@ -188,7 +194,7 @@ def evaluate(  # noqa: PLR0913 - one parameter per option
     """
     from craft_tuner import commands  # noqa: PLC0415 - --help needs none of it
 
-    sources = _sources(config, server=server, key=key, model=model, timeout_s=timeout)
+    sources = gather_sources(config, server=server, key=key, model=model, timeout_s=timeout)
     found = commands.evaluate(
         adapter, sources.settings, data=data, class_names=class_names, zero_shot=zero_shot
     )
@@ -201,29 +207,11 @@ def evaluate(  # noqa: PLR0913 - one parameter per option
             typer.echo(f"{way.replace('_', '-')}\t{scored.accuracy:.4f}\t{scored.images}")
 
 
-@app.command(epilog=_PREDICT_EXAMPLES)
-def predict(  # noqa: PLR0913 - one parameter per option
-    adapter: Annotated[Path, typer.Argument(help="A run directory or an adapter.safetensors")],
-    images: Annotated[list[Path], typer.Argument(help="Image files, and folders of them")],
-    *,
-    out: Annotated[
-        Path | None, typer.Option(help="File to write; default: standard output")
-    ] = None,
-    form: Annotated[
-        Literal["jsonl", "csv"], typer.Option("--format", help="Lines of JSON, or CSV")
-    ] = "jsonl",
-    server: Server = None,
-    key: Key = None,
-    model: Model = None,
-    timeout: Timeout = None,
-    config: ConfigFile = None,
-) -> None:
-    """Classify images with an adapter. Says what it costs before it asks."""
-    from craft_tuner import commands  # noqa: PLC0415 - --help needs none of it
-
-    sources = _sources(config, server=server, key=key, model=model, timeout_s=timeout)
-    found = commands.predict(adapter, images, sources.settings)
-    commands.write_predictions(found, out=out, form=form)
+app.command(epilog=cli_predict.EXAMPLES)(cli_predict.predict)
+app.command(epilog=cli_export.EXAMPLES)(cli_export.export)
+app.command(epilog=cli_bench.EXAMPLES)(cli_bench.bench)
+app.command(epilog=cli_report.EXAMPLES)(cli_report.report)
+app.add_typer(cli_data.app, name="data")
 
 
 @app.command(epilog=_USAGE_EXAMPLES)
@@ -239,7 +227,7 @@ def usage(
     """Show what the key has left and what the server's ledger says that it spent."""
     from craft_tuner import commands  # noqa: PLC0415 - --help needs none of it
 
-    sources = _sources(config, server=server, key=key, timeout_s=timeout)
+    sources = gather_sources(config, server=server, key=key, timeout_s=timeout)
     info, spent = commands.usage(sources.settings, bucket=by)
     if as_json:
         typer.echo(
@@ -254,7 +242,7 @@ def usage(
         typer.echo(f"{bucket.start.isoformat() if bucket.start else 'total'}\t{counters}")
 
 
-@app.command()
+@app.command(epilog=_SETTINGS_EXAMPLES)
 def settings() -> None:
     """List the methods with their cost, the presets, and every setting of a fit."""
     from craft_tuner.estimate import method_lines  # noqa: PLC0415 - --help needs none of it
@@ -286,10 +274,6 @@ def demo(
 
 
 # --- what stands behind the options -------------------------------------------------------------
-
-
-def _sources(config: Path | None, **flags: Any) -> Sources:
-    return gather(flags, environ=os.environ, config=config)
 
 
 def _extra(arguments: list[str]) -> dict[str, Any]:

@@ -1,7 +1,4 @@
-"""The command line of `craft-tuner bench`: options in, a table out.
-
-Thin, as `cli.py` is.
-"""
+"""The command line of `craft-tuner bench`: options in, a table out. Thin, as `cli.py` is."""
 
 import os
 from pathlib import Path
@@ -9,13 +6,22 @@ from typing import Annotated, Literal
 
 import typer
 
-from craft_tuner.settings import gather, parse_assignments
+from craft_tuner.cli_options import (
+    Assignments,
+    ConfigFile,
+    Key,
+    Model,
+    Server,
+    Timeout,
+)
+from craft_tuner.cli_options import sources as gather_sources
+from craft_tuner.settings import parse_assignments
 
-_EXAMPLES = """\b
+EXAMPLES = """\b
 Examples:
   craft-tuner bench --data digits --start-server --out bench/digits
-  craft-tuner bench --data coop:dtd@/data --data coop:eurosat@/data --shots 16,1 \\
-      --methods zero_shot,bbt,craft --out bench/two --jobs 8
+  craft-tuner bench --data coop:dtd@/data --data coop:eurosat@/data --out bench/two --jobs 8
+  craft-tuner bench --data photos/ --shots 16,1 --seeds 1 --methods zero_shot,bbt,craft
   craft-tuner bench --data digits --shots 16 --methods craft --budgets 500,2000,8000 --dry-run
   craft-tuner bench --data /shared/photos --out /shared/bench --engine ray --ray-address auto
 
@@ -43,9 +49,7 @@ def bench(  # noqa: PLR0913 - one parameter per option
     preset: Annotated[
         str, typer.Option(help="Settings to start from; `auto`: those of the dataset's name")
     ] = "auto",
-    assignments: Annotated[
-        list[str] | None, typer.Option("--set", help="NAME=VALUE, any setting; repeatable")
-    ] = None,
+    assignments: Assignments = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Directory of the bench, new or to go on with; default: bench/DATA"),
@@ -67,11 +71,11 @@ def bench(  # noqa: PLR0913 - one parameter per option
         bool,
         typer.Option("--start-server", help="Start a server here with a key that covers the cells"),
     ] = False,
-    server: Annotated[str | None, typer.Option(help="Address of the server")] = None,
-    key: Annotated[str | None, typer.Option(help="API key [CRAFT_API_KEY]")] = None,
-    model: Annotated[str | None, typer.Option(help="Model to ask, if there are several")] = None,
-    timeout: Annotated[float | None, typer.Option(help="Seconds to wait for a reply")] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML file of settings")] = None,
+    server: Server = None,
+    key: Key = None,
+    model: Model = None,
+    timeout: Timeout = None,
+    config: ConfigFile = None,
 ) -> None:
     """Run datasets x shots x seeds x methods and print the table of their accuracies and costs.
 
@@ -86,8 +90,9 @@ def bench(  # noqa: PLR0913 - one parameter per option
     environ = dict(os.environ)
     if start_server:
         environ.pop("CRAFT_SERVER_URL", None)
-    flags = {"server": server, "key": key, "model": model, "timeout_s": timeout}
-    sources = gather(flags, environ=environ, config=config)
+    sources = gather_sources(
+        config, environ=environ, server=server, key=key, model=model, timeout_s=timeout
+    )
     order = use_case.Order(
         grid=axes.Grid(
             data=tuple(data),
@@ -105,8 +110,3 @@ def bench(  # noqa: PLR0913 - one parameter per option
         start_server=start_server,
     )
     typer.echo(use_case.bench(order, sources.settings), nl=False)
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to a command line."""
-    app.command(epilog=_EXAMPLES)(bench)

@@ -3,11 +3,11 @@
 Thin, as `cli.py` is. No server is asked.
 """
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 
+from craft_tuner.cli_options import AsJson, Budget, ClassNames
 from craft_tuner.errors import CraftTunerError, DataError
 
 _CHECK_EXAMPLES = """\b
@@ -49,17 +49,15 @@ def check(  # noqa: PLR0913 - one parameter per option
         int | None, typer.Option(help="Default: the most of 16, 8, 4, 2, 1 that each class has")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the shots")] = None,
-    budget: Annotated[int | None, typer.Option(help="Queries for the whole run")] = None,
+    budget: Budget = None,
     sampling: Annotated[
         Literal["names", "coop", "craft"] | None, typer.Option(help="Which images are the shots")
     ] = None,
-    class_names: Annotated[
-        Path | None, typer.Option(help="File of lines `folder = class name`")
-    ] = None,
+    class_names: ClassNames = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Open no image: no damage or doubles found, no bytes")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Say what a dataset has, what is wrong with it, and what a fit on it would need."""
     from craft_tuner import data_checks  # noqa: PLC0415 - --help needs none of it

@@ -4,17 +4,10 @@ Owns the order of connecting, checking and creating, so that a refused command l
 Must not know option syntax.
 """
 
-import csv
-import json
-import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Any, Literal
 
 from pydantic import ValidationError
-from rich.console import Console
 
 from craft_shared.messages import KeyInfo, ModelCard, UsageReply
 from craft_tuner import evaluate as evaluation
@@ -23,25 +16,20 @@ from craft_tuner import tracking
 from craft_tuner.account import choose_model, fetch_key, fetch_usage
 from craft_tuner.adapter import Adapter
 from craft_tuner.choices import Origins, sentences
-from craft_tuner.client import Client
 from craft_tuner.config import FitConfig
 from craft_tuner.data.dataset import pictures_of
-from craft_tuner.data.folders import image_files
-from craft_tuner.data.pictures import FilePicture, Picture
 from craft_tuner.data.sources import absolute, read_dataset
-from craft_tuner.errors import CraftTunerError, DataError, RunError, UsageError
-from craft_tuner.evaluate import Evaluation, Prediction
+from craft_tuner.errors import CraftTunerError, RunError
+from craft_tuner.evaluate import Evaluation
 from craft_tuner.fit import Prepared
 from craft_tuner.material import Setup
 from craft_tuner.progress import Screen
 from craft_tuner.report import summary_rows, write_report
 from craft_tuner.runs import Run
+from craft_tuner.session import INTERRUPTED, client_for, open_server
 from craft_tuner.settings import Settings
 from craft_tuner.slices import images_per_set
 from craft_tuner.transport import Transport
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
 
 
 def fit(
@@ -62,7 +50,7 @@ def fit(
         card = choose_model(transport, settings.model)
         setup = _setup(transport, card, data=data, class_names=class_names)
         setup = setup.model_copy(update={"track": tracking.known(settings.track)})
-        prepared = fitting.prepare(config, setup, transport, card=card, run=None)
+        prepared = fitting.prepare(config, setup.dataset(), transport, card=card, run=None)
         with Run.create(where, config, setup=setup.model_dump()) as run:
             track = setup.track
             return _carry_out(run, prepared, transport, card=card, screen=screen, track=track)
@@ -81,7 +69,7 @@ def foresee(
         _tell(screen, config, origins)
         card = choose_model(transport, settings.model)
         setup = _setup(transport, card, data=data, class_names=class_names)
-        fitting.prepare(config, setup, transport, card=card, run=None).tell(screen)
+        fitting.prepare(config, setup.dataset(), transport, card=card, run=None).tell(screen)
 
 
 def resume(where: Path, settings: Settings) -> dict[str, Any]:
@@ -94,7 +82,7 @@ def resume(where: Path, settings: Settings) -> dict[str, Any]:
         with open_server(settings, server=setup.server) as (screen, transport):
             _tell(screen, run.config)
             card = choose_model(transport, settings.model, prefer=setup.model)
-            prepared = fitting.prepare(run.config, setup, transport, card=card, run=run)
+            prepared = fitting.prepare(run.config, setup.dataset(), transport, card=card, run=run)
             track = tracking.known(settings.track or setup.track)
             return _carry_out(run, prepared, transport, card=card, screen=screen, track=track)
 
@@ -112,7 +100,7 @@ def evaluate(
     asked = evaluation.labelled_for(adapter, read_dataset(data, class_names=class_names))
     items = asked.items
     with open_server(settings) as (screen, transport):
-        client = _client(transport, settings, adapter)
+        client = client_for(adapter, transport, settings)
         ways = adapter.prompts_per_image + zero_shot
         _say_cost(screen, transport, client.card, adapter, images=len(items), prompts=ways)
         images = client.upload(
@@ -126,83 +114,12 @@ def evaluate(
         )
 
 
-def predict(adapter_path: Path, paths: Sequence[Path], settings: Settings) -> list[Prediction]:
-    """Classify image files and folders of them."""
-    adapter = Adapter.load(adapter_path)
-    pictures = list(find_pictures(paths))
-    with open_server(settings) as (screen, transport):
-        client = _client(transport, settings, adapter)
-        _say_cost(
-            screen,
-            transport,
-            client.card,
-            adapter,
-            images=len(pictures),
-            prompts=adapter.prompts_per_image,
-        )
-        images = client.upload(
-            pictures,
-            name="predict",
-            classes=len(adapter.asked.class_names),
-            on_uploaded=screen.uploading(len(pictures)),
-        ).images
-        return list(evaluation.predict(client, adapter, images, pictures))
-
-
 def usage(
     settings: Settings, *, bucket: Literal["total", "day", "hour"]
 ) -> tuple[KeyInfo, UsageReply]:
     """What the key has left, and what the ledger says that it spent."""
     with open_server(settings) as (_, transport):
         return fetch_key(transport), fetch_usage(transport, bucket=bucket)
-
-
-def find_pictures(paths: Sequence[Path]) -> Iterator[Picture]:
-    """The image files named, and all those in or below the folders named, by path.
-
-    Raises:
-        DataError: a path does not exist, or a folder has no images.
-    """
-    for path in paths:
-        if path.is_dir():
-            folders = [path, *(each for each in sorted(path.rglob("*")) if each.is_dir())]
-            found = [file for folder in folders for file in image_files(folder)]
-            if not found:
-                raise DataError(f"{path} has no images; give image files or folders of them")
-            yield from (FilePicture(file, str(file)) for file in found)
-        elif path.is_file():
-            yield FilePicture(path, str(path))
-        else:
-            raise DataError(f"there is no image or folder at {path}")
-
-
-def write_predictions(
-    predictions: Iterable[Prediction], *, out: Path | None, form: Literal["jsonl", "csv"]
-) -> None:
-    """Write predictions to a file or to standard output, one a line.
-
-    Raises:
-        UsageError: the file cannot be written.
-    """
-    if out is None:
-        _write(predictions, sys.stdout, form)
-        return
-    try:
-        with out.open("w", encoding="utf-8", newline="") as file:
-            _write(predictions, file, form)
-    except OSError as error:
-        raise UsageError(f"cannot write {out}: {error.strerror}") from error
-
-
-@contextmanager
-def open_server(
-    settings: Settings, *, server: str | None = None
-) -> Iterator[tuple[Screen, Transport]]:
-    """A screen and a connection; `server` is the address if the settings have none."""
-    console = Console(stderr=True)
-    connection = settings.connection(server)
-    with Screen(console) as screen, Transport(connection, notice=screen.say) as transport:
-        yield screen, transport
 
 
 def _tell(screen: Screen, config: FitConfig, origins: Origins | None = None) -> None:
@@ -244,12 +161,6 @@ def _carry_out(
     return result
 
 
-def _client(transport: Transport, settings: Settings, adapter: Adapter) -> Client:
-    card = choose_model(transport, settings.model, prefer=adapter.card.model)
-    adapter.check(card)
-    return Client(transport, card, run_id=evaluation.purchase_name(adapter))
-
-
 def _say_cost(
     screen: Screen,
     transport: Transport,
@@ -266,12 +177,3 @@ def _say_cost(
         f"({images * prompts:,} logit vectors), nothing if asked before; "
         f"the key has {left:,} queries left"
     )
-
-
-def _write(predictions: Iterable[Prediction], file: TextIO, form: str) -> None:
-    if form == "csv":
-        writer = csv.DictWriter(file, Prediction.__dataclass_fields__, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(one) for one in predictions)
-        return
-    file.writelines(json.dumps(asdict(one), ensure_ascii=False) + "\n" for one in predictions)

@@ -24,8 +24,21 @@ from craft_tuner import official
 from craft_tuner.errors import UsageError
 from craft_tuner.faults import explain
 
+BUNDLED = ("craft_plus", "bank", "auto")
+"""Methods that ask about shots and views at once."""
+
 MethodName = Literal[
-    "zero_shot", "template_ensemble", "head_only", "text_search", "bbt", "spsa", "zip", "craft"
+    "zero_shot",
+    "template_ensemble",
+    "head_only",
+    "text_search",
+    "bbt",
+    "spsa",
+    "zip",
+    "craft",
+    "craft_plus",
+    "bank",
+    "auto",
 ]
 
 MAX_SEED = 2**32 - 1
@@ -172,6 +185,24 @@ class FitConfig(BaseModel):
         ge=1,
         le=100_000,
         description="head_only: passes of the head; none: CraFT's generations at these shots",
+    )
+    bank_prompts: int = Field(
+        8, ge=1, le=256, description="bank: most prompts, so queries per image set"
+    )
+    bank_names: int = Field(
+        512,
+        ge=0,
+        le=4096,
+        description="bank, craft_plus: most names asked beside the classes",
+    )
+    bank_std: float = Field(
+        1.0, gt=0, le=1e3, description="bank: standard deviation of its random offsets"
+    )
+    prompts_per_image: int | None = Field(
+        None,
+        ge=1,
+        le=256,
+        description="bank: prompts that an answer may cost, the most informative; none: all",
     )
     text_beam: int = Field(
         8, ge=1, le=4096, description="text_search: best templates that new ones are edited from"

@@ -3,6 +3,8 @@
     CraftTunerError        1   root; never raised itself
     ├── UsageError         2   a flag, a config file or an adapter file is not usable
     │   └── DataError      2   the images or their labels are not usable
+    │       ├── PictureError   one image is not usable; the others may be
+    │       └── InputError     what was given to the Python interface; a ValueError as well
     ├── ServerUnreachable  3   no answer, or not from a craft-server
     │   └── NoAnswer       3   a call did not get through, however often it was sent
     ├── AccessDenied       4   the key is missing, wrong, expired or lacks a right
@@ -37,6 +39,18 @@ class UsageError(CraftTunerError):
 
 class DataError(UsageError):
     """The images or their labels cannot be used as they are."""
+
+
+class PictureError(DataError):
+    """One image cannot be used; `picture` is its name, and others may go on without it."""
+
+    def __init__(self, sentence: str, *, picture: str) -> None:
+        super().__init__(sentence)
+        self.picture = picture
+
+
+class InputError(DataError, ValueError):
+    """What a Python program passed is not usable; a ValueError, as scikit-learn wants it."""
 
 
 class ServerUnreachable(CraftTunerError):  # noqa: N818 - says what happened

@@ -56,6 +56,10 @@ class Estimate(BaseModel):
     traffic: Traffic
 
 
+UNDECIDED = "soft or text"
+"""What a method sends that leaves it to the key."""
+
+
 def estimate(config: FitConfig, dataset: Dataset) -> Estimate:
     """What a fit would need; a dataset of test images alone needs its evaluation.
 
@@ -83,7 +87,7 @@ def estimate(config: FitConfig, dataset: Dataset) -> Estimate:
         CARD,
         class_names=material.class_names,
         pictures=load,
-        prompt_kind=method.prompt_kind,
+        prompt_kind=method.prompt_kind or "soft",
     )
     return Estimate(plan=plan, traffic=traffic)
 
@@ -96,7 +100,7 @@ def method_lines() -> Iterator[str]:
         answer = plan.phases[-1].cost.queries // EXAMPLE.test_sets
         yield (
             f"{name}: {method.summary} ({plan.fit.queries:,} queries to fit, {answer} to answer "
-            f"about an image set, {method.prompt_kind} prompts)"
+            f"about an image set, {method.prompt_kind or UNDECIDED} prompts)"
         )
 
 

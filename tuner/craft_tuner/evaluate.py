@@ -1,13 +1,12 @@
-"""What an adapter is worth on images, and what it says of images without labels.
+"""What an adapter is worth on labelled images.
 
-Owns the final queries of a run and the queries of `evaluate` and `predict`. The adapter's prompts,
-a query each per image set, give the raw logits (the prompts alone) and the refined ones (with the
-head). Must not know how
-adapters are made.
+Owns the final queries of a run and the queries of `evaluate`. The adapter's prompts, a query each
+per image set, give the raw logits (the prompts alone) and the refined ones (with the head). Must
+not know how adapters are made.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +16,6 @@ from pydantic import BaseModel, ConfigDict
 from craft_tuner.adapter import Adapter
 from craft_tuner.blackbox import BlackBox, FloatArray, Images, IntArray
 from craft_tuner.data.dataset import Dataset, Item
-from craft_tuner.data.pictures import Picture
 from craft_tuner.errors import DataError
 
 OnLogits = Callable[[str, FloatArray], None]
@@ -60,15 +58,6 @@ class Labelled:
     items: tuple[Item, ...]
     labels: IntArray
     among: IntArray | None = None
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The class that an image is taken for, and the probability given to it."""
-
-    name: str
-    label: str
-    probability: float
 
 
 def evaluate(  # noqa: PLR0913 - what is asked, of whom, and what counts as an answer
@@ -160,17 +149,6 @@ def labelled_for(adapter: Adapter, dataset: Dataset) -> Labelled:
     columns = np.array([known[name] for name in dataset.class_names], np.int64)
     labels = columns[[item.label for item in items]]
     return Labelled(items, labels, columns if dataset.closed else None)
-
-
-def predict(
-    box: BlackBox, adapter: Adapter, images: Images, pictures: Sequence[Picture]
-) -> Iterator[Prediction]:
-    """One prediction per picture, in order; a query per image set for each of its prompts."""
-    _, logits = adapter.logits(box, images, purpose="inference", step="inference")
-    names = adapter.card.class_names
-    for picture, row in zip(pictures, softmax(logits), strict=True):
-        best = int(row.argmax())
-        yield Prediction(picture.name, names[best], float(row[best]))
 
 
 def softmax(logits: FloatArray) -> FloatArray:

@@ -20,10 +20,10 @@ from craft_tuner.adapter import TENSORS_FILE, Adapter
 from craft_tuner.budget import Plan
 from craft_tuner.client import Client
 from craft_tuner.config import FitConfig
-from craft_tuner.data.dataset import Item, labels_of
+from craft_tuner.data.dataset import Dataset, Item, labels_of
 from craft_tuner.errors import AccessDenied
 from craft_tuner.evaluate import Evaluation, evaluate
-from craft_tuner.material import Material, Setup, gather, send
+from craft_tuner.material import Material, gather, send
 from craft_tuner.methods import Method, Progress
 from craft_tuner.predictions import Answers
 from craft_tuner.provenance import machine, versions
@@ -89,13 +89,18 @@ class Prepared:
 
 
 def prepare(
-    config: FitConfig, setup: Setup, transport: Transport, *, card: ModelCard, run: Run | None
+    config: FitConfig,
+    dataset: Dataset,
+    transport: Transport,
+    *,
+    card: ModelCard,
+    run: Run | None,
 ) -> Prepared:
-    """Read the data, sample the shots and plan; spends and writes nothing.
+    """Sample the shots and plan; spends and writes nothing.
 
     Args:
         config: settings of the fit.
-        setup: where the data is.
+        dataset: to draw the shots from, and the test images.
         transport: asked for what the key has left.
         card: of the model.
         run: a run that goes on: its plan stands.
@@ -107,7 +112,7 @@ def prepare(
     """
     method = methods.get(config.method)
     check_kinds(card, method)
-    material = gather(config, setup, views=method.views(config), card=card)
+    material = gather(config, dataset, views=method.views(config), card=card)
     budgets = fetch_key(transport).budgets
     line = Line(transport.took_s)
     plan = run.saved_plan() if run else None
@@ -120,7 +125,7 @@ def prepare(
         card,
         class_names=material.class_names,
         pictures=load,
-        prompt_kind=method.prompt_kind,
+        prompt_kind=method.prompt_kind or ("soft" if "soft" in card.prompt_kinds else "text"),
     )
     return Prepared(material, plan, budgets, traffic, line)
 
@@ -185,7 +190,7 @@ def check_kinds(card: ModelCard, method: Method) -> None:
     Raises:
         AccessDenied: says which prompts it may send.
     """
-    if method.prompt_kind not in card.prompt_kinds:
+    if method.prompt_kind and method.prompt_kind not in card.prompt_kinds:
         allowed = ", ".join(card.prompt_kinds) or "no"
         raise AccessDenied(
             f"--method {method.name} sends {method.prompt_kind} prompts, and this key may send "

@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import minimize
 
-from craft_tuner.blackbox import IntArray
+from craft_tuner.blackbox import FloatArray, IntArray
 from craft_tuner.readout import Layer, Readout
 from craft_tuner.threads import one_blas_thread
 
@@ -66,23 +66,31 @@ class Shots:
 
     x: Matrix
     """(rows, P * K') logits."""
-    zero_shot: Matrix | None
-    """(rows, K) the classes' own logits; None where prompts do not name the classes."""
     labels: IntArray
     """(images,)."""
     classes: int
+    own: IntArray | None = None
+    """(K,) the columns of x that are the zero-shot logits; None where there are none."""
 
     @property
     def images(self) -> int:
         """How many images there are; rows are these, then as many again for each view."""
         return len(self.labels)
 
+    @property
+    def base(self) -> Matrix:
+        """(rows, K) zero-shot logits; 0 where there are none."""
+        if self.own is None:
+            return np.zeros((len(self.x), self.classes))
+        return self.x[:, self.own]
+
 
 @dataclass(frozen=True)
 class Choice:
     """The head that was chosen, and what was known when it was."""
 
-    readout: Readout
+    readout: Readout | None
+    """One layer on all P * K' logits; None: zero-shot is not to be improved upon."""
     kept: tuple[Spec, ...]
     held_out: dict[str, float] = field(default_factory=dict)
     """accuracy, loss, zero_shot_accuracy, zero_shot_loss on held-out shots; empty at one shot."""
@@ -135,16 +143,16 @@ def _decide(shots: Shots, held: list[_Held]) -> Choice:
     plain = next((each for each in held if each.spec.family == "zero-shot"), None)
     if plain is not None:
         facts |= {"zero_shot_accuracy": plain.accuracy, "zero_shot_loss": plain.loss}
-    if plain is ranked[0]:
-        return Choice(Readout(residual=1.0), (plain.spec,), facts)
+    if plain is not None and plain is ranked[0]:
+        return Choice(None, (plain.spec,), facts)
     best = [each for each in ranked if each is not plain][:KEPT]
     specs = tuple(each.spec for each in best)
     return Choice(_average(shots, specs, tuple(each.temperature for each in best)), specs, facts)
 
 
 def _candidates(shots: Shots, temper: float) -> Iterator[Spec]:
-    residuals = sorted({0.0, temper, 1.0}) if shots.zero_shot is not None else [0.0]
-    if shots.zero_shot is not None:
+    residuals = [0.0] if shots.own is None else sorted({0.0, temper, 1.0})
+    if shots.own is not None:
         yield Spec("zero-shot", 0, 1, 0, 1.0)
     for power, floor in SPACES:
         for residual in residuals:
@@ -186,7 +194,7 @@ def _scores(
     out: IntArray,
 ) -> Matrix:
     """Scores (out, K) of held-out images by a candidate fitted on the rows to keep."""
-    base = np.zeros((len(keep), shots.classes)) if shots.zero_shot is None else shots.zero_shot
+    base = shots.base
     if spec.family == "zero-shot":
         return base[out]
     a = inputs[spec.power, spec.floor]
@@ -199,8 +207,7 @@ def _average(shots: Shots, specs: tuple[Spec, ...], temperatures: tuple[float, .
     """The mean of heads fitted on all rows, each at its temperature, as one layer."""
     spaces = _spaces(shots.x)
     labels = np.resize(shots.labels, len(shots.x))
-    none = np.zeros((len(shots.x), shots.classes))
-    base = none if shots.zero_shot is None else shots.zero_shot
+    base = shots.base
     weight, bias = np.zeros((shots.x.shape[1], shots.classes)), np.zeros(shots.classes)
     residual = 0.0
     for spec, temperature in zip(specs, temperatures, strict=True):
@@ -209,8 +216,12 @@ def _average(shots: Shots, specs: tuple[Spec, ...], temperatures: tuple[float, .
         weight += temperature / len(specs) * space.basis @ linear.weight
         bias += temperature / len(specs) * linear.bias
         residual += temperature / len(specs) * spec.residual
+    centre = shots.x.mean(axis=0).astype(np.float32)
+    if shots.own is not None:  # r zs is a linear map of x too
+        weight[shots.own, np.arange(shots.classes)] += residual
+        bias += residual * centre[shots.own]
     layer = Layer(weight.T.astype(np.float32), bias.astype(np.float32))
-    return Readout((layer,), shots.x.mean(axis=0).astype(np.float32), residual=residual)
+    return Readout((layer,), centre, residual=0.0)
 
 
 def _spaces(x: Matrix) -> dict[tuple[float, float], _Space]:
@@ -252,7 +263,7 @@ def gda(a: Matrix, labels: IntArray, classes: int, *, shrinkage: float) -> _Line
     covariance = (1 - shrinkage) * (within.T @ within) / len(a)
     scale = (within**2).sum() / len(a) / a.shape[1]
     covariance[np.diag_indices(a.shape[1])] += shrinkage * scale + np.finfo(np.float64).tiny
-    weight: Matrix = np.linalg.solve(covariance, means.T)
+    weight = np.asarray(np.linalg.solve(covariance, means.T), np.float64)
     return _Linear(weight, -0.5 * (means.T * weight).sum(axis=0))
 
 
@@ -309,9 +320,9 @@ def _best_temperature(scores: Matrix, labels: IntArray) -> tuple[float, float]:
 
 def _temper(shots: Shots) -> float:
     """How far the zero-shot logits of the shots themselves are to be believed: at most 1."""
-    if shots.zero_shot is None:
+    if shots.own is None:
         return 0.0
-    return min(1.0, _best_temperature(shots.zero_shot[: shots.images], shots.labels)[0])
+    return min(1.0, _best_temperature(shots.base[: shots.images], shots.labels)[0])
 
 
 def cross_entropy(scores: Matrix, labels: IntArray) -> float:
@@ -319,3 +330,25 @@ def cross_entropy(scores: Matrix, labels: IntArray) -> float:
     centred = scores - scores.max(axis=1, keepdims=True)
     own = centred[np.arange(len(labels)), labels]
     return float((np.log(np.exp(centred).sum(axis=1)) - own).mean())
+
+
+def informative(logits: FloatArray, wanted: int) -> list[int]:
+    """The prompts whose logits (P, N, K') tell images apart most, in order of choice.
+
+    Greedy D-optimal design: each prompt in turn is the one that adds most to
+    log det(I + sum_p X_p X_p^T / tau), X_p its centred logits and tau their mean square over all.
+    """
+    with one_blas_thread():
+        centred = logits.astype(np.float64)
+        centred -= centred.mean(axis=1, keepdims=True)
+        grams = centred @ centred.transpose(0, 2, 1) / max(float((centred**2).mean()), 1e-12)
+        total, kept = np.eye(logits.shape[1]), list[int]()
+        while len(kept) < wanted:
+            gains = {
+                index: float(np.linalg.slogdet(total + gram)[1])
+                for index, gram in enumerate(grams)
+                if index not in kept
+            }
+            kept.append(max(gains, key=lambda index: gains[index]))
+            total += grams[kept[-1]]
+    return kept

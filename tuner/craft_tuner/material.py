@@ -13,13 +13,13 @@ from craft_shared.messages import ModelCard
 from craft_tuner.blackbox import Task, Texts
 from craft_tuner.budget import Workload
 from craft_tuner.client import Client
-from craft_tuner.config import FitConfig
+from craft_tuner.config import BUNDLED, FitConfig
 from craft_tuner.data.dataset import Dataset, Item, labels_of, pictures_of
 from craft_tuner.data.pictures import Picture
 from craft_tuner.data.sampling import sample_shots
 from craft_tuner.data.sources import read_dataset
 from craft_tuner.data.views import Augmentation, views_of
-from craft_tuner.errors import DataError
+from craft_tuner.errors import DataError, PictureError
 from craft_tuner.slices import images_per_set
 from craft_tuner.traffic import weigh
 from craft_tuner.uploads import OnUploaded, Upload
@@ -37,6 +37,15 @@ class Setup(BaseModel):
     track: str | None = None
     """Tracker (`craft_tuner.tracking`)."""
 
+    def dataset(self) -> Dataset:
+        """Read the dataset; no picture is opened.
+
+        Raises:
+            DataError: it cannot be used.
+        """
+        names = Path(self.class_names) if self.class_names else None
+        return read_dataset(self.data, class_names=names)
+
 
 @dataclass(frozen=True)
 class Material:
@@ -47,6 +56,8 @@ class Material:
     test: tuple[Item, ...]
     views: int
     augmentation: Augmentation
+    bundled: bool = False
+    """Whether shots and views are asked about together, in as few image sets as there can be."""
 
     @property
     def pictures(self) -> int:
@@ -66,26 +77,21 @@ class Material:
     def workload(self, card: ModelCard) -> Workload:
         """The sizes that a plan is priced by."""
         size = images_per_set(len(self.class_names), card.limits)
+        bundle = len(self.shots) * (1 + self.views) if self.bundled else 0
         return Workload(
             classes=len(self.class_names),
             shots=len(self.shots),
             shot_sets=-(-len(self.shots) // size),
             test_images=len(self.test),
             test_sets=-(-len(self.test) // size),
+            bundle=bundle,
+            set_size=size,
+            kinds=tuple(card.prompt_kinds),
+            names=min(card.limits.classes, card.limits.texts),
         )
 
 
-def gather(config: FitConfig, setup: Setup, *, views: int, card: ModelCard) -> Material:
-    """Read the dataset and sample the shots; no picture is opened.
-
-    Raises:
-        DataError: the data cannot be used.
-    """
-    names = Path(setup.class_names) if setup.class_names else None
-    return assemble(config, read_dataset(setup.data, class_names=names), views=views, card=card)
-
-
-def assemble(config: FitConfig, dataset: Dataset, *, views: int, card: ModelCard) -> Material:
+def gather(config: FitConfig, dataset: Dataset, *, views: int, card: ModelCard) -> Material:
     """Sample the shots of a dataset; no picture is opened.
 
     Raises:
@@ -99,6 +105,7 @@ def assemble(config: FitConfig, dataset: Dataset, *, views: int, card: ModelCard
         augmentation=Augmentation(
             size=card.image_size, seed=config.seed, scale=config.crop_scale, flip=config.flip
         ),
+        bundled=config.method in BUNDLED,
     )
 
 
@@ -113,33 +120,44 @@ def send(
 
     def upload(pictures: Sequence[Picture], name: str) -> Upload:
         classes = len(material.class_names)
-        return client.upload(pictures, name=name, classes=classes, on_uploaded=on_uploaded)
+        try:
+            return client.upload(pictures, name=name, classes=classes, on_uploaded=on_uploaded)
+        except PictureError as error:
+            raise DataError(f"{error}; `craft-tuner data check` names and counts all") from error
 
     test = upload(pictures_of(material.test), "test") if material.test else None
     originals = pictures_of(material.shots)
     shots = upload(originals, "shots")
     _check_apart(shots, test, material)
-    views = tuple(
-        upload(views_of(originals, material.augmentation, view=view), f"view-{view}").images
-        for view in range(material.views)
-    )
     texts = Texts(material.class_names, config.context, config.suffix)
-    return Task(texts, shots.images, views, labels_of(material.shots)), test
+    labels = labels_of(material.shots)
+    augmented = [
+        views_of(originals, material.augmentation, view=view) for view in range(material.views)
+    ]
+    if material.bundled:
+        together = [*originals, *(picture for view in augmented for picture in view)]
+        return Task(texts, shots.images, (), labels, upload(together, "bundle").images), test
+    views = tuple(upload(view, f"view-{number}").images for number, view in enumerate(augmented))
+    return Task(texts, shots.images, views, labels), test
 
 
 def _check_apart(shots: Upload, test: Upload | None, material: Material) -> None:
     """No shot may be a test image, and no image may have two labels."""
     seen: dict[str, Item] = {}
+    faults: list[str] = []
     for identity, item in zip(shots.ids, material.shots, strict=True):
         other = seen.setdefault(identity, item)
         if other.label != item.label:
-            raise DataError(
+            faults.append(
                 f"{other.picture.name} and {item.picture.name} are the same image under two "
                 "classes; keep one"
             )
     for identity, item in zip(test.ids if test else (), material.test, strict=True):
         if identity in seen:
-            raise DataError(
+            faults.append(
                 f"the test image {item.picture.name} is the training image "
                 f"{seen[identity].picture.name}; remove one of them"
             )
+    if faults:
+        more = f" (and {len(faults) - 1:,} more like it)" if faults[1:] else ""
+        raise DataError(faults[0] + more)

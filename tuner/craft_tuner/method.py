@@ -55,8 +55,8 @@ class Method(Protocol):
         ...
 
     @property
-    def prompt_kind(self) -> PromptKind:
-        """The kind of prompts that it sends."""
+    def prompt_kind(self) -> PromptKind | None:
+        """The kind of prompts that it sends; None: soft where the key may, else text."""
         ...
 
     def views(self, config: FitConfig) -> int:

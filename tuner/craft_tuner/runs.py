@@ -252,6 +252,7 @@ def _fingerprint(task: Task, model: ModelCard) -> dict[str, Any]:
         "labels": task.labels.tolist(),
         "images": _images(task.shots),
         "views": [_images(view) for view in task.views],
+        **({"bundle": _images(task.bundle)} if task.bundle else {}),
     }
 
 

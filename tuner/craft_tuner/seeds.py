@@ -22,6 +22,7 @@ class Stream(IntEnum):
     ZIP_START = 6
     FASTFOOD = 7
     TEXT_EDITS = 8
+    BANK = 9
 
 
 def stream(seed: int, consumer: Stream, *index: int) -> np.random.RandomState:

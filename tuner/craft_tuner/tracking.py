@@ -148,9 +148,11 @@ def following(
 def _started(name: str, run: Run) -> Tracker:
     make = find(name)
     setup = run.identity.setup
+    data, model = setup.get("data"), setup.get("model")
     config = {
         **run.config.model_dump(mode="json"),
-        **({"data": title(setup["data"]), "model": setup["model"]} if setup else {}),
+        **({"data": title(data)} if data else {}),
+        **({"model": model} if model else {}),
     }
     try:
         tracker = make()

@@ -24,7 +24,7 @@ from craft_shared.messages import (
 )
 from craft_tuner.blackbox import Images
 from craft_tuner.data.pictures import Picture
-from craft_tuner.errors import DataError, NoAnswer, ServerUnreachable, UsageError
+from craft_tuner.errors import NoAnswer, PictureError, ServerUnreachable, UsageError
 from craft_tuner.pace import LARGEST_BYTES, Pace
 from craft_tuner.replies import message
 from craft_tuner.transport import Call, Transport
@@ -98,7 +98,7 @@ def upload(  # noqa: PLR0913 - what, how, and who is told
 
     Raises:
         NoAnswer: not even a single picture gets through.
-        DataError: a picture cannot be read, is too large, or is no image to the server.
+        PictureError: one cannot be read, is too large, or is no image to the server.
     """
     ids: list[str] = []
     way = _Way(transport, pace or Pace(), limits.body_bytes, on_uploaded)
@@ -133,9 +133,10 @@ def _read(picture: Picture, limits: CardLimits) -> _File:
     data = picture.read()
     allowed = min(limits.image_bytes, limits.body_bytes - _PART_BYTES)
     if len(data) > allowed:
-        raise DataError(
+        raise PictureError(
             f"the image {picture.name} has {len(data):,} bytes, the server takes {allowed:,}; "
-            "make it smaller or take it out of the dataset"
+            "make it smaller or take it out of the dataset",
+            picture=picture.name,
         )
     return _File(picture.name, hashlib.sha256(data).hexdigest(), data)
 
@@ -186,7 +187,8 @@ def _blame(error: UsageError, files: list[_File]) -> UsageError:
     place = re.search(r"files\[(\d+)\]", str(error))
     if place is None or int(place[1]) >= len(files):
         return error
-    return DataError(f"the image {files[int(place[1])].name}: {error}")
+    name = files[int(place[1])].name
+    return PictureError(f"the image {name}: {error}", picture=name)
 
 
 def _create_set(transport: Transport, ids: list[str], name: str) -> str:

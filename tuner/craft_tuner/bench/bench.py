@@ -18,7 +18,6 @@ from rich.console import Console
 from rich.filesize import decimal
 
 from craft_shared.messages import ModelCard
-from craft_tuner import commands
 from craft_tuner.account import choose_model, fetch_key
 from craft_tuner.bench import report
 from craft_tuner.bench.board import Board
@@ -33,6 +32,7 @@ from craft_tuner.estimate import CARD
 from craft_tuner.material import Setup
 from craft_tuner.purchases import add
 from craft_tuner.serving import local_server
+from craft_tuner.session import INTERRUPTED, open_server
 from craft_tuner.settings import Settings
 from craft_tuner.transport import Transport
 
@@ -83,7 +83,7 @@ def bench(order: Order, settings: Settings) -> str:
 
 def _bench(order: Order, settings: Settings, *, allow: Allow | None = None) -> str:
     folder = Folder(order.out.absolute())
-    with commands.open_server(settings) as (screen, transport):
+    with open_server(settings) as (screen, transport):
         card = choose_model(transport, settings.model)
         standings = [folder.look(planned) for planned in plan_grid(order.grid, card)]
         todo = _to_do(order, standings)
@@ -103,7 +103,7 @@ def _bench(order: Order, settings: Settings, *, allow: Allow | None = None) -> s
     except KeyboardInterrupt:
         report.write(folder, [folder.refresh(one) for one in standings], order.grid)
         _say("interrupted; what was bought is kept, the same command goes on")
-        raise SystemExit(commands.INTERRUPTED) from None
+        raise SystemExit(INTERRUPTED) from None
     return _report(order, folder, standings)
 
 

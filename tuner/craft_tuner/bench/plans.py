@@ -16,7 +16,7 @@ from craft_tuner.data.dataset import Dataset
 from craft_tuner.data.sources import read_dataset
 from craft_tuner.errors import BudgetExhausted, CraftTunerError
 from craft_tuner.fit import check_kinds
-from craft_tuner.material import assemble
+from craft_tuner.material import gather
 
 _TESTS = {"zero-shot", "test"}
 
@@ -78,7 +78,7 @@ def _plan_cell(cell: Cell, dataset: Dataset, card: ModelCard) -> Planned:
 def _plan(config: FitConfig, dataset: Dataset, card: ModelCard) -> Plan:
     method = methods.get(config.method)
     check_kinds(card, method)
-    material = assemble(config, dataset, views=method.views(config), card=card)
+    material = gather(config, dataset, views=method.views(config), card=card)
     return method.plan(config, material.workload(card))
 
 

@@ -49,7 +49,7 @@ def class_folders(split: Path) -> list[Path]:
 
 def folder_pairs(root: Path, folder: Path, faults: list[Fault]) -> list[Pair]:
     """The pictures of one class folder; that it has none is a fault."""
-    files = _images(folder, faults)
+    files = image_files(folder, faults)
     if not files:
         sentence = (
             f"the class folder {folder} has no images; add JPEG, PNG or WebP files, or remove the "
@@ -61,20 +61,11 @@ def folder_pairs(root: Path, folder: Path, faults: list[Fault]) -> list[Pair]:
     return [(label, FilePicture(path, f"{below}/{composed(path.name)}")) for path in files]
 
 
-def image_files(folder: Path) -> list[Path]:
+def image_files(folder: Path, faults: list[Fault]) -> list[Path]:
     """The image files directly in a folder, by name; hidden files and other files left out.
 
-    Raises:
-        DataError: an image of a format that servers do not take.
+    An image of a format that servers do not take is a fault.
     """
-    faults: list[Fault] = []
-    files = _images(folder, faults)
-    if faults:
-        raise DataError(faults[0].sentence)
-    return files
-
-
-def _images(folder: Path, faults: list[Fault]) -> list[Path]:
     with os.scandir(folder) as entries:  # asks the disk about no file: ImageNet has 1.3 million
         names = sorted(entry.name for entry in entries if entry.is_file())
     files = [folder / name for name in names if not name.startswith(".")]

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from PIL import Image
 
-from craft_tuner.errors import DataError
+from craft_tuner.errors import PictureError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 """File endings of the formats that a server decodes."""
@@ -31,7 +31,7 @@ class Picture(Protocol):
         """The bytes of the file.
 
         Raises:
-            DataError: they cannot be read; the message names the picture.
+            PictureError: they cannot be read.
         """
         ...
 
@@ -48,12 +48,15 @@ class FilePicture:
         try:
             data = self.path.read_bytes()
         except OSError as error:
-            raise DataError(
+            raise PictureError(
                 f"cannot read the image {self.path}: {error.strerror}; restore the file or take "
-                "it out of the dataset"
+                "it out of the dataset",
+                picture=self.name,
             ) from error
         if not data:
-            raise DataError(f"the image {self.path} is empty (0 bytes); replace or remove it")
+            raise PictureError(
+                f"the image {self.path} is empty (0 bytes); replace or remove it", picture=self.name
+            )
         return data
 
 
@@ -73,15 +76,16 @@ def decode(picture: Picture) -> Image.Image:
     """The picture as an RGB image.
 
     Raises:
-        DataError: its bytes are no image; the message names it.
+        PictureError: its bytes are no image.
     """
     try:
         with Image.open(io.BytesIO(picture.read())) as image:
             return image.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(
+        raise PictureError(
             f"cannot decode the image {picture.name}: it is damaged or not an image; replace it "
-            "or take it out of the dataset (JPEG, PNG and WebP are understood)"
+            "or take it out of the dataset (JPEG, PNG and WebP are understood)",
+            picture=picture.name,
         ) from error
 
 

@@ -58,6 +58,24 @@ def _craft() -> Method:
     return Craft()
 
 
+def _craft_plus() -> Method:
+    from craft_tuner.methods.bank import CraftPlus  # noqa: PLC0415 - needs scipy
+
+    return CraftPlus()
+
+
+def _bank() -> Method:
+    from craft_tuner.methods.bank import Bank  # noqa: PLC0415 - needs scipy
+
+    return Bank()
+
+
+def _auto() -> Method:
+    from craft_tuner.methods.auto import Auto  # noqa: PLC0415 - needs scipy
+
+    return Auto()
+
+
 _REGISTRY: dict[str, Callable[[], Method]] = {
     "zero_shot": _zero_shot,
     "template_ensemble": _template_ensemble,
@@ -67,6 +85,9 @@ _REGISTRY: dict[str, Callable[[], Method]] = {
     "spsa": _spsa,
     "zip": _zip,
     "craft": _craft,
+    "craft_plus": _craft_plus,
+    "bank": _bank,
+    "auto": _auto,
 }
 
 

@@ -16,6 +16,11 @@ def dataset_templates() -> tuple[str, ...]:
     return _read("dataset_templates.txt")
 
 
+def anchors() -> tuple[str, ...]:
+    """About 540 common names; logits of texts that name them span the image feature."""
+    return _read("anchors.txt")
+
+
 def _read(name: str) -> tuple[str, ...]:
     lines = resources.files(__package__).joinpath(name).read_text(encoding="utf-8").splitlines()
     return tuple(line for line in lines if not line.startswith("#"))

@@ -1,0 +1,70 @@
+"""Pictures without labels, named one by one: files, folders, and a list of both.
+
+Owns what a path on a command line or on standard input stands for. Opens no picture. Must not know
+adapters or servers.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from craft_tuner.data.folders import image_files
+from craft_tuner.data.listing import Fault
+from craft_tuner.data.pictures import FilePicture
+
+STDIN = Path("-")
+"""Stands for the paths on standard input, one a line."""
+
+
+@dataclass(frozen=True)
+class Named:
+    """The pictures that paths stand for, each once, and the paths that stand for none."""
+
+    pictures: tuple[FilePicture, ...]
+    faults: tuple[Fault, ...]
+
+
+def find_pictures(paths: Sequence[Path], stdin: BinaryIO) -> Named:
+    """The image files named, and all those in or below the folders named, in order.
+
+    Args:
+        paths: files and folders; `-` for those that `stdin` lists, one a line.
+        stdin: read to its end if `-` is among the paths; empty lines are passed over.
+    """
+    faults: list[Fault] = []
+    found: dict[str, FilePicture] = {}
+    for path in _listed(paths, stdin):
+        for file in _files(path, faults):
+            found.setdefault(shown(file), FilePicture(file, shown(file)))
+    return Named(tuple(found.values()), tuple(faults))
+
+
+def shown(path: Path) -> str:
+    """The path as text that can be written: bytes that are not UTF-8 as backslash escapes."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _listed(paths: Iterable[Path], stdin: BinaryIO) -> Iterator[Path]:
+    for path in paths:
+        if path == STDIN:
+            yield from (Path(os.fsdecode(line.rstrip(b"\r\n"))) for line in stdin if line.strip())
+        else:
+            yield path
+
+
+def _files(path: Path, faults: list[Fault]) -> list[Path]:
+    if path.is_dir():
+        folders = [path, *(each for each in sorted(path.rglob("*")) if each.is_dir())]
+        before = len(faults)
+        found = [file for folder in folders for file in image_files(folder, faults)]
+        if not found and len(faults) == before:
+            sentence = f"{shown(path)} has no images; give image files or folders of them"
+            faults.append(Fault("folder without images", shown(path), sentence))
+        return found
+    if path.is_file():
+        return [path]
+    sentence = f"there is no image or folder at {shown(path)}"
+    faults.append(Fault("missing file", shown(path), sentence))
+    return []

@@ -1,0 +1,71 @@
+"""Which method, and how much of it: decided by what a run may spend and send.
+
+Source: this project (docs/method.md). More prompts make a better head until they span the image
+feature, at about eight with many names; below that the budget decides. CraFT's search is never
+chosen: at no budget tried does it come near a bank (docs/results.md).
+"""
+
+from collections.abc import Iterator
+from contextlib import suppress
+
+from craft_shared.messages import Budgets, PromptKind
+from craft_tuner.adapter import Adapter
+from craft_tuner.blackbox import BlackBox, Task
+from craft_tuner.budget import Plan, Workload
+from craft_tuner.config import FitConfig
+from craft_tuner.errors import BudgetExhausted
+from craft_tuner.method import Method, OnProgress
+from craft_tuner.methods.bank import Bank, CraftPlus
+from craft_tuner.methods.zero_shot import ZeroShot
+from craft_tuner.runs import Run
+
+WIDE = 500
+"""Classes from which one prompt spans the image feature of any CLIP."""
+
+
+class Auto:
+    """A bank of as many prompts as the budget allows, else one prompt, else none."""
+
+    name = "auto"
+    summary = "the best that the budget, the key and the task allow: bank, craft_plus or zero_shot"
+    prompt_kind: PromptKind | None = None
+
+    def views(self, config: FitConfig) -> int:
+        """As the bank has."""
+        return config.views
+
+    def plan(self, config: FitConfig, work: Workload, budgets: Budgets | None = None) -> Plan:
+        """The plan of the method chosen; `Plan.method` and `Plan.why` say which and why."""
+        for prompts, method in _offers(config, work):
+            chosen = config.model_copy(update={"bank_prompts": prompts})
+            with suppress(BudgetExhausted):
+                plan = method.plan(chosen, work, budgets)
+                return plan.model_copy(update={"why": _reason(plan, config)})
+        plan = ZeroShot().plan(config, work, budgets)
+        return plan.model_copy(
+            update={"method": "zero_shot", "why": "the budget allows no question about the shots"}
+        )
+
+    def fit(self, box: BlackBox, task: Task, *, run: Run, on_progress: OnProgress) -> Adapter:
+        """See `Method.fit`; the plan says by which method."""
+        methods: dict[str, Method] = {each.name: each for each in (Bank(), CraftPlus(), ZeroShot())}
+        return methods[run.plan.method].fit(box, task, run=run, on_progress=on_progress)
+
+
+def _offers(config: FitConfig, work: Workload) -> Iterator[tuple[int, Method]]:
+    """Prompts and method, best first."""
+    prompts = config.bank_prompts if work.classes < WIDE else 1
+    while prompts > 1:
+        yield prompts, Bank()
+        prompts //= 2
+    if "text" in work.kinds:
+        yield 1, CraftPlus()
+    else:
+        yield 1, Bank()
+
+
+def _reason(plan: Plan, config: FitConfig) -> str:
+    asked = "1 prompt" if plan.population == 1 else f"{plan.population} prompts"
+    if plan.population == config.bank_prompts:
+        return f"{asked}, as many as --bank-prompts allows, cost {plan.total.queries:,} queries"
+    return f"{asked} cost {plan.total.queries:,} queries; twice as many are not to be paid"

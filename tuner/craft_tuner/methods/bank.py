@@ -1,0 +1,226 @@
+"""A bank of logits: few prompts, many names, and a linear head chosen without a query.
+
+Source: this project (docs/method.md). The logits of P prompts that name the K classes and A common
+things are P (K + A) linear functions of an image's feature. Once they span it, a linear classifier
+on them is one on features, which CraFT's head on K numbers is not. One call asks about all shots
+and all views; what is learnt from its reply is free (`craft_tuner.heads`).
+
+`Bank` asks P prompts, the plain one and P - 1 others: soft ones with random offsets, or templates
+where the key may send text alone. `CraftPlus` asks the plain one only, by text.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from craft_shared.messages import Budgets, PromptKind
+from craft_tuner.adapter import Adapter, describe
+from craft_tuner.blackbox import BlackBox, FloatArray, Images, IntArray, Task, Texts
+from craft_tuner.budget import Plan, Workload, plan_phases, price
+from craft_tuner.config import FitConfig
+from craft_tuner.errors import UsageError
+from craft_tuner.heads import Choice, Shots, choose, informative
+from craft_tuner.journal import Generation, Metrics
+from craft_tuner.method import OnProgress, Progress
+from craft_tuner.runs import Run
+from craft_tuner.seeds import Stream, stream
+from craft_tuner.texts import anchors, imagenet_templates
+
+COLUMNS = 4096
+"""Most numbers per image: P prompts get fewer names each."""
+MEMORY = 2**30
+"""Bytes that the logits of a bank may take as float64; beyond it, fewer views are asked about."""
+
+
+class Bank:
+    """P prompts with many names, one linear head on all their logits."""
+
+    name = "bank"
+    summary = "P prompts that name common things beside the classes; a linear head, cross-validated"
+    prompt_kind: PromptKind | None = None
+
+    def views(self, config: FitConfig) -> int:
+        """All of them, in the same image set as the shots."""
+        return config.views
+
+    def prompts(self, config: FitConfig) -> int:
+        """P."""
+        return config.bank_prompts
+
+    def plan(self, config: FitConfig, work: Workload, budgets: Budgets | None = None) -> Plan:
+        """P queries per image set of shots and views, then as many as an answer costs at the test.
+
+        Where all image sets of the bundle do not fit into `MEMORY`, the first are asked about.
+        """
+        prompts = self.prompts(config)
+        names = work.classes + extra_names(config, work, prompts)
+        room = MEMORY // (8 * prompts * names * work.set_size)
+        sets = max(1, min(-(-work.bundle // work.set_size), room))
+        rows = min(work.bundle, sets * work.set_size)
+        bought = price(
+            "bank",
+            f"{prompts} prompts x {names} names x {rows:,} shots and views",
+            prompts=prompts,
+            images=rows,
+            sets=sets,
+            names=names,
+        )
+        plan = plan_phases(
+            config,
+            work,
+            budgets,
+            phases=(bought,),
+            test_prompts=min(prompts, config.prompts_per_image or prompts),
+            test_names=names,
+            lever="--bank-prompts",
+        )
+        return plan.model_copy(
+            update={"method": self.name, "generations": 1, "population": prompts}
+        )
+
+    def fit(self, box: BlackBox, task: Task, *, run: Run, on_progress: OnProgress) -> Adapter:
+        """See `Method.fit`."""
+        run.bind(task, box.card)
+        started = time.monotonic()
+        plan = run.plan
+        question = _compose(box, task, run.config, prompts=plan.population)
+        logits = question.ask(box, _bundle(task, plan))
+        kept = _kept(logits, task, run.config)
+        question, logits = question.only(kept), logits[kept]
+        choice = choose(_shots(logits, task, own=question.plain), seed=run.config.seed)
+        adapter = self._adapter(box, task, run, question=question, choice=choice)
+        run.save_adapter(adapter)
+        metrics = _metrics(run, choice, seconds=time.monotonic() - started)
+        if not run.restore().generation:
+            run.commit(_line(run, logits), metrics, {})
+        queries = run.plan.fit.queries
+        on_progress(Progress(1, 1, queries, queries, metrics))
+        return adapter
+
+    def _adapter(
+        self, box: BlackBox, task: Task, run: Run, *, question: "_Question", choice: Choice
+    ) -> Adapter:
+        training: dict[str, Any] = {
+            "generations": 1,
+            "generations_planned": 1,
+            "queries": run.plan.fit.queries,
+            "stopped": "the bank is bought and its head chosen",
+            "heads": [spec._asdict() for spec in choice.kept],
+            "held_out": choice.held_out,
+        }
+        config = run.config.model_dump(mode="json")
+        card = describe(task.texts, box.card, method=self.name, config=config, training=training)
+        if choice.readout is None:
+            return Adapter(card)
+        asked = {
+            "asked_names": question.texts.class_names,
+            "templates": question.templates,
+            "residual": 0.0,
+        }
+        head = choice.readout
+        return Adapter(card.model_copy(update=asked), question.offsets, head.layers, head.centre)
+
+
+class CraftPlus(Bank):
+    """The plain text prompt, once, with many names: one query for all training."""
+
+    name = "craft_plus"
+    summary = "one plain prompt that names common things beside the classes; a linear head"
+    prompt_kind: PromptKind | None = "text"
+
+    def prompts(self, config: FitConfig) -> int:  # noqa: ARG002 - the interface
+        """One."""
+        return 1
+
+
+@dataclass(frozen=True)
+class _Question:
+    """What is asked of every image: offsets or templates, with these names."""
+
+    texts: Texts
+    offsets: FloatArray | None
+    templates: tuple[str, ...]
+    plain: bool = True
+    """Whether the first prompt is the plain one."""
+
+    def ask(self, box: BlackBox, images: Images) -> FloatArray:
+        """Logits float32 (P, rows, K')."""
+        if self.offsets is None:
+            return box.score_templates(
+                self.texts, self.templates, images, purpose="bank", step="bank"
+            )
+        return box.score(self.texts, self.offsets, images, purpose="bank", step="bank")
+
+    def only(self, kept: Sequence[int]) -> "_Question":
+        """The prompts of these indices."""
+        offsets = None if self.offsets is None else self.offsets[[*kept]]
+        templates = tuple(self.templates[index] for index in kept) if self.templates else ()
+        return replace(self, offsets=offsets, templates=templates, plain=kept[0] == 0)
+
+
+def extra_names(config: FitConfig, work: Workload, prompts: int) -> int:
+    """A, the common names asked beside the classes; fewer where the classes are among them."""
+    room = min(work.names, COLUMNS // prompts) - work.classes
+    return max(0, min(config.bank_names, room, len(anchors())))
+
+
+def _compose(box: BlackBox, task: Task, config: FitConfig, *, prompts: int) -> _Question:
+    card = box.card
+    limits = Workload(
+        classes=len(task.texts.class_names),
+        shots=task.shots.count,
+        names=min(card.limits.classes, card.limits.texts),
+    )
+    more = extra_names(config, limits, prompts)
+    known = set(task.texts.class_names)
+    names = (*task.texts.class_names, *[name for name in anchors() if name not in known][:more])
+    texts = replace(task.texts, class_names=names)
+    if prompts == 1 or "soft" not in card.prompt_kinds:
+        others = [text for text in imagenet_templates() if text != task.texts.template]
+        return _Question(texts, None, (task.texts.template, *others[: prompts - 1]))
+    draw = stream(config.seed, Stream.BANK)
+    offsets = draw.normal(0, config.bank_std, (prompts, config.n_ctx, card.context_width))
+    offsets[0] = 0
+    return _Question(texts, offsets.astype(np.float32), ())
+
+
+def _bundle(task: Task, plan: Plan) -> Images:
+    """The image sets of the bundle that the plan pays for."""
+    if task.bundle is None:
+        raise UsageError("a bank asks about shots and views in one bundle; this task has none")
+    cost = next(phase.cost for phase in plan.phases if phase.purpose == "bank")
+    sets = cost.queries // plan.population
+    return Images(task.bundle.sets[:sets], cost.logit_vectors // plan.population)
+
+
+def _kept(logits: FloatArray, task: Task, config: FitConfig) -> list[int]:
+    wanted = config.prompts_per_image or len(logits)
+    if wanted >= len(logits):
+        return [*range(len(logits))]
+    return informative(logits[:, : len(task.labels)], wanted)
+
+
+def _shots(logits: FloatArray, task: Task, *, own: bool) -> Shots:
+    classes = len(task.texts.class_names)
+    x = np.concatenate(list(logits), axis=-1).astype(np.float64)
+    columns: IntArray | None = np.arange(classes) if own else None
+    return Shots(x, task.labels, classes, columns)
+
+
+def _metrics(run: Run, choice: Choice, *, seconds: float) -> Metrics:
+    heldout = choice.held_out.get("accuracy")
+    return {
+        "generation": 1,
+        "queries": run.plan.fit.queries,
+        "seconds": seconds,
+        **({} if heldout is None else {"heldout_accuracy": heldout}),
+    }
+
+
+def _line(run: Run, logits: FloatArray) -> Generation:
+    return Generation(
+        generation=1, fitness=(), asked=f"{logits.shape}", queries=run.plan.fit.queries
+    )
