@@ -4,9 +4,10 @@
 
 Caltech101 and UCF101 at 1, 2, 4, 8 and 16 shots on OpenAI's ViT-B/32, behind a real server with a
 real key and meter (feature_box.py). The tuner asks one prompt, "a {}", with names of common things
-instead of the task's class names, which the table of texts mostly lacks; `heads.choose` makes a
-head of the logits, and another one of the raw features, which no client has. Test labels are read
-when both are fitted. The data is not part of this project; without it the script says so and ends.
+instead of the task's class names, which the table of texts mostly lacks: the bank of `craft_plus`
+without its class names, so without zero-shot. `heads.choose` makes a head of the logits, an
+`Adapter` asks about the test images with it, and the same head is made of the raw features, which
+no client has. Test labels are read when both are fitted. The data is not part of this project; without it the script says so and ends.
 """
 
 import tempfile
@@ -21,11 +22,14 @@ from machine import Row, describe, options_of, print_heading, print_table, write
 from servers import serving
 
 from craft_tuner.account import choose_model
-from craft_tuner.blackbox import FloatArray, IntArray, Purpose, Texts
+from craft_tuner import adapter as adapters
+from craft_tuner.adapter import Adapter
+from craft_tuner.blackbox import FloatArray, Images, IntArray, Texts
 from craft_tuner.client import Client
 from craft_tuner.connection import Connection
 from craft_tuner.data.pictures import BytesPicture
 from craft_tuner.heads import Choice, Shots, choose
+from craft_tuner.readout import Readout
 from craft_tuner.transport import Transport
 
 WANTED = {"caltech101": 94.0, "ucf101": 78.5}
@@ -67,43 +71,64 @@ class Asker:
         """A client that counts what it buys from now on."""
         return Client(self.transport, choose_model(self.transport), run_id=run_id)
 
-    def ask(self, client: Client, part: Part, *, purpose: Purpose) -> FloatArray:
-        """Logits (N, anchors) of a part's pictures, for one query."""
+    def images(self, client: Client, part: Part, *, name: str) -> Images:
+        """A part's pictures, uploaded."""
         pictures = [BytesPicture(picture_of(row), f"{row}.png") for row in part.rows]
-        images = client.upload(pictures, name=purpose, classes=len(self.anchors)).images
+        return client.upload(pictures, name=name, classes=len(self.anchors)).images
+
+    def shots(self, client: Client, part: Part) -> FloatArray:
+        """Logits (N, anchors) of the shots, for one query."""
+        images = self.images(client, part, name="shots")
         texts = Texts(self.anchors, context="a", suffix="")
-        return client.score_templates(
-            texts, [texts.template], images, purpose=purpose, step=purpose
-        )[0]
+        return client.score_templates(texts, [texts.template], images, purpose="bank", step="bank")[
+            0
+        ]
+
+    def adapter(self, client: Client, choice: Choice, class_names: tuple[str, ...]) -> Adapter:
+        """The head with the question that it needs."""
+        texts = Texts(class_names, context="a", suffix="")
+        card = adapters.describe(texts, client.card, method="bank", config={}, training={})
+        asked = {"asked_names": self.anchors, "residual": 0.0}
+        head = readout_of(choice)
+        return Adapter(card.model_copy(update=asked), None, head.layers, head.centre)
 
 
-def fitted(x: FloatArray, labels: IntArray, classes: int) -> Choice:
+def readout_of(choice: Choice) -> Readout:
+    """The head, which there is where zero-shot is no candidate."""
+    if choice.readout is None:
+        raise AssertionError("zero-shot was chosen, and was no candidate")
+    return choice.readout
+
+
+def fitted(x: FloatArray, part: Part, classes: int) -> Choice:
     """The head that cross-validation on the shots chooses."""
-    return choose(Shots(x.astype(np.float64), None, labels, classes), seed=1)
+    return choose(Shots(x.astype(np.float64), part.labels, classes), seed=1)
 
 
-def accuracy(choice: Choice, x: FloatArray, labels: IntArray) -> float:
+def accuracy(scores: FloatArray, labels: IntArray) -> float:
     """Per cent."""
-    return 100 * float((choice.readout(x[None], None).argmax(axis=1) == labels).mean())
+    return 100 * float((scores.argmax(axis=1) == labels).mean())
 
 
 def study(asker: Asker, table: Table, dataset: str, shots: int) -> Row:
     """One line of the table: a bank's head and the features', on the same shots and test images."""
     train, test = table.parts[dataset, f"{shots}shot"], table.parts[dataset, "test"]
-    classes = len(table.class_names[dataset])
+    names = table.class_names[dataset]
     client = asker.client(f"{dataset}-{shots}")
-    logits = asker.ask(client, train, purpose="bank")
+    logits = asker.shots(client, train)
     began = process_time()
-    bank = fitted(logits, train.labels, classes)
+    bank = fitted(logits, train, len(names))
     took = process_time() - began
-    test_logits = asker.ask(client, test, purpose="test")
-    scale = np.float32(feature_box.SCALE)
-    features = fitted(scale * table.images[train.rows], train.labels, classes)
+    adapter = asker.adapter(client, bank, names)
+    images = asker.images(client, test, name="test")
+    _, scores = adapter.logits(client, images, purpose="test", step="test")
+    features = np.float32(feature_box.SCALE) * table.images
+    head = readout_of(fitted(features[train.rows], train, len(names)))
     return {
         "dataset": dataset,
         "shots": shots,
-        "bank": accuracy(bank, test_logits, test.labels),
-        "features": accuracy(features, scale * table.images[test.rows], test.labels),
+        "bank": accuracy(scores, test.labels),
+        "features": accuracy(head(features[test.rows][None], None), test.labels),
         **client.purchases.total.model_dump(),
         "cpu_s": took,
         "kept": ", ".join(f"{one.family} {one.power:g} {one.strength:g}" for one in bank.kept),

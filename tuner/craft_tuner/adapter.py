@@ -154,9 +154,7 @@ class Adapter:
 
     @property
     def _readout(self) -> Readout:
-        return Readout(
-            self.head, self.centre, self.card.relu, self.card.residual, self.reach
-        )
+        return Readout(self.head, self.centre, self.card.relu, self.card.residual, self.reach)
 
     @cached_property
     def _columns(self) -> slice | list[int] | None:
