@@ -76,6 +76,16 @@ bench: install  ## all measurements on this machine, about ten minutes; figures 
 	$(BIN)/python benchmarks/text.py --growth --json bench/growth.json
 	$(BIN)/python benchmarks/text.py --json bench/text.json
 
+.PHONY: yardstick
+yardstick: install  ## CraFT over HTTP against CoOp by gradients on the same model and shots, ten minutes
+	mkdir -p bench
+	$(BIN)/python benchmarks/yardstick.py --json bench/yardstick.json
+
+.PHONY: imagenet-shape
+imagenet-shape: install  ## a fit and a prediction of 1,000 classes and 82,000 images: the tuner within 2 GB
+	mkdir -p bench
+	$(BIN)/python benchmarks/imagenet_shape.py --json bench/imagenet-shape.json
+
 .PHONY: soak
 soak: install  ## mixed clients against a real server for MINUTES: no failure, no drift, exact books
 	mkdir -p bench

@@ -132,8 +132,9 @@ def study(fitter: Fitter, stand: Stand, folder: Path, *, shots: int, seeds: list
 
 def main() -> None:
     """Run and print a table in Markdown."""
-    defaults = {"method": "auto", "data": "../shared/data", "shots": [1, 4, 16]}
-    options = options_of(__doc__, **defaults, seeds=[1, 2, 3])
+    options = options_of(
+        __doc__, method="auto", data="../shared/data", shots=[1, 4, 16], seeds=[1, 2, 3]
+    )
     about, rows = describe(), list[Row]()
     print_heading(f"Domain shift: {options.method}, seeds {options.seeds}", about)
     for stand in stands(Path(options.data)):

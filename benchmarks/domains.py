@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from glyphs import CHARACTERS, DIGITS, HELD_OUT_FONTS, load_bank
-from pictures import Painter
 from PIL import Image, ImageFilter
 
 from craft_tuner.data.digits import CLASS_NAMES, load_digits
 from craft_tuner.data.pictures import decode
+from glyphs import CHARACTERS, DIGITS, HELD_OUT_FONTS, load_bank
+from pictures import Painter
 
 Pictures = Mapping[str, Sequence[Image.Image]]
 """By class name."""

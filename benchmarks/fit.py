@@ -94,7 +94,9 @@ def scene_of(model: str, *, seed: int, generations: int, folder: Path) -> Scene:
             seed_of = 2 * number + (split == "test")
             (place / "0.png").write_bytes(noise_png(seed_of, side=224))
     settings = {"model": model, "pretrained": str(random_checkpoint(folder))}
-    return Scene(build({"shots": 1, "views": 1, **fields}), str(folder / "data"), settings)
+    return Scene(
+        build({"method": "craft", "shots": 1, "views": 1, **fields}), str(folder / "data"), settings
+    )
 
 
 def carry_out(client: Client | LocalBox, scene: Scene, folder: Path) -> Outcome:

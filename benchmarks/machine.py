@@ -4,10 +4,12 @@ Knows no model and no server: each script owns what it measures.
 """
 
 import argparse
+import gc
 import json
 import os
 import platform
 import statistics
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -108,6 +110,46 @@ def peak_mb(pid: int) -> float:
 def resident_mb(pid: int) -> float:
     """Resident memory of a process now, in MB (VmRSS)."""
     return _status_mb(pid, "VmRSS")
+
+
+def measured(command: Sequence[object], log: Path, **environment: str) -> tuple[float, float]:
+    """Run a program to its end: wall time in seconds, peak resident memory in MB (ru_maxrss).
+
+    The kernel counts from the fork on, so the caller has to be smaller than what it measures.
+
+    Raises:
+        SystemExit: it failed; the end of its output is shown.
+    """
+    began = time.perf_counter()
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            list(map(str, command)),
+            env=os.environ | environment,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+        )
+        _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        said = log.read_text(errors="replace")[-2000:]
+        raise SystemExit(f"{command[:2]} ended with {process.returncode}:\n{said}")
+    return time.perf_counter() - began, usage.ru_maxrss * 1024 / 1e6
+
+
+def own_peak_mb() -> float:
+    """Peak resident memory of this process since its start, or since `reset_own_peak`, in MB."""
+    return peak_mb(os.getpid())
+
+
+def own_resident_mb() -> float:
+    """Resident memory of this process now, in MB."""
+    return resident_mb(os.getpid())
+
+
+def reset_own_peak() -> None:
+    """Let the peak begin anew at what is resident now (Linux: clear_refs 5)."""
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")
 
 
 def _status_mb(pid: int, name: str) -> float:

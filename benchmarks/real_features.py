@@ -7,22 +7,24 @@ real key and meter (feature_box.py). The tuner asks one prompt, "a {}", with nam
 instead of the task's class names, which the table of texts mostly lacks: the bank of `craft_plus`
 without its class names, so without zero-shot. `heads.choose` makes a head of the logits, an
 `Adapter` asks about the test images with it, and the same head is made of the raw features, which
-no client has. Test labels are read when both are fitted. The data is not part of this project; without it the script says so and ends.
+no client has. Test labels are read when both are fitted. The data is not part of this project;
+without it the script says so and ends.
 """
 
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from time import process_time
+from typing import cast
 
 import feature_box
 import numpy as np
 from feature_box import DATASETS, SHOTS, Part, Table, picture_of
 from machine import Row, describe, options_of, print_heading, print_table, write_json
-from servers import serving
+from servers import running
 
-from craft_tuner.account import choose_model
 from craft_tuner import adapter as adapters
+from craft_tuner.account import choose_model
 from craft_tuner.adapter import Adapter
 from craft_tuner.blackbox import FloatArray, Images, IntArray, Texts
 from craft_tuner.client import Client
@@ -161,12 +163,11 @@ def main() -> None:
     about = describe()
     print_heading(f"Real CLIP features, {options.anchors} names in one prompt", about)
     program = (feature_box.PYTHON, feature_box.__file__, options.data)
-    with tempfile.TemporaryDirectory() as folder:
-        with serving(Path(folder), program=program) as server:
-            with Transport(Connection(server.url, server.mint())) as transport:
-                asker = Asker(transport, anchors_of(table, options.anchors))
-                rows = [study(asker, table, name, k) for name in DATASETS for k in options.shots]
-            ledger = sum(total["queries"] for total in server.totals())
+    with tempfile.TemporaryDirectory() as folder, running(program, Path(folder)) as server:
+        with Transport(Connection(server.url, server.mint())) as transport:
+            asker = Asker(transport, anchors_of(table, options.anchors))
+            rows = [study(asker, table, name, k) for name in DATASETS for k in options.shots]
+        ledger = sum(total["queries"] for total in server.totals())
     print_table(rows, COLUMNS)
     bought = sum(row["queries"] for row in rows)
     print(f"queries: {bought} believed by the tuner, {ledger} in the server's ledger")

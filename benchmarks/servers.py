@@ -87,10 +87,15 @@ class Server:
 
 
 @contextmanager
-def serving(
-    folder: Path, *, program: Sequence[str | Path] = (PROGRAM, "serve"), **settings: object
-) -> Iterator[Server]:
+def serving(folder: Path, **settings: object) -> Iterator[Server]:
     """A server with `CRAFT_SERVER_<NAME>` settings, ready, and stopped at the end."""
+    with running((PROGRAM, "serve"), folder, **settings) as server:
+        yield server
+
+
+@contextmanager
+def running(program: Sequence[str | Path], folder: Path, /, **settings: object) -> Iterator[Server]:
+    """The same with another program that serves."""
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
     values = {"data_dir": folder, "host": HOST, "port": port} | settings

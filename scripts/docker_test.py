@@ -1,7 +1,7 @@
 """The images and docker-compose.yml, from nothing to exact books, on a real engine.
 
     python scripts/docker_test.py [--keep] [--compose COMMAND] [--rounds 22]
-                                  [--prepare-minutes 13] [--test-minutes 13]
+                                  [--prepare-minutes 20] [--test-minutes 25]
 
 Installs and starts an engine if none runs (as root on Debian), builds both images, scans them, and
 runs what docs/docker.md promises: a server that is ready, a demo fit by the tuner's container and
@@ -49,8 +49,8 @@ def main() -> None:
     parser.add_argument("--keep", action="store_true", help="keep images, containers and volumes")
     parser.add_argument("--compose", nargs="+", help="the Compose to test")
     parser.add_argument("--rounds", type=int, default=22, help="of the fault campaign")
-    parser.add_argument("--prepare-minutes", type=float, default=13, help="for engine and images")
-    parser.add_argument("--test-minutes", type=float, default=13, help="for what follows")
+    parser.add_argument("--prepare-minutes", type=float, default=20, help="for engine and images")
+    parser.add_argument("--test-minutes", type=float, default=25, help="for what follows")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, _stopped)
     try:

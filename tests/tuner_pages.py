@@ -37,7 +37,9 @@ def a_run(
 ):
     """A run of CraFT whose three ways are right as often as `rights` says; None: not asked."""
     path.mkdir(parents=True)
-    config = FitConfig(seed=seed, shots=4, **settings).model_dump(mode="json")
+    config = FitConfig(**{"method": "craft", "seed": seed, "shots": 4, **settings}).model_dump(
+        mode="json"
+    )
     setup = {"server": "http://127.0.0.1:1", "model": "smooth::fake", "data": data}
     write(path / "config.json", {"run_id": "r" * 32, "config": config, "setup": setup})
     phases = [{"purpose": "fitness", "what": "all", "cost": COUNTERS}]

@@ -166,6 +166,7 @@ def official_run(
 
 
 COMMON = {
+    "method": "craft",
     "shots": 4,
     "views": 2,
     "intrinsic_dim": 24,

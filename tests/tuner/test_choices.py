@@ -13,8 +13,8 @@ def test_the_preset_and_who_overrode_it_are_told() -> None:
     config = build(*(layer for _, layer in layers))
     preset, overridden = choices.sentences(config, choices.origins(layers))
     assert preset == (
-        "preset dtd: projection normal, std 1.0, sigma 0.02, bound 5.0, kl_weight 0.001, "
-        "kl_fraction 1, batch_size 256"
+        "preset dtd: method craft, projection normal, std 1.0, sigma 0.02, bound 5.0, "
+        "kl_weight 0.001, kl_fraction 1, batch_size 256"
     )
     assert overridden == (
         "overridden: sigma 0.5 instead of 0.02 (by flag), bound none instead of 5.0 (by flag), "
@@ -24,10 +24,12 @@ def test_the_preset_and_who_overrode_it_are_told() -> None:
 
 def test_without_a_preset_and_without_knowing_who_it_is_told_as_well() -> None:
     assert choices.sentences(build({"shots": 4})) == [
-        "no preset: the paper's settings for caltech101 and four more of its datasets",
+        "no preset: method auto; other methods have the paper's settings for caltech101",
         "overridden: shots 4 instead of 16",
     ]
-    assert build({"preset": "caltech101"}) == build().model_copy(update={"preset": "caltech101"})
+    assert build({"preset": "caltech101"}) == build({"method": "craft"}).model_copy(
+        update={"preset": "caltech101"}
+    )
     assert choices.sentences(build())[1] == "overridden: nothing"
 
 

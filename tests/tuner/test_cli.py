@@ -21,7 +21,17 @@ from tuner_commands import build_zoo, typing_to
 from tuner_server import KEY, FakeServer, refuses
 
 SMALL = ("--shots", "2", "--population", "4", "--views", "2", "--intrinsic-dim", "8")
-FIT = (*SMALL, "--sigma", "0.5", "--budget", "30", "--validation-folds", "2")
+FIT = (
+    *SMALL,
+    "--set",
+    "method=craft",
+    "--sigma",
+    "0.5",
+    "--budget",
+    "30",
+    "--validation-folds",
+    "2",
+)
 
 
 @pytest.fixture
@@ -107,7 +117,7 @@ def test_a_fit_asks_about_test_images_at_the_very_end(world):
 def test_a_dry_run_says_what_it_would_spend_and_move_and_does_neither(tuner, zoo, server):
     code, out, error = tuner("fit", "--data", zoo, "--dry-run", *FIT)
     assert (code, out) == (0, "")
-    assert error.startswith("no preset: the paper's settings for caltech101")
+    assert error.startswith("no preset: method auto; other methods have the paper's settings")
     assert "views 2 instead of 8 (by flag)" in error
     assert "\nphase" in error
     for line in ("to send: ", "to receive: logits of ", "a round trip takes "):
@@ -330,7 +340,7 @@ def test_settings_come_from_a_file_and_flags_win(tuner, zoo, tmp_path):
         (("--data", "zoo", "--key", "craft_wrong", *SMALL), 4, "give a valid key with --key"),
         (("--data", "zoo", "--server", "zoo.test", *SMALL), 2, "needed: a URL such as http://"),
         (("--data", "zoo", *SMALL, "--budget", "20000"), 5, "is more than the key has left"),
-        (("--data", "zoo", *SMALL, "--budget", "3"), 5, "raise --budget to at least"),
+        (("--data", "zoo", *FIT, "--budget", "3"), 5, "raise --budget to at least"),
         (("--data", "zoo", *SMALL, "--class-names", "none.txt"), 2, "none.txt: No such file"),
         (("--resume", "zoo"), 7, "holds no run"),
         (("--resume", "zoo", "--seed", "2", "--data", "zoo"), 2, "leave out: seed, data"),

@@ -10,7 +10,7 @@ from craft_tuner import cli, commands
 from tuner_server import KEY, FakeServer, listening
 
 FIT = ("--shots", "2", "--population", "4", "--views", "2", "--intrinsic-dim", "8")
-FIT = (*FIT, "--sigma", "0.5", "--budget", "30", "--validation-folds", "2")
+FIT = (*FIT, "--set", "method=craft", "--sigma", "0.5", "--budget", "30", "--validation-folds", "2")
 
 
 @pytest.fixture

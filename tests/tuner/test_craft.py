@@ -21,6 +21,7 @@ from tuner_fakes import SmoothBox, a_task
 from tuner_runs import TEST, Fit, fit
 
 SMALL = {
+    "method": "craft",
     "intrinsic_dim": 12,
     "population": 6,
     "head_hidden": 8,

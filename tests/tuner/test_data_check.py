@@ -178,7 +178,7 @@ def test_a_fit_of_the_papers_shape_needs_what_its_plan_says():
         for index in range(16)
     )
     dataset = Dataset(tuple("abcdefghij"), items[:160], items[160:])
-    needs = estimating.estimate(configure({"seed": 2, "views": 3}), dataset)
+    needs = estimating.estimate(configure({"method": "craft", "seed": 2, "views": 3}), dataset)
     assert needs.plan.total.queries == 195 * 41 + 2
     assert needs.traffic.pictures == 160 + 160 * 4
     assert needs.traffic.logit_bytes > needs.plan.total.logit_vectors * 10 * 4
@@ -230,7 +230,7 @@ def test_more_shots_than_there_are_is_why_a_fit_would_be_refused(zoo):
 
 
 def test_a_budget_that_covers_nothing_is_why_a_fit_would_be_refused(zoo):
-    assert "raise --budget to at least" in peek(zoo, budget=3).text()
+    assert "raise --budget to at least" in peek(zoo, method="craft", budget=3).text()
 
 
 def test_problems_come_before_plans(zoo):

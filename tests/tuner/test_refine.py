@@ -169,3 +169,10 @@ def test_symmetric_kl_is_the_sum_of_both_directions_and_0_for_equals() -> None:
     (p, q, _), _ = some_logits()
     assert symmetric_kl(p, p) == pytest.approx(0, abs=1e-6)
     assert symmetric_kl(p, q) == pytest.approx((kl(p, q) + kl(q, p)).mean(), rel=1e-5)
+
+
+def test_symmetric_kl_of_chunks_is_that_of_all_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    p, q = (8 * np.random.default_rng(seed).standard_normal((7, 3), np.float32) for seed in (1, 2))
+    whole = symmetric_kl(p, q)
+    monkeypatch.setattr(refine, "_CHUNK_VALUES", 2 * 3)
+    assert symmetric_kl(p, q) == pytest.approx(whole, rel=1e-6)

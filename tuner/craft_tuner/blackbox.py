@@ -5,7 +5,7 @@ and get arrays. Whoever implements the port pays each question once, also when i
 after a crash: the same `step` with the same content is the same purchase.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -13,6 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from craft_shared.messages import Budgets, ModelCard
+
+LOGITS_AT_ONCE = 2**26
+"""Logits that are asked for at once where fewer prompts at a time allow it: 256 MB."""
 
 FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
@@ -90,3 +93,28 @@ class BlackBox(Protocol):
     ) -> FloatArray:
         """The same for P text templates, each with one `{}` for the class name."""
         ...
+
+
+def score_in_parts(
+    box: BlackBox,
+    texts: Texts,
+    offsets: FloatArray,
+    images: Images,
+    *,
+    purpose: Purpose,
+    step: str,
+) -> Iterator[FloatArray]:
+    """What `BlackBox.score` gives, some prompts after the other, for who needs them once.
+
+    At ImageNet's shape (P = 40, N = 16,000, K = 1,000) all logits of a generation are 2.56 GB.
+
+    Yields:
+        Logits float32 (p, N, K): of all P prompts where they are few enough, as one question, so
+        that its step is `step`; else of the next prompts, at most `LOGITS_AT_ONCE` numbers or one
+        prompt. Whoever lets go of them before the next ones has no more in memory.
+    """
+    size = max(1, LOGITS_AT_ONCE // (images.count * len(texts.class_names)))
+    for start in range(0, len(offsets), size):
+        name = step if size >= len(offsets) else f"{step}/{start}"
+        part = offsets[start : start + size]
+        yield box.score(texts, part, images, purpose=purpose, step=name)

@@ -31,7 +31,7 @@ def sentences(config: FitConfig, who: Origins | None = None) -> list[str]:
 
 def _preset(config: FitConfig) -> str:
     if config.preset is None:
-        return "no preset: the paper's settings for caltech101 and four more of its datasets"
+        return "no preset: method auto; other methods have the paper's settings for caltech101"
     settings = official.load_preset(config.preset)
     values = [f"{name} {said(value)}" for name, value in settings.items() if name != "preset"]
     return f"preset {config.preset}: {', '.join(values)}"

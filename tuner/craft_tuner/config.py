@@ -61,7 +61,9 @@ class FitConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     preset: str | None = Field(None, description="name of the preset these settings started from")
-    method: MethodName = Field("craft", description="how to adapt")
+    method: MethodName = Field(
+        "auto", description="how to adapt; a preset of the paper means craft unless it is said"
+    )
     shots: int = Field(16, ge=1, le=10_000, description="training images per class")
     seed: int = Field(1, le=MAX_SEED, description="seed of shots, projection, search and head")
     paper_exact: bool = Field(

@@ -6,6 +6,7 @@ below is the body of its loop (196-223); line numbers stand beside each step, de
 their record in docs/decisions.
 """
 
+import itertools
 import math
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 from craft_shared.messages import Budgets, PromptKind
 from craft_shared.tensors import Tensors
 from craft_tuner.adapter import Adapter, describe
-from craft_tuner.blackbox import BlackBox, FloatArray, Task
+from craft_tuner.blackbox import BlackBox, FloatArray, Task, score_in_parts
 from craft_tuner.budget import Plan, Workload, plan_generations
 from craft_tuner.config import FitConfig
 from craft_tuner.errors import FitDiverged
@@ -65,14 +66,16 @@ class Collaboration:
     def generation(self, number: int) -> Bought:
         """One generation of the collaborative algorithm; P + 1 queries in two calls."""
         z = self.search.ask()  # 198
-        logits = self.box.score(  # 202; one call for all of P (132, 151)
+        parts = score_in_parts(  # 202; all of P together (132, 151), if memory allows
+            self.box,
             self.task.texts,
             project(self.a, z, n_ctx=self.config.n_ctx),
             self.shots,
             purpose="fitness",
             step=f"fitness/{number}",
         )
-        fitness = tuple(self.head.fitness(logits, self.task.labels).tolist())  # 153-154, 203
+        values = map(self._fitness, parts)
+        fitness = tuple(itertools.chain.from_iterable(values))  # 203
         self.search.tell(fitness)  # 204
         view = self.task.views[(number - 1) % self.config.views]  # 210, decision 0002
         head_logits = self.box.score(  # 214-216, decision 0003
@@ -109,6 +112,11 @@ class Collaboration:
         )
         started = self.search.generation > 0
         return Adapter(card, self.offsets[None], self.head.layers()) if started else Adapter(card)
+
+    def _fitness(self, logits: FloatArray) -> list[float]:
+        """Of each prompt, from logits (p, N, K) (153-154)."""
+        fitness: list[float] = self.head.fitness(logits, self.task.labels).tolist()
+        return fitness
 
     def _kl_weight(self, number: int) -> float:
         """W while the evaluations so far are at most budget // n (207, 220), then 0."""

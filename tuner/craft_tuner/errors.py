@@ -3,8 +3,8 @@
     CraftTunerError        1   root; never raised itself
     ├── UsageError         2   a flag, a config file or an adapter file is not usable
     │   └── DataError      2   the images or their labels are not usable
-    │       ├── PictureError   one image is not usable; the others may be
-    │       └── InputError     what was given to the Python interface; a ValueError as well
+    │       ├── PictureError 2 one image is not usable; the others may be
+    │       └── InputError   2 what was given to the Python interface; a ValueError as well
     ├── ServerUnreachable  3   no answer, or not from a craft-server
     │   └── NoAnswer       3   a call did not get through, however often it was sent
     ├── AccessDenied       4   the key is missing, wrong, expired or lacks a right

@@ -85,8 +85,10 @@ def evaluate(  # noqa: PLR0913 - what is asked, of whom, and what counts as an a
         return score(told, labels, classes=len(adapter.card.class_names))
 
     if zero_shot:
-        plain = untaught(adapter).logits(box, images, purpose="zero-shot", step="zero-shot")[1]
-        before = measured("zero_shot", plain)
+        plain = untaught(adapter)
+        zero = plain.logits(box, images, purpose="zero-shot", step="zero-shot")[1]
+        before = measured("zero_shot", zero)
+        del zero  # as large as what comes next
     if adapted:
         raw, final = adapter.logits(box, images, purpose="test", step="test")
         if raw is not None:

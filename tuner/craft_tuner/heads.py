@@ -39,8 +39,9 @@ SPACES = ((0.0, 1e-4), (0.5, 1e-5), (1.0, 1e-4), (1.0, 1e-5), (1.0, 3e-6))
 """(power, floor); float32 logits carry directions down to about 3e-6 of the largest."""
 SHRINKAGE = (0.01, 0.1, 0.3, 0.6, 0.9)
 RIDGE = (1e-3, 1e-2, 1e-1)
-PRIOR_SPACE, PRIOR_RIDGE = (0.5, 1e-5), 1e-1
-"""Of the head where there is nothing to hold out (one shot): safe on all sets tried."""
+PRIOR_SPACE = (0.5, 1e-5)
+PRIOR_RIDGE, PRIOR_RIDGE_ALONE = 0.3, 1e-2
+"""Of the head where there is nothing to hold out (one shot), beside zero-shot and without it."""
 
 KEPT = 5
 """How many of the best candidates are averaged; linear heads average to a linear head."""
@@ -128,7 +129,8 @@ def choose(shots: Shots, *, seed: int) -> Choice:
         fewest = int(np.bincount(shots.labels, minlength=shots.classes).min())
         if fewest < 2:
             # Half way from what few shots say of zero-shot's temperature to its own, which is 1.
-            spec = Spec("logistic", *PRIOR_SPACE, PRIOR_RIDGE, temper**0.5)
+            ridge = PRIOR_RIDGE_ALONE if shots.own is None else PRIOR_RIDGE
+            spec = Spec("logistic", *PRIOR_SPACE, ridge, temper**0.5)
             return Choice(_average(shots, (spec,), (1.0,)), (spec,))
         held = _held_out(shots, _candidates(shots, temper), folds=min(FOLDS, fewest), seed=seed)
         return _decide(shots, held)

@@ -90,7 +90,7 @@ def preset_of(title: str) -> str | None:
 
 
 def load_preset(name: str) -> dict[str, Any]:
-    """Settings of one preset; the key `preset` holds its name.
+    """Settings of one preset, for the paper's method; the key `preset` holds its name.
 
     Raises:
         UsageError: no preset has this name.
@@ -103,4 +103,4 @@ def load_preset(name: str) -> dict[str, Any]:
     if name not in preset_names():
         raise UsageError(f"preset {name!r} does not exist; there are: {', '.join(preset_names())}")
     file = resources.files("craft_tuner").joinpath("presets", f"{name}.toml")
-    return {"preset": name, **tomllib.loads(file.read_text(encoding="utf-8"))}
+    return {"preset": name, "method": "craft", **tomllib.loads(file.read_text(encoding="utf-8"))}

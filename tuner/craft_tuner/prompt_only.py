@@ -4,6 +4,7 @@ Owns the step from points to offsets, questions, cross-entropy and metrics. Must
 search moves or how a point becomes a prompt.
 """
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from craft_shared.tensors import Tensors
 from craft_tuner.adapter import Adapter, describe
-from craft_tuner.blackbox import BlackBox, FloatArray, IntArray, Task
+from craft_tuner.blackbox import BlackBox, FloatArray, IntArray, Task, score_in_parts
 from craft_tuner.config import FitConfig
 from craft_tuner.generations import Bought
 from craft_tuner.search import Search, Vector
@@ -36,16 +37,17 @@ class PromptSearch:
         """One generation; P queries in one call."""
         points = self.search.ask()
         augmented = self.config.fitness_view == "augmented"
-        logits = self.box.score(
+        parts = score_in_parts(
+            self.box,
             self.task.texts,
             self.offsets_of(points),
             self.task.views[0] if augmented else self.task.shots,
             purpose="fitness",
             step=f"fitness/{number}",
         )
-        fitness = tuple(cross_entropy(logits, self.task.labels).tolist())
+        judged = list(itertools.chain.from_iterable(map(self._judged, parts)))
+        fitness = tuple(value for value, _ in judged)
         self.search.tell(fitness)
-        best = logits[int(np.argmin(fitness))]
         metrics = {
             **self.search.metrics,
             "fitness_best": min(fitness),
@@ -53,9 +55,15 @@ class PromptSearch:
             "fitness_lowest": self.search.best,
             "offset_rms": float(np.sqrt(np.mean(self.offsets**2))),
             **self.constants,
-            "prompt_accuracy": float((best.argmax(axis=1) == self.task.labels).mean()),
+            "prompt_accuracy": judged[int(np.argmin(fitness))][1],
         }
         return Bought(points, fitness, metrics)
+
+    def _judged(self, logits: FloatArray) -> list[tuple[float, float]]:
+        """Fitness and accuracy of each prompt, from logits (p, N, K)."""
+        fitness = cross_entropy(logits, self.task.labels)
+        accuracy = (logits.argmax(axis=2) == self.task.labels).mean(axis=1)
+        return list(zip(fitness.tolist(), accuracy.tolist(), strict=True))
 
     @property
     def offsets(self) -> FloatArray:

@@ -7,8 +7,9 @@ files or how a head is trained.
 
 x is an image's row of P * K' logits, prompt after prompt; base, of K, is the mean over the prompts
 of the logits of the classes themselves (K' may count other names as well); net is the layers, with
-ReLU between them or without. A `Reach` mixes the scores with zero-shot for images unlike the shots. CraFT is one prompt, K' = K, residual 1 (main_craft.py:230); a linear
-classifier on a bank of logits is one layer, residual 0.
+ReLU between them or without. CraFT is one prompt, K' = K, residual 1 (main_craft.py:230); a linear
+classifier on a bank of logits is one layer, residual 0, and a `Reach` mixes its scores with
+zero-shot's for images unlike the shots.
 """
 
 from dataclasses import dataclass
@@ -22,6 +23,9 @@ from craft_tuner.errors import UsageError
 
 CENTRE = "head.centre"
 REACH = ("head.reach", "head.reach_centre", "head.reach_scale")
+
+_CHUNK_VALUES = 4 * 1024 * 1024
+"""Float32 numbers that one chunk of rows may take per layer: 16 MiB."""
 
 
 class Layer(NamedTuple):
@@ -69,9 +73,22 @@ class Readout:
     """None: the head is followed everywhere."""
 
     def __call__(self, logits: FloatArray, base: FloatArray | None) -> FloatArray:
-        """Scores float32 (N, K) of logits (P, N, K') and their base (N, K), None where none is."""
+        """Scores float32 (N, K) of logits (P, N, K') and their base (N, K), None where none is.
+
+        Rows are worked off in chunks, so that memory beside both ends does not grow with N.
+        """
         if not self.layers and base is not None:
             return base if self.residual == 1 else np.float32(self.residual) * base
+        prompts, images, names = logits.shape
+        size = max(1, _CHUNK_VALUES // max(prompts * names, *(len(b) for _, b in self.layers), 1))
+        classes = len(self.layers[-1].bias) if self.layers else prompts * names
+        scores = np.empty((images, classes), np.float32)
+        for start in range(0, images, size):
+            rows = slice(start, start + size)
+            scores[rows] = self._scores(logits[:, rows], None if base is None else base[rows])
+        return scores
+
+    def _scores(self, logits: FloatArray, base: FloatArray | None) -> FloatArray:
         x = np.concatenate(list(logits), axis=-1)
         net = self._net(x)
         if self.reach is not None:

@@ -228,8 +228,11 @@ class Head:
 @_one_thread
 def symmetric_kl(raw: FloatArray, refined: FloatArray) -> float:
     """KL(p || q) + KL(q || p) of raw and refined predictions, mean over images, in nats."""
-    p, q = torch.tensor(raw, dtype=torch.float32), torch.tensor(refined, dtype=torch.float32)
-    return float((_kl(p, q) + _kl(q, p)).mean())
+    found = []
+    for part in _chunks(len(raw), width=raw.shape[1]):
+        p, q = (torch.tensor(rows[part], dtype=torch.float32) for rows in (raw, refined))
+        found.append(_kl(p, q) + _kl(q, p))
+    return float(torch.cat(found).mean())
 
 
 def _kl(logits: Tensor, target_logits: Tensor) -> Tensor:

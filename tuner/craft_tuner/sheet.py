@@ -41,7 +41,8 @@ def rows(answer: Answer, class_names: Sequence[str], *, top: int = 1) -> list[Ro
     """One row per picture of an answer, with `top` classes, or all if there are fewer."""
     return [
         Row(picture.name, _ranked(chances, class_names, top))
-        for picture, chances in zip(answer.pictures, softmax(answer.logits), strict=True)
+        for picture, row in zip(answer.pictures, answer.logits, strict=True)
+        for chances in softmax(row[None])
     ]
 
 

@@ -8,10 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from craft_shared.messages import CardLimits
+from craft_tuner.blackbox import LOGITS_AT_ONCE
 from craft_tuner.errors import UsageError
-
-LOGITS_PER_REPLY = 2**26
-"""Logits that are asked for in one request where fewer prompts at a time allow it: 256 MB."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,7 @@ def cut(
             limits.prompts,
             limits.texts // classes,
             limits.logits // (images.count * classes),
-            max(1, LOGITS_PER_REPLY // (images.count * classes)),
+            max(1, LOGITS_AT_ONCE // (images.count * classes)),
             (limits.body_bytes - size.fixed) // size.per_prompt,
         )
         if count < 1:

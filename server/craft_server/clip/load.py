@@ -52,12 +52,12 @@ def load_clip(settings: Settings, limits: CardLimits) -> ClipBlackBox:
     device = pick_device(settings.device)
     threads = settings.threads or torch.get_num_threads()
     stay_small()
-    source = _source(settings)
-    tokenizer = _tokenizer(source.name)
-    model = _create(source, "float32", torch.device("cpu"))
-    digest = _digest(model)
+    source = find_source(settings)
+    tokenizer = load_tokenizer(source.name)
+    model = create_model(source, "float32", torch.device("cpu"))
+    digest = digest_of(model)
     if settings.precision != "float32":  # open_clip builds other norm layers for half precision
-        model = _create(source, settings.precision, device)
+        model = create_model(source, settings.precision, device)
     model = model.to(device)
     tower = getattr(model, "text", model)
     cut = can_be_cut(tower)
@@ -106,7 +106,12 @@ def pick_device(name: str) -> torch.device:
     return torch.device(wanted)
 
 
-def _source(settings: Settings) -> Source:
+def find_source(settings: Settings) -> Source:
+    """The model that the settings name, registered with open_clip.
+
+    Raises:
+        ModelError: no such model, or no checkpoint named for it.
+    """
     name, pretrained = settings.model, settings.pretrained
     if name == EMBEDDED:
         config = importlib.resources.files("craft_server") / "embedded" / "embedded.json"
@@ -131,7 +136,12 @@ def _source(settings: Settings) -> Source:
     return Source(name, pretrained, f"{name}::{label}", quick_gelu)
 
 
-def _create(source: Source, precision: str, device: torch.device) -> Any:
+def create_model(source: Source, precision: str, device: torch.device) -> Any:
+    """The open_clip model itself with its weights, in eval mode and without gradients.
+
+    Raises:
+        ModelError: the checkpoint is missing or does not fit.
+    """
     logging.disable(logging.CRITICAL)  # open_clip logs tracebacks of what we explain below
     try:
         model = open_clip.create_model(
@@ -178,7 +188,12 @@ def _embedded_weights() -> dict[str, Tensor]:
     return {"token_embedding.weight": table, **{k: v.float() for k, v in stored.items()}}
 
 
-def _tokenizer(name: str) -> Any:
+def load_tokenizer(name: str) -> Any:
+    """CLIP's tokenizer of an open_clip model.
+
+    Raises:
+        ModelError: the model needs another one.
+    """
     try:
         tokenizer = open_clip.get_tokenizer(name)
     except ImportError as error:
@@ -188,7 +203,7 @@ def _tokenizer(name: str) -> Any:
     return tokenizer
 
 
-def _digest(model: Any) -> str:
+def digest_of(model: Any) -> str:
     """SHA-256 over every tensor of a float32 model and the one choice no tensor shows."""
     quick = any(isinstance(module, QuickGELU) for module in model.modules())
     digest = hashlib.sha256(b"quick_gelu" if quick else b"gelu")

@@ -57,8 +57,16 @@ class View:
         Raises:
             DataError: the picture cannot be read or decoded.
         """
+        return encode_png(self.image())
+
+    def image(self) -> Image.Image:
+        """The view's pixels.
+
+        Raises:
+            DataError: the picture cannot be read or decoded.
+        """
         rng = np.random.default_rng((self.augmentation.seed, self.view, self.index))
-        return encode_png(augment(decode(self.picture), self.augmentation, rng=rng))
+        return augment(decode(self.picture), self.augmentation, rng=rng)
 
 
 def views_of(pictures: Sequence[Picture], augmentation: Augmentation, *, view: int) -> list[View]:
