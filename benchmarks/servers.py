@@ -89,13 +89,20 @@ class Server:
 @contextmanager
 def serving(folder: Path, **settings: object) -> Iterator[Server]:
     """A server with `CRAFT_SERVER_<NAME>` settings, ready, and stopped at the end."""
+    with running((PROGRAM, "serve"), folder, **settings) as server:
+        yield server
+
+
+@contextmanager
+def running(program: Sequence[str | Path], folder: Path, /, **settings: object) -> Iterator[Server]:
+    """The same with another program that serves."""
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
     values = {"data_dir": folder, "host": HOST, "port": port} | settings
     environment = {k: v for k, v in os.environ.items() if not k.startswith("CRAFT_SERVER_")}
     environment |= {f"CRAFT_SERVER_{name.upper()}": str(value) for name, value in values.items()}
     with (folder / "server.log").open("ab") as log:
-        process = subprocess.Popen([PROGRAM, "serve"], env=environment, stdout=log, stderr=log)
+        process = subprocess.Popen(program, env=environment, stdout=log, stderr=log)
     server = Server(folder, port, process, environment)
     try:
         _wait_until_ready(server)

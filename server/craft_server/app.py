@@ -152,7 +152,11 @@ def make_tracer(settings: Settings) -> Tracer:
 def serve(settings: Settings) -> None:
     """Load the model, then serve until SIGTERM or SIGINT; running work is finished first."""
     logs.configure(settings.log_format, settings.log_level)
-    blackbox = load_blackbox(settings)
+    run(settings, load_blackbox(settings))
+
+
+def run(settings: Settings, blackbox: BlackBox) -> None:
+    """Serve a black box on the settings' address."""
     _LOG.info("serving %s (%s)", blackbox.card.id, blackbox.card.text_path)
     uvicorn.run(
         create_app(settings, blackbox),

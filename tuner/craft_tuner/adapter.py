@@ -26,7 +26,7 @@ from craft_shared.errors import CraftProtocolError
 from craft_shared.messages import ModelCard
 from craft_tuner.blackbox import BlackBox, FloatArray, Images, IntArray, Purpose, Texts
 from craft_tuner.errors import UsageError, WrongModel
-from craft_tuner.readout import Layer, Readout
+from craft_tuner.readout import Layer, Reach, Readout
 
 __all__ = ["CARD_FILE", "FORMAT", "TENSORS_FILE", "Adapter", "AdapterCard", "Layer", "describe"]
 
@@ -74,6 +74,8 @@ class Adapter:
     """Layers, P * K' -> ... -> K; none: the identity."""
     centre: FloatArray | None = None
     """Float32 (P * K',), subtracted from logits before the first layer; None: 0."""
+    reach: Reach | None = None
+    """How far from the shots the head is followed; None: everywhere."""
 
     @classmethod
     def identity(
@@ -152,7 +154,7 @@ class Adapter:
 
     @property
     def _readout(self) -> Readout:
-        return Readout(self.head, self.centre, self.card.relu, self.card.residual)
+        return Readout(self.head, self.centre, self.card.relu, self.card.residual, self.reach)
 
     @cached_property
     def _columns(self) -> slice | list[int] | None:
@@ -218,7 +220,7 @@ class Adapter:
             ),
             source=source,
         )
-        return replace(empty, head=readout.layers, centre=readout.centre)
+        return replace(empty, head=readout.layers, centre=readout.centre, reach=readout.reach)
 
     @classmethod
     def load(cls, path: Path) -> Self:

@@ -20,7 +20,7 @@ Both may stand on the zero-shot logits zs times r, so that the head starts as ze
 from it as far as the shots say. Zero-shot itself is a candidate: the gate.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -29,7 +29,8 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from craft_tuner.blackbox import FloatArray, IntArray
-from craft_tuner.readout import Layer, Readout
+from craft_tuner.leverage import reach_of
+from craft_tuner.readout import Layer, Reach, Readout
 from craft_tuner.threads import one_blas_thread
 
 Matrix = NDArray[np.float64]
@@ -38,12 +39,16 @@ SPACES = ((0.0, 1e-4), (0.5, 1e-5), (1.0, 1e-4), (1.0, 1e-5), (1.0, 3e-6))
 """(power, floor); float32 logits carry directions down to about 3e-6 of the largest."""
 SHRINKAGE = (0.01, 0.1, 0.3, 0.6, 0.9)
 RIDGE = (1e-3, 1e-2, 1e-1)
-PRIOR_SPACE, PRIOR_RIDGE = (0.5, 1e-5), 1e-2
-"""Of the head where there is nothing to hold out (one shot): safe on all sets tried."""
+PRIOR_SPACE = (0.5, 1e-5)
+PRIOR_RIDGE, PRIOR_RIDGE_ALONE = 0.3, 1e-2
+"""Of the head where there is nothing to hold out (one shot), beside zero-shot and without it."""
 
 KEPT = 5
 """How many of the best candidates are averaged; linear heads average to a linear head."""
 FOLDS = 4
+RACE_IMAGES = 100
+"""Images in a fold from which it rules out the worse half of the candidates."""
+
 MAX_WORK = 2e9
 """Rows x directions x classes above which the logistic family, which is iterative, is left out."""
 
@@ -71,6 +76,8 @@ class Shots:
     classes: int
     own: IntArray | None = None
     """(K,) the columns of x that are the zero-shot logits; None where there are none."""
+    near: int | None = None
+    """How many first columns tell whether an image is like the shots; None: all."""
 
     @property
     def images(self) -> int:
@@ -121,7 +128,9 @@ def choose(shots: Shots, *, seed: int) -> Choice:
         temper = _temper(shots)
         fewest = int(np.bincount(shots.labels, minlength=shots.classes).min())
         if fewest < 2:
-            spec = Spec("logistic", *PRIOR_SPACE, PRIOR_RIDGE, temper)
+            # Half way from what few shots say of zero-shot's temperature to its own, which is 1.
+            ridge = PRIOR_RIDGE_ALONE if shots.own is None else PRIOR_RIDGE
+            spec = Spec("logistic", *PRIOR_SPACE, ridge, temper**0.5)
             return Choice(_average(shots, (spec,), (1.0,)), (spec,))
         held = _held_out(shots, _candidates(shots, temper), folds=min(FOLDS, fewest), seed=seed)
         return _decide(shots, held)
@@ -167,22 +176,39 @@ def _work(shots: Shots) -> float:
     return float(rows * min(rows, width) * shots.classes)
 
 
-def _held_out(shots: Shots, specs: Iterator[Spec], *, folds: int, seed: int) -> list[_Held]:
+def _held_out(shots: Shots, specs: Iterable[Spec], *, folds: int, seed: int) -> list[_Held]:
+    """Every candidate on every fold; of many images, the better half after the first fold.
+
+    The worse half of one round cannot win by much more data (successive halving; Jamieson and
+    Talwalkar, AISTATS 2016): it is `RACE_IMAGES` held-out images that judge it.
+    """
     fold = folds_of(shots.labels, folds, seed)
     spaces = _spaces(shots.x)
     rows = np.arange(len(shots.x)) % shots.images
-    found = []
     inputs = {space: spaces[space](shots.x) for space in SPACES}
-    for spec in specs:
-        scores = np.zeros((shots.images, shots.classes))
-        for number in range(folds):
-            out = np.flatnonzero(fold == number)
-            keep = fold[rows] != number
-            scores[out] = _scores(shots, spec, inputs, keep=keep, out=out)
-        temperature, loss = _best_temperature(scores, shots.labels)
-        accuracy = float((scores.argmax(axis=1) == shots.labels).mean())
-        found.append(_Held(spec, accuracy, loss, temperature))
-    return found
+    scores = {spec: np.zeros((shots.images, shots.classes)) for spec in specs}
+    for number in range(folds):
+        out = np.flatnonzero(fold == number)
+        for spec, found in scores.items():
+            found[out] = _scores(shots, spec, inputs, keep=fold[rows] != number, out=out)
+        if number == 0 and len(out) >= RACE_IMAGES:
+            scores = _better_half(scores, shots.labels, out)
+    return [_held(spec, found, shots.labels) for spec, found in scores.items()]
+
+
+def _held(spec: Spec, scores: Matrix, labels: IntArray) -> _Held:
+    temperature, loss = _best_temperature(scores, labels)
+    return _Held(spec, float((scores.argmax(axis=1) == labels).mean()), loss, temperature)
+
+
+def _better_half(
+    scores: dict[Spec, Matrix], labels: IntArray, seen: IntArray
+) -> dict[Spec, Matrix]:
+    """Candidates by the loss on the images that they were scored on, zero-shot always."""
+    losses = {spec: _best_temperature(each[seen], labels[seen])[1] for spec, each in scores.items()}
+    ranked = sorted(scores, key=lambda spec: losses[spec])
+    kept = {*ranked[: max(2 * KEPT, len(ranked) // 2)]}
+    return {s: each for s, each in scores.items() if s in kept or s.family == "zero-shot"}
 
 
 def _scores(
@@ -221,7 +247,14 @@ def _average(shots: Shots, specs: tuple[Spec, ...], temperatures: tuple[float, .
         weight[shots.own, np.arange(shots.classes)] += residual
         bias += residual * centre[shots.own]
     layer = Layer(weight.T.astype(np.float32), bias.astype(np.float32))
-    return Readout((layer,), centre, residual=0.0)
+    return Readout((layer,), centre, residual=0.0, reach=_reach(shots))
+
+
+def _reach(shots: Shots) -> Reach | None:
+    """Of zero-shot logits that are the first K columns; None where they are not."""
+    if shots.own is None or not np.array_equal(shots.own, np.arange(shots.classes)):
+        return None
+    return reach_of(shots.x[: shots.images, : shots.near], factor=_temper(shots))
 
 
 def _spaces(x: Matrix) -> dict[tuple[float, float], _Space]:
@@ -254,14 +287,17 @@ def _fit(spec: Spec, a: Matrix, labels: IntArray, base: Matrix, classes: int) ->
 def gda(a: Matrix, labels: IntArray, classes: int, *, shrinkage: float) -> _Linear:
     """Gaussian discriminant analysis with one covariance, shrunk to its mean variance.
 
-    A class without examples has its mean at the origin, the mean of all.
+    A class without examples has its mean at the origin, the mean of all. Without two examples of
+    any class this is the nearest mean.
     """
     means = np.zeros((classes, a.shape[1]))
     for label in np.unique(labels):
         means[label] = a[labels == label].mean(axis=0)
     within = a - means[labels]
     covariance = (1 - shrinkage) * (within.T @ within) / len(a)
-    scale = (within**2).sum() / len(a) / a.shape[1]
+    # One example of each class has no spread within: then all directions are taken as equal.
+    spread = within if within.any() else a
+    scale = (spread**2).sum() / len(a) / a.shape[1]
     covariance[np.diag_indices(a.shape[1])] += shrinkage * scale + np.finfo(np.float64).tiny
     weight = np.asarray(np.linalg.solve(covariance, means.T), np.float64)
     return _Linear(weight, -0.5 * (means.T * weight).sum(axis=0))

@@ -8,7 +8,8 @@ files or how a head is trained.
 x is an image's row of P * K' logits, prompt after prompt; base, of K, is the mean over the prompts
 of the logits of the classes themselves (K' may count other names as well); net is the layers, with
 ReLU between them or without. CraFT is one prompt, K' = K, residual 1 (main_craft.py:230); a linear
-classifier on a bank of logits is one layer, residual 0.
+classifier on a bank of logits is one layer, residual 0, and a `Reach` mixes its scores with
+zero-shot's for images unlike the shots.
 """
 
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from craft_tuner.blackbox import FloatArray
 from craft_tuner.errors import UsageError
 
 CENTRE = "head.centre"
+REACH = ("head.reach", "head.reach_centre", "head.reach_scale")
 
 _CHUNK_VALUES = 4 * 1024 * 1024
 """Float32 numbers that one chunk of rows may take per layer: 16 MiB."""
@@ -33,6 +35,31 @@ class Layer(NamedTuple):
     bias: FloatArray
 
 
+class Reach(NamedTuple):
+    """How far from the shots a head is followed.
+
+    The leverage of an image, h = |d|^2 / e - |B d|^2 with d = x - centre over the first n columns,
+    says how far outside the shots it lies (`craft_tuner.leverage` derives B and e). Up to `near`
+    the scores are the head's, from `far` on zero-shot's, in between mixed in proportion.
+    """
+
+    basis: FloatArray
+    """B, float32 (r, n)."""
+    centre: FloatArray
+    """Float32 (n,)."""
+    scale: FloatArray
+    """Float32 (4,): 1 / e, near, far, the factor of the zero-shot logits."""
+
+    def mix(self, x: FloatArray, scores: FloatArray) -> FloatArray:
+        """Scores (N, K) by the leverage of rows x (N, P * K'), whose first K are zero-shot's."""
+        inverse, near, far, factor = self.scale
+        d = x[:, : len(self.centre)] - self.centre
+        leverage = inverse * (d**2).sum(axis=1) - ((d @ self.basis.T) ** 2).sum(axis=1)
+        share = np.clip((far - leverage) / (far - near), 0, 1)[:, None]
+        mixed: FloatArray = share * scores + (1 - share) * factor * x[:, : scores.shape[1]]
+        return mixed
+
+
 @dataclass(frozen=True)
 class Readout:
     """See the module; without layers and with residual 1 it is the identity on `base`."""
@@ -42,6 +69,8 @@ class Readout:
     """Float32 (P * K',); None: 0."""
     relu: bool = True
     residual: float = 1.0
+    reach: Reach | None = None
+    """None: the head is followed everywhere."""
 
     def __call__(self, logits: FloatArray, base: FloatArray | None) -> FloatArray:
         """Scores float32 (N, K) of logits (P, N, K') and their base (N, K), None where none is.
@@ -60,7 +89,10 @@ class Readout:
         return scores
 
     def _scores(self, logits: FloatArray, base: FloatArray | None) -> FloatArray:
-        net = self._net(np.concatenate(list(logits), axis=-1))
+        x = np.concatenate(list(logits), axis=-1)
+        net = self._net(x)
+        if self.reach is not None:
+            net = self.reach.mix(x, net)
         if base is None or not self.residual:
             return net
         return base + net if self.residual == 1 else np.float32(self.residual) * base + net
@@ -76,6 +108,8 @@ class Readout:
     def tensors(self) -> Tensors:
         """Its arrays by name, as a file holds them."""
         arrays = {} if self.centre is None else {CENTRE: self.centre}
+        if self.reach is not None:
+            arrays |= dict(zip(REACH, self.reach, strict=True))
         for index, layer in enumerate(self.layers):
             arrays[f"head.{index}.weight"] = layer.weight
             arrays[f"head.{index}.bias"] = layer.bias
@@ -98,9 +132,12 @@ class Readout:
             UsageError: names or shapes do not make a head.
         """
         centre = arrays.get(CENTRE)
-        depth = (len(arrays) - (centre is not None)) // 2
+        reach = Reach(*map(arrays.__getitem__, REACH)) if {*REACH} <= {*arrays} else None
+        others = (centre is not None) + (0 if reach is None else len(reach))
+        depth = (len(arrays) - others) // 2
         wanted = [f"head.{index}.{part}" for index in range(depth) for part in ("bias", "weight")]
         wanted += [] if centre is None else [CENTRE]
+        wanted += [] if reach is None else [*REACH]
         if sorted(arrays) != sorted(wanted):
             raise UsageError(f"{source}: unexpected tensors {sorted(arrays)}; the file is damaged")
         layers = tuple(
@@ -120,4 +157,15 @@ class Readout:
                 f"{source}: {CENTRE} has shape {list(centre.shape)} for {widths[0]} logits; the "
                 "file is damaged"
             )
-        return cls(layers, centre, relu, residual)
+        if reach is not None and not _fits(reach, widths):
+            raise UsageError(
+                f"{source}: {REACH[0]} of shapes {[part.shape for part in reach]} for {widths[0]} "
+                f"logits and {widths[1]} classes; the file is damaged"
+            )
+        return cls(layers, centre, relu, residual, reach)
+
+
+def _fits(reach: Reach, widths: tuple[int, int]) -> bool:
+    columns = reach.centre.size
+    shapes = (reach.basis.shape[1:], reach.centre.shape, reach.scale.shape)
+    return shapes == ((columns,), (columns,), (4,)) and max(columns, widths[1]) <= widths[0]

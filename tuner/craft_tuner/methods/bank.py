@@ -121,7 +121,8 @@ class Bank:
             "residual": 0.0,
         }
         head = choice.readout
-        return Adapter(card.model_copy(update=asked), question.offsets, head.layers, head.centre)
+        card = card.model_copy(update=asked)
+        return Adapter(card, question.offsets, head.layers, head.centre, head.reach)
 
 
 class CraftPlus(Bank):
@@ -207,7 +208,7 @@ def _shots(logits: FloatArray, task: Task, *, own: bool) -> Shots:
     classes = len(task.texts.class_names)
     x = np.concatenate(list(logits), axis=-1).astype(np.float64)
     columns: IntArray | None = np.arange(classes) if own else None
-    return Shots(x, task.labels, classes, columns)
+    return Shots(x, task.labels, classes, columns, near=logits.shape[-1])
 
 
 def _metrics(run: Run, choice: Choice, *, seconds: float) -> Metrics:
