@@ -15,7 +15,6 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from time import process_time
-from typing import cast
 
 import feature_box
 import numpy as np
