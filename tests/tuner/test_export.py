@@ -12,6 +12,7 @@ from craft_tuner.adapter import Adapter, Layer
 from craft_tuner.config import FitConfig
 from craft_tuner.errors import RunError, WrongModel
 from craft_tuner.export import export
+from craft_tuner.leverage import reach_of
 from craft_tuner.model_card import SNIPPET
 from craft_tuner.runs import Run
 from tuner_adapters import an_adapter
@@ -191,6 +192,17 @@ def a_bank():
     return Adapter(card, adapter.offsets, layers, draw.randn(8).astype(np.float32))
 
 
+def bounded():
+    """A bank that is followed no farther than some images."""
+    bank = a_bank()
+    update = {"asked_names": (*bank.card.class_names, "yak"), "residual": 0.0}
+    near = np.random.RandomState(6).randn(9, 4)
+    reach = reach_of(near, factor=0.5)
+    assert reach is not None
+    card = bank.card.model_copy(update=update)
+    return Adapter(card, bank.offsets, bank.head, bank.centre, reach)
+
+
 def strangers():
     """Names of which none is a class."""
     bank = a_bank()
@@ -203,7 +215,7 @@ def headless():
     return Adapter(adapter.card, adapter.offsets)
 
 
-@pytest.mark.parametrize("make", [an_adapter, a_bank, strangers, headless])
+@pytest.mark.parametrize("make", [an_adapter, a_bank, bounded, strangers, headless])
 def test_the_cards_own_code_applies_the_adapter(make, tmp_path):
     adapter = make()
     with Run.create(tmp_path / "run", FitConfig()) as run:
@@ -213,7 +225,7 @@ def test_the_cards_own_code_applies_the_adapter(make, tmp_path):
         r"```python\n(.*?)```", (tmp_path / "out" / "README.md").read_text(), re.DOTALL
     )
     assert code == SNIPPET
-    assert len(code.splitlines()) <= 26
+    assert len(code.splitlines()) <= 32
     names = {}
     exec(code, names)
     logits = (

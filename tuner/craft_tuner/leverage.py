@@ -46,7 +46,7 @@ def reach_of(x: NDArray[np.float64], *, factor: float) -> Reach | None:
     leverage = 1 / len(x) + vectors**2 @ (values / (values + e))
     left_out = leverage / np.maximum(1 - leverage, np.finfo(np.float64).eps)
     left_out -= 1 / (len(x) - 1)
-    near, far = np.median(left_out), left_out.max()
+    near, far = np.float32(np.median(left_out)), np.float32(left_out.max())
     if far <= near:
         return None
     kept = values > e / 10

@@ -35,10 +35,17 @@ def scores(card, arrays, logits):
     """Scores (N, K) from the server's logits (P, N, K') for the adapter's prompts."""
     classes, depth = card["class_names"], sum(name.endswith(".weight") for name in arrays)
     asked = card["asked_names"] or classes
-    x = np.concatenate(list(logits), axis=1) - arrays.get("head.centre", np.float32(0))
+    rows = np.concatenate(list(logits), axis=1)
+    x = rows - arrays.get("head.centre", np.float32(0))
     for layer in range(depth):
         x = x @ arrays[f"head.{layer}.weight"].T + arrays[f"head.{layer}.bias"]
         x = np.maximum(x, 0) if card["relu"] and layer < depth - 1 else x
+    if "head.reach" in arrays:  # images unlike the shots are left to zero-shot
+        inverse, near, far, factor = arrays["head.reach_scale"]
+        d = rows[:, : arrays["head.reach_centre"].size] - arrays["head.reach_centre"]
+        far_off = inverse * (d**2).sum(axis=1) - ((d @ arrays["head.reach"].T) ** 2).sum(axis=1)
+        share = np.clip((far - far_off) / (far - near), 0, 1)[:, None]
+        x = share * x + (1 - share) * factor * rows[:, : len(classes)]
     if not set(classes) <= set(asked):
         return x
     base = logits.mean(axis=0)[:, [asked.index(name) for name in classes]]
