@@ -15,7 +15,6 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from time import process_time
-from typing import cast
 
 import feature_box
 import numpy as np
@@ -82,9 +81,11 @@ class Asker:
         """Logits (N, anchors) of the shots, for one query."""
         images = self.images(client, part, name="shots")
         texts = Texts(self.anchors, context="a", suffix="")
-        return client.score_templates(texts, [texts.template], images, purpose="bank", step="bank")[
-            0
-        ]
+        logits = client.score_templates(
+            texts, [texts.template], images, purpose="bank", step="bank"
+        )
+        rows: FloatArray = logits[0]
+        return rows
 
     def adapter(self, client: Client, choice: Choice, class_names: tuple[str, ...]) -> Adapter:
         """The head with the question that it needs."""
