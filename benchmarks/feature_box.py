@@ -34,6 +34,7 @@ DATASETS = ("caltech101", "ucf101")
 SHOTS = (1, 2, 4, 8, 16)
 CANARY = "a photo of a canary."
 """What the server's readiness check asks; the mean of all texts answers."""
+MODEL = "ViT-B-32-features::openai"
 SCALE = 100.0
 SIDE = 8
 """Pixels of a picture's side."""
@@ -92,7 +93,7 @@ class FeatureBox:
     def __init__(self, table: Table, limits: CardLimits) -> None:
         self._table = table
         self.card = ModelCard(
-            id="ViT-B-32-features::openai",
+            id=MODEL,
             digest=self.image_key,
             context_width=table.images.shape[1],
             context_length=77,

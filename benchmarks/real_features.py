@@ -81,9 +81,11 @@ class Asker:
         """Logits (N, anchors) of the shots, for one query."""
         images = self.images(client, part, name="shots")
         texts = Texts(self.anchors, context="a", suffix="")
-        return client.score_templates(texts, [texts.template], images, purpose="bank", step="bank")[
-            0
-        ]
+        logits = client.score_templates(
+            texts, [texts.template], images, purpose="bank", step="bank"
+        )
+        rows: FloatArray = logits[0]
+        return rows
 
     def adapter(self, client: Client, choice: Choice, class_names: tuple[str, ...]) -> Adapter:
         """The head with the question that it needs."""

@@ -185,3 +185,37 @@ def test_informative_prompts_maximise_the_determinant_one_after_the_other() -> N
         rest = [index for index in range(5) if index not in expected]
         expected = max(((*expected, index) for index in rest), key=worth)
     assert informative(logits.astype(np.float32), 3) == [*expected]
+
+
+def test_gda_of_one_example_a_class_is_the_nearest_mean() -> None:
+    a = np.array([[1.0, 0], [-1, 0], [0, 2]])
+    linear = gda(a, np.arange(3), 3, shrinkage=0.3)
+    assert np.isfinite(linear.weight).all()
+    points = np.array([[0.9, 0.3], [-0.2, 0.1], [0.1, 1.4]])
+    nearest = ((points[:, None] - a) ** 2).sum(axis=2).argmin(axis=1)
+    assert ((points @ linear.weight + linear.bias).argmax(axis=1) == nearest).all()
+
+
+def test_two_shots_a_class_leave_every_candidate_finite() -> None:
+    x, labels = clusters(classes=5, images=2)
+    choice = choose(Shots(x, labels, 5), seed=1)
+    assert np.isfinite(choice.held_out["loss"])
+
+
+def test_the_worse_half_is_left_after_the_first_fold_of_many_images(monkeypatch) -> None:
+    x, labels = clusters(classes=3, images=12, spread=4.0)
+    shots = Shots(x, labels, 3, np.arange(3))
+    full = choose(shots, seed=1)
+    fitted: list[heads.Spec] = []
+    fit = heads._fit
+    monkeypatch.setattr(
+        heads, "_fit", lambda spec, *rest: (fitted.append(spec), fit(spec, *rest))[1]
+    )
+    monkeypatch.setattr(heads, "RACE_IMAGES", 9)
+    raced = choose(shots, seed=1)
+    counts = {spec: fitted.count(spec) for spec in fitted}
+    once = [spec for spec, count in counts.items() if count == 1]
+    assert len(once) >= len(counts) // 2 - 1
+    assert not {*once} & {*raced.kept}
+    assert raced.held_out["zero_shot_loss"] == full.held_out["zero_shot_loss"]
+    assert raced.held_out["loss"] >= full.held_out["loss"]

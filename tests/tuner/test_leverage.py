@@ -1,93 +1,113 @@
-"""How far a head is followed: leverage by its definition, and what becomes of images beyond it."""
+"""How far a head is followed: leverages by hand, what they do to scores, and what files hold."""
 
 import numpy as np
 import pytest
 
-from craft_tuner.adapter import Adapter, Layer, describe
-from craft_tuner.blackbox import Texts
 from craft_tuner.errors import UsageError
 from craft_tuner.heads import Shots, choose
 from craft_tuner.leverage import RIDGE, reach_of
-from craft_tuner.readout import Reach, Readout
-from tuner_fakes import a_card
+from craft_tuner.readout import Layer, Reach, Readout
 
-DRAW = np.random.RandomState(7)
-NEAR = DRAW.randn(12, 5)
+DRAW = np.random.RandomState(5)
 
 
-def leverage(reach: Reach, x: np.ndarray) -> np.ndarray:
-    d = x.astype(np.float32) - reach.centre
-    return reach.scale[0] * (d**2).sum(axis=1) - ((d @ reach.basis.T) ** 2).sum(axis=1)
+def leverages(reach, x):
+    """Of rows x, read off what is mixed: 0 scores against 1 of zero-shot between two far marks."""
+    wide = reach._replace(scale=np.array([reach.scale[0], 0, 1e6, 1], np.float64))
+    ones = np.hstack([x, np.ones((len(x), 1))])
+    ones = np.roll(ones, 1, axis=1)
+    moved = wide._replace(
+        basis=np.pad(wide.basis, ((0, 0), (1, 0))), centre=np.pad(wide.centre, (1, 0))
+    )
+    moved.centre[0] = 1
+    return 1e6 * moved.mix(ones, np.zeros((len(x), 1)))[:, 0]
 
 
-def by_definition(fitted: np.ndarray, x: np.ndarray, e: float, mean: np.ndarray) -> np.ndarray:
-    d = fitted - mean
-    inverse = np.linalg.inv(d.T @ d + e * np.eye(d.shape[1]))
-    return np.einsum("ni,ij,nj->n", x - mean, inverse, x - mean)
+def by_hand(x, z):
+    """d^T (D^T D + e I)^-1 d of rows z, d = z - mean of x."""
+    d = x - x.mean(axis=0)
+    gram = d.T @ d
+    gram = gram + RIDGE * np.linalg.eigvalsh(gram)[-1] * np.eye(len(gram))
+    moved = z - x.mean(axis=0)
+    return np.einsum("ij,jk,ik->i", moved, np.linalg.inv(gram), moved)
 
 
-def test_the_leverage_is_that_of_ridge_regression() -> None:
-    reach = reach_of(NEAR, factor=1.0)
+@pytest.mark.parametrize("shape", [(30, 6), (7, 20)])
+def test_leverage_is_that_of_ridge_regression_with_an_intercept(shape) -> None:
+    x, z = DRAW.randn(*shape), DRAW.randn(5, shape[1])
+    reach = reach_of(x, factor=1.0)
     assert reach is not None
-    mean = NEAR.mean(axis=0)
-    e = RIDGE * np.linalg.eigvalsh((NEAR - mean).T @ (NEAR - mean))[-1]
-    asked = 3 * DRAW.randn(20, 5)
-    expected = by_definition(NEAR, asked, e, mean)
-    np.testing.assert_allclose(leverage(reach, asked), expected, rtol=1e-2)
+    np.testing.assert_allclose(leverages(reach, z), by_hand(x, z), rtol=1e-2)
 
 
-def test_near_and_far_are_median_and_largest_of_shots_left_out() -> None:
-    reach = reach_of(NEAR, factor=1.0)
+def test_near_and_far_are_leverages_of_shots_that_are_left_out() -> None:
+    x = DRAW.randn(40, 5)
+    reach = reach_of(x, factor=0.5)
     assert reach is not None
-    mean = NEAR.mean(axis=0)
-    e = RIDGE * np.linalg.eigvalsh((NEAR - mean).T @ (NEAR - mean))[-1]
-    left_out = []
-    for index in range(len(NEAR)):
-        rest = np.delete(NEAR, index, axis=0)
-        own = NEAR[index] - rest.mean(axis=0)
-        d = rest - rest.mean(axis=0)
-        left_out.append(own @ np.linalg.inv(d.T @ d + e * np.eye(5)) @ own)
-    np.testing.assert_allclose(reach.scale[1], np.median(left_out), rtol=1e-2)
-    np.testing.assert_allclose(reach.scale[2], max(left_out), rtol=1e-2)
+    left_out = [by_hand(np.delete(x, i, axis=0), x[i : i + 1])[0] for i in range(len(x))]
+    # The ridge is a share of the largest variance, which a single shot hardly changes.
+    near, far = np.median(left_out), np.max(left_out)
+    np.testing.assert_allclose(reach.scale[1:], [near, far, 0.5], rtol=1e-3)
 
 
-@pytest.mark.parametrize("rows", [NEAR[:2], np.ones((5, 3)), np.array([[1.0], [-1.0], [1.0], [-1.0]])])
-def test_too_few_or_equal_images_say_nothing(rows) -> None:
-    assert reach_of(rows, factor=1.0) is None
+@pytest.mark.parametrize("x", [np.ones((5, 3)), np.eye(2), np.eye(4)])
+def test_shots_that_are_equal_few_or_all_as_unusual_say_nothing(x) -> None:
+    assert reach_of(x, factor=1.0) is None
 
 
-def test_images_beyond_are_left_to_zero_shot_and_images_within_to_the_head() -> None:
-    reach = reach_of(NEAR, factor=0.5)
-    assert reach is not None
-    head = (Layer(DRAW.randn(2, 5).astype(np.float32), np.zeros(2, np.float32)),)
-    bounded, free = Readout(head, residual=0.0, reach=reach), Readout(head, residual=0.0)
-    middle = NEAR.mean(axis=0, keepdims=True).astype(np.float32)
-    beyond = (middle + 1e3).astype(np.float32)
-    np.testing.assert_allclose(bounded(middle[None], None), free(middle[None], None), rtol=1e-6)
-    np.testing.assert_allclose(bounded(beyond[None], None), 0.5 * beyond[:, :2], rtol=1e-6)
+def shots(own=True):
+    labels = np.repeat(np.arange(3), 8)
+    x = np.hstack([np.eye(3)[labels] * 0.5, 3 * np.eye(3)[labels], np.zeros((24, 4))])
+    x += 0.3 * DRAW.randn(*x.shape)
+    return Shots(x, labels, 3, np.arange(3) if own else None)
 
 
-def test_shots_that_share_their_source_with_the_test_are_followed_all_the_same() -> None:
-    labels = np.repeat(np.arange(3), 10)
-    centres = 3 * DRAW.randn(3, 8)
-    x = centres[labels] + DRAW.randn(30, 8)
-    choice = choose(Shots(x, labels, 3, np.arange(3)), seed=1)
+def test_far_from_its_shots_a_head_gives_way_to_zero_shot() -> None:
+    choice = choose(shots(), seed=1)
     assert choice.readout is not None
     assert choice.readout.reach is not None
-    test = (centres[labels] + DRAW.randn(30, 8)).astype(np.float32)
-    assert (choice.readout(test[None], None).argmax(axis=1) == labels).mean() > 0.9
+    far = shots().x.astype(np.float32)
+    far[:, 6:] += 100
+    factor = choice.readout.reach.scale[3]
+    np.testing.assert_allclose(choice.readout(far[None], None), factor * far[:, :3], rtol=1e-5)
+    unmixed = Readout(choice.readout.layers, choice.readout.centre, residual=0.0)
+    assert not np.allclose(unmixed(far[None], None), factor * far[:, :3])
 
 
-def test_an_adapter_keeps_its_reach_and_a_damaged_one_is_refused() -> None:
-    names = ("cat", "dog")
-    card = describe(Texts(names), a_card(), method="bank", config={}, training={})
-    head = (Layer(DRAW.randn(2, 2).astype(np.float32), np.zeros(2, np.float32)),)
-    reach = reach_of(DRAW.randn(9, 2), factor=1.0)
-    assert reach is not None
-    adapter = Adapter(card, None, head, None, reach)
-    again = Adapter.from_bytes(adapter.to_bytes())
-    assert again.to_bytes() == adapter.to_bytes()
-    assert again.reach is not None
-    damaged = Adapter(card, None, head, None, reach._replace(scale=reach.scale[:3]))
-    with pytest.raises(UsageError, match=r"head\.reach of shapes"):
-        Adapter.from_bytes(damaged.to_bytes())
+def test_without_zero_shot_logits_a_head_is_followed_everywhere() -> None:
+    choice = choose(shots(own=False), seed=1)
+    assert choice.readout is not None
+    assert choice.readout.reach is None
+
+
+def test_between_near_and_far_scores_are_mixed_in_proportion() -> None:
+    reach = Reach(np.zeros((1, 2)), np.zeros(2), np.array([1.0, 4.0, 16.0, 2.0]))
+    x = np.array([[1.0, 0], [0, np.sqrt(7)], [5, 0]])
+    mixed = reach.mix(x, np.full((3, 2), 8.0))
+    expected = [[8, 8], [0.75 * 8, 0.75 * 8 + 0.25 * 2 * np.sqrt(7)], [10, 0]]
+    np.testing.assert_allclose(mixed, expected)
+
+
+def saved():
+    reach = Reach(
+        np.ones((2, 5), np.float32), np.ones(5, np.float32), np.array([1, 2, 3, 1], np.float32)
+    )
+    layer = Layer(np.ones((3, 6), np.float32), np.zeros(3, np.float32))
+    return Readout((layer,), np.zeros(6, np.float32), residual=0.0, reach=reach)
+
+
+def test_a_reach_is_read_as_it_was_written() -> None:
+    found = Readout.of(saved().tensors(), relu=True, residual=0.0, widths=(6, 3), source="a")
+    assert found.reach is not None
+    for one, other in zip(found.reach, saved().reach, strict=True):
+        assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("head.reach", (2, 4)), ("head.reach_centre", (7,)), ("head.reach_scale", (3,))],
+)
+def test_a_damaged_reach_is_refused(name, shape) -> None:
+    arrays = saved().tensors() | {name: np.ones(shape, np.float32)}
+    with pytest.raises(UsageError, match=r"head\.reach of shapes .*; the file is damaged"):
+        Readout.of(arrays, relu=True, residual=0.0, widths=(6, 3), source="a")

@@ -46,10 +46,9 @@ def reach_of(x: NDArray[np.float64], *, factor: float) -> Reach | None:
     leverage = 1 / len(x) + vectors**2 @ (values / (values + e))
     left_out = leverage / np.maximum(1 - leverage, np.finfo(np.float64).eps)
     left_out -= 1 / (len(x) - 1)
-    near, far = np.float32(np.median(left_out)), np.float32(left_out.max())
-    if far <= near:
+    scale = np.array([1 / e, np.median(left_out), left_out.max(), factor], np.float32)
+    if scale[2] <= scale[1]:
         return None
     kept = values > e / 10
     basis = (vectors[:, kept].T @ d) / np.sqrt(e * (values[kept] + e))[:, None]
-    scale = np.array([1 / e, near, far, factor])
-    return Reach(basis.astype(np.float32), centre, scale.astype(np.float32))
+    return Reach(basis.astype(np.float32), centre, scale)
