@@ -21,6 +21,14 @@ def stands(client):
     return budget["used"], budget["held"]
 
 
+def wait_until_it_stands(client, used_and_held, *, seconds=30):
+    """Poll the key until it stands so; the last look is the assertion."""
+    end = time.monotonic() + seconds
+    while stands(client) != used_and_held and time.monotonic() < end:
+        time.sleep(0.02)
+    assert stands(client) == used_and_held
+
+
 def assert_books_balance(server, client):
     """sum(ledger) == used, nothing held: as the meter's own audit and the API both see it."""
     store = server.store()
@@ -74,14 +82,13 @@ def test_64_clients_with_one_idempotency_key_pay_once(tmp_path):
 
 
 def test_a_server_killed_while_it_works_charges_nothing_and_serves_the_retry(tmp_path):
-    with running(tmp_path, stub_seconds_per_query=0.5) as server:
+    with running(tmp_path, stub_seconds_per_query=1) as server:
         key = server.mint(10)
         with server.client(key) as client:
             request = text_request(image_set(client), prompts=2)
             with ThreadPoolExecutor(1) as pool:
                 lost = pool.submit(ask, client, request, "one")
-                while stands(client) != (0, 2):
-                    time.sleep(0.02)
+                wait_until_it_stands(client, (0, 2))
                 server.kill()
                 with pytest.raises(httpx.HTTPError):
                     lost.result()
@@ -108,33 +115,34 @@ def test_a_reply_lost_after_the_sale_is_replayed_free_also_after_a_kill(tmp_path
 
 
 def test_a_client_that_hangs_up_in_the_queue_is_dropped_and_not_charged(tmp_path):
-    with running(tmp_path, stub_seconds_per_query=0.5) as server:
+    with running(tmp_path, stub_seconds_per_query=3) as server:
         key = server.mint(10)
-        with server.client(key) as client, ThreadPoolExecutor(1) as pool:
+        with (
+            server.client(key) as client,
+            server.client(key) as second,
+            ThreadPoolExecutor(2) as pool,
+        ):
             request = text_request(image_set(client), prompts=2)
             first = pool.submit(ask, client, request, "one")
-            while stands(client) != (0, 2):
-                time.sleep(0.02)
-            with server.client(key) as second:
-                second.timeout = 0.2
-                with pytest.raises(httpx.ReadTimeout):
-                    ask(second, request, "two")
+            wait_until_it_stands(client, (0, 2))
+            second.timeout = 1
+            hung_up = pool.submit(ask, second, request, "two")
+            wait_until_it_stands(client, (0, 4))
+            with pytest.raises(httpx.ReadTimeout):
+                hung_up.result()
+            wait_until_it_stands(client, (0, 2))  # before the device came to it
             assert first.result().status_code == 200
-            end = time.monotonic() + 10
-            while stands(client) != (2, 0) and time.monotonic() < end:
-                time.sleep(0.02)
-            assert stands(client) == (2, 0)
+            wait_until_it_stands(client, (2, 0))
             assert_books_balance(server, client)
 
 
 def test_sigterm_finishes_what_runs_and_exits_cleanly(tmp_path):
-    with running(tmp_path, stub_seconds_per_query=0.4) as server:
+    with running(tmp_path, stub_seconds_per_query=1) as server:
         key = server.mint(10)
         with server.client(key) as client, ThreadPoolExecutor(1) as pool:
             request = text_request(image_set(client), prompts=2)
             running_call = pool.submit(ask, client, request, "one")
-            while stands(client) != (0, 2):
-                time.sleep(0.02)
+            wait_until_it_stands(client, (0, 2))
             assert server.stop() in {0, -15}
             assert running_call.result().status_code == 200
         server.start()
