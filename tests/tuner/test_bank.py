@@ -7,6 +7,7 @@ from craft_tuner import methods
 from craft_tuner.adapter import Adapter
 from craft_tuner.budget import Workload
 from craft_tuner.config import FitConfig, build
+from craft_tuner.diagnostics import BY_PROMPTS
 from craft_tuner.errors import BudgetExhausted, UsageError
 from craft_tuner.texts import anchors
 from tuner_fakes import SmoothBox, a_bundle, a_task, some_budgets
@@ -80,6 +81,21 @@ def test_fewer_prompts_per_image_are_the_informative_ones(tmp_path) -> None:
     assert box.paid["bank"].prompts == 4
     test = [phase for phase in done.run.plan.phases if phase.purpose == "test"]
     assert test[0].cost.queries == 2
+
+
+def test_a_bank_says_what_fewer_prompts_per_image_would_give(tmp_path) -> None:
+    box, settings = SmoothBox(), config("bank", shots=4)
+    done = fit(tmp_path / "run", box, bundled(box, settings), settings)
+    [row] = done.run.restore().metrics
+    told = {name: value for name, value in row.items() if name.startswith(BY_PROMPTS)}
+    assert [*told] == [f"{BY_PROMPTS}{count}" for count in (1, 2, 4)]
+    assert told[f"{BY_PROMPTS}4"] == row["heldout_accuracy"]
+
+
+def test_one_prompt_per_image_of_a_bank_is_the_plain_one(tmp_path) -> None:
+    box, settings = SmoothBox(), config("bank", prompts_per_image=1)
+    done = fit(tmp_path / "run", box, bundled(box, settings), settings)
+    np.testing.assert_array_equal(done.adapter.offsets, np.zeros_like(done.adapter.offsets))
 
 
 def test_where_zero_shot_cannot_be_improved_upon_it_is_the_result(tmp_path) -> None:

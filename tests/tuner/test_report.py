@@ -9,6 +9,7 @@ import pytest
 
 from craft_tuner import curves
 from craft_tuner.curves import Curve
+from craft_tuner.diagnostics import BY_PROMPTS
 from craft_tuner.errors import RunError, UsageError
 from craft_tuner.examples import THUMBNAILS
 from craft_tuner.predictions import PREDICTIONS
@@ -351,6 +352,14 @@ def test_a_run_without_a_generation_has_empty_axes():
     assert curves.render(curves.draw(Curve("run", [])), "svg").startswith(b"<?xml")
     [loss, *_] = curves.panels([Curve("a", []), Curve("b", [])])
     assert loss.words.endswith("No generation was recorded.")
+
+
+def test_a_bank_shows_what_fewer_prompts_per_image_would_give():
+    rows = [{"queries": 8.0, f"{BY_PROMPTS}8": 0.94, f"{BY_PROMPTS}1": 0.9}]
+    *_, panel = curves.panels([Curve("a", rows), Curve("b", [])])
+    assert panel.title == "Held-out accuracy against prompts per image"
+    assert panel.words.endswith("a: 90.0% with 1, 94.0% with 8.")
+    assert len([*curves.panels([Curve("a", [])])]) == 2
 
 
 def test_numbers_are_written_as_people_read_them():

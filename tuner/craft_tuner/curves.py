@@ -13,6 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from craft_tuner.diagnostics import BY_PROMPTS
+
 INK = "#5b6470"
 """Lines and letters of the axes; a page replaces it by the reader's colour."""
 COLOURS = (
@@ -78,6 +80,15 @@ class Curve:
     queries: int | None = None
     """That the run spent in all."""
 
+    @property
+    def by_prompts(self) -> list[tuple[int, float]]:
+        """Prompts per image and the held-out accuracy of a bank's head on so many."""
+        return sorted(
+            (int(name.removeprefix(BY_PROMPTS)), value)
+            for name, value in (self.rows[-1] if self.rows else {}).items()
+            if name.startswith(BY_PROMPTS)
+        )
+
 
 @dataclass(frozen=True)
 class Panel:
@@ -101,8 +112,17 @@ def draw(curve: Curve) -> Figure:
 def panels(curves: Sequence[Curve]) -> Iterator[Panel]:
     """The pictures of a page, each a figure of its own: two of one run, three that compare runs.
 
-    Runs that are compared have no legend: run i has colour i % 8 and dash i // 8.
+    One more where a bank says what fewer prompts an image would give. Runs that are compared have
+    no legend: run i has colour i % 8 and dash i // 8.
     """
+    yield from _by_queries(curves)
+    told = [f"{curve.name}: {said}" for curve in curves if (said := _prompts_in_words(curve))]
+    if told:
+        words = f"held-out accuracy by prompts per image. {'; '.join(told)}."
+        yield _panel("Held-out accuracy against prompts per image", words, _prompts, curves)
+
+
+def _by_queries(curves: Sequence[Curve]) -> Iterator[Panel]:
     if len(curves) == 1:
         [curve] = curves
         yield _panel("Loss", _words(curves, "fitness_lowest", "lowest loss"), _losses, curve)
@@ -190,6 +210,19 @@ def _tests(axes: Axes, curves: Sequence[Curve]) -> None:
     _finish(axes, "accuracy", share=True)
 
 
+def _prompts(axes: Axes, curves: Sequence[Curve]) -> None:
+    for index, curve in enumerate(curves):
+        colour, dash = style_of(index)
+        if points := curve.by_prompts:
+            axes.plot(*zip(*points, strict=True), dash, marker="o", ms=4, color=colour, lw=1.4)
+    axes.set_xlim(left=0)
+    _finish(axes, "accuracy", share=True, x="prompts per image")
+
+
+def _prompts_in_words(curve: Curve) -> str:
+    return ", ".join(f"{accuracy:.1%} with {count}" for count, accuracy in curve.by_prompts)
+
+
 def _numbers(
     axes: Axes, rows: Sequence[Mapping[str, float]], styles: Mapping[str, tuple[str, str, str]]
 ) -> None:
@@ -199,8 +232,8 @@ def _numbers(
             axes.plot(*zip(*points, strict=True), dash, color=colour, label=label, lw=1.4)
 
 
-def _finish(axes: Axes, y: str, *, share: bool = False) -> None:
-    axes.set_xlabel("queries spent")
+def _finish(axes: Axes, y: str, *, share: bool = False, x: str = "queries spent") -> None:
+    axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.grid(visible=True)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))

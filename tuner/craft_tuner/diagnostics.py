@@ -35,7 +35,10 @@ METRICS = {
     "gradient_norm_1": "of its second layer",
     "gradient_norm_2": "of its third layer, if it has one",
 }
-"""Every number that metrics.jsonl may hold, and what it is."""
+"""Every number that metrics.jsonl may hold, and what it is; a bank's has `BY_PROMPTS` ones too."""
+
+BY_PROMPTS = "heldout_accuracy_prompts_"
+"""With a number P behind it: held-out accuracy of a bank's head on P prompts an image."""
 
 PLATEAU_GENERATIONS = 50
 PLATEAU_GAIN = 1e-3

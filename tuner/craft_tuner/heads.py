@@ -14,7 +14,7 @@ of texts and not on a rule, so it is chosen with the rest. Two families of heads
 
     GDA        shared covariance, shrunk: S = (1 - g) S_within + g tr(S_within)/d I;
                score = a S^-1 mu_k - mu_k S^-1 mu_k / 2            (Wang et al., ICLR 2024)
-    logistic   min CE(r zs + a W + b, y) + lambda/2 |W|^2 from W = 0, zs the zero-shot logits
+    logistic   min CE(r zs + a W + b, y) + lambda/2 (|W|^2 + |b|^2) from 0, zs the zero-shot logits
 
 Both may stand on the zero-shot logits zs times r, so that the head starts as zero-shot and departs
 from it as far as the shots say. Zero-shot itself is a candidate: the gate.
@@ -39,15 +39,19 @@ SPACES = ((0.0, 1e-4), (0.5, 1e-5), (1.0, 1e-4), (1.0, 1e-5), (1.0, 3e-6))
 """(power, floor); float32 logits carry directions down to about 3e-6 of the largest."""
 SHRINKAGE = (0.01, 0.1, 0.3, 0.6, 0.9)
 RIDGE = (1e-3, 1e-2, 1e-1)
+FEWEST = 3
+"""Shots of every class from which held-out ones choose better than the prior does."""
 PRIOR_SPACE = (0.5, 1e-5)
-PRIOR_RIDGE, PRIOR_RIDGE_ALONE = 0.3, 1e-2
-"""Of the head where there is nothing to hold out (one shot), beside zero-shot and without it."""
+PRIOR_RIDGE, PRIOR_RIDGE_ALONE = 0.1, 1e-2
+"""Of the one candidate below `FEWEST`, over the square of the shots, beside zero-shot and alone."""
 
 KEPT = 5
 """How many of the best candidates are averaged; linear heads average to a linear head."""
 FOLDS = 4
 RACE_IMAGES = 100
 """Images in a fold from which it rules out the worse half of the candidates."""
+
+DESIGN_IMAGES = 1000
 
 MAX_WORK = 2e9
 """Rows x directions x classes above which the logistic family, which is iterative, is left out."""
@@ -100,7 +104,7 @@ class Choice:
     """One layer on all P * K' logits; None: zero-shot is not to be improved upon."""
     kept: tuple[Spec, ...]
     held_out: dict[str, float] = field(default_factory=dict)
-    """accuracy, loss, zero_shot_accuracy, zero_shot_loss on held-out shots; empty at one shot."""
+    """accuracy, loss, zero_shot_accuracy, zero_shot_loss on held-out shots; empty for few shots."""
 
 
 @dataclass(frozen=True)
@@ -122,15 +126,16 @@ def choose(shots: Shots, *, seed: int) -> Choice:
     """Fit all candidates on folds of the shots, keep the best, fit these on all and average them.
 
     A view is always in the fold of its image. The loss is the held-out cross-entropy at the best
-    temperature, so families are compared by what they order, not by how sure they are.
+    temperature, so families are compared by what they order, not by how sure they are. Of one or
+    two shots too little can be held out to choose by: there one candidate is fitted.
     """
     with one_blas_thread():
         temper = _temper(shots)
         fewest = int(np.bincount(shots.labels, minlength=shots.classes).min())
-        if fewest < 2:
-            # Half way from what few shots say of zero-shot's temperature to its own, which is 1.
+        if fewest < FEWEST:
             ridge = PRIOR_RIDGE_ALONE if shots.own is None else PRIOR_RIDGE
-            spec = Spec("logistic", *PRIOR_SPACE, ridge, temper**0.5)
+            # A quarter of the way from zero-shot's own temperature, 1, to what few shots say of it.
+            spec = Spec("logistic", *PRIOR_SPACE, ridge / max(1, fewest) ** 2, temper**0.25)
             return Choice(_average(shots, (spec,), (1.0,)), (spec,))
         held = _held_out(shots, _candidates(shots, temper), folds=min(FOLDS, fewest), seed=seed)
         return _decide(shots, held)
@@ -308,7 +313,8 @@ def logistic(
 ) -> _Linear:
     """Multinomial logistic regression beside a fixed offset (rows, K), from zero, by L-BFGS.
 
-    Minimises the mean cross-entropy of offset + a W + b plus ridge / 2 |W|^2.
+    Minimises the mean cross-entropy of offset + a W + b plus ridge / 2 (|W|^2 + |b|^2): with the
+    bias free, few shots and a large ridge would move the classes' priors and nothing else.
     """
     rows, width = a.shape
     classes = offset.shape[1]
@@ -324,8 +330,8 @@ def logistic(
         powers /= total[:, None]
         powers[index, labels] -= 1
         powers /= rows
-        gradient = np.vstack([a.T @ powers + ridge * w[:-1], powers.sum(axis=0)])
-        return float(value + ridge / 2 * (w[:-1] ** 2).sum()), gradient.ravel()
+        gradient = np.vstack([a.T @ powers, powers.sum(axis=0)]) + ridge * w
+        return float(value + ridge / 2 * (w**2).sum()), gradient.ravel()
 
     start = np.zeros((width + 1) * classes)
     found: Matrix = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": steps}).x
@@ -368,23 +374,24 @@ def cross_entropy(scores: Matrix, labels: IntArray) -> float:
     return float((np.log(np.exp(centred).sum(axis=1)) - own).mean())
 
 
-def informative(logits: FloatArray, wanted: int) -> list[int]:
-    """The prompts whose logits (P, N, K') tell images apart most, in order of choice.
+def informative(logits: FloatArray) -> list[int]:
+    """Prompts by how much their logits (P, N, K') tell images apart; the first stays first.
 
     Greedy D-optimal design: each prompt in turn is the one that adds most to
     log det(I + sum_p X_p X_p^T / tau), X_p its centred logits and tau their mean square over all.
+    Of more than `DESIGN_IMAGES` images, evenly spaced ones stand for all.
     """
+    order, rest = [0], [*range(1, len(logits))]
+    if not rest:
+        return order
     with one_blas_thread():
-        centred = logits.astype(np.float64)
+        centred = logits[:, :: -(-logits.shape[1] // DESIGN_IMAGES)].astype(np.float64)
         centred -= centred.mean(axis=1, keepdims=True)
         grams = centred @ centred.transpose(0, 2, 1) / max(float((centred**2).mean()), 1e-12)
-        total, kept = np.eye(logits.shape[1]), list[int]()
-        while len(kept) < wanted:
-            gains = {
-                index: float(np.linalg.slogdet(total + gram)[1])
-                for index, gram in enumerate(grams)
-                if index not in kept
-            }
-            kept.append(max(gains, key=lambda index: gains[index]))
-            total += grams[kept[-1]]
-    return kept
+        total = np.eye(centred.shape[1]) + grams[0]
+        while rest:
+            gains = {index: float(np.linalg.slogdet(total + grams[index])[1]) for index in rest}
+            order.append(max(rest, key=lambda index: gains[index]))
+            rest.remove(order[-1])
+            total += grams[order[-1]]
+    return order

@@ -18,9 +18,10 @@ import numpy as np
 
 from craft_shared.messages import Budgets, PromptKind
 from craft_tuner.adapter import Adapter, describe
-from craft_tuner.blackbox import BlackBox, FloatArray, Images, IntArray, Task, Texts
+from craft_tuner.blackbox import BlackBox, FloatArray, Images, Task, Texts
 from craft_tuner.budget import Plan, Workload, plan_phases, price
 from craft_tuner.config import FitConfig
+from craft_tuner.diagnostics import BY_PROMPTS
 from craft_tuner.errors import UsageError
 from craft_tuner.heads import Choice, Shots, choose, informative
 from craft_tuner.journal import Generation, Metrics
@@ -88,13 +89,16 @@ class Bank:
         plan = run.plan
         question = _compose(box, task, run.config, prompts=plan.population)
         logits = question.ask(box, _bundle(task, plan))
-        kept = _kept(logits, task, run.config)
-        question, logits = question.only(kept), logits[kept]
-        choice = choose(_shots(logits, task, own=question.plain), seed=run.config.seed)
-        adapter = self._adapter(box, task, run, question=question, choice=choice)
+        order = informative(logits[:, : len(task.labels)])
+        kept = sorted(order[: run.config.prompts_per_image or len(order)])
+        choice = choose(_shots(logits[kept], task), seed=run.config.seed)
+        adapter = self._adapter(box, task, run, question=question.only(kept), choice=choice)
         run.save_adapter(adapter)
         metrics = _metrics(run, choice, seconds=time.monotonic() - started)
         if not run.restore().generation:
+            chosen = (len(kept), choice)
+            told = _by_prompts(logits, task, order=order, chosen=chosen, seed=run.config.seed)
+            metrics = {**metrics, **told}
             run.commit(_line(run, logits), metrics, {})
         queries = run.plan.fit.queries
         on_progress(Progress(1, 1, queries, queries, metrics))
@@ -144,8 +148,6 @@ class _Question:
     texts: Texts
     offsets: FloatArray | None
     templates: tuple[str, ...]
-    plain: bool = True
-    """Whether the first prompt is the plain one."""
 
     def ask(self, box: BlackBox, images: Images) -> FloatArray:
         """Logits float32 (P, rows, K')."""
@@ -159,7 +161,7 @@ class _Question:
         """The prompts of these indices."""
         offsets = None if self.offsets is None else self.offsets[[*kept]]
         templates = tuple(self.templates[index] for index in kept) if self.templates else ()
-        return replace(self, offsets=offsets, templates=templates, plain=kept[0] == 0)
+        return replace(self, offsets=offsets, templates=templates)
 
 
 def extra_names(config: FitConfig, work: Workload, prompts: int) -> int:
@@ -197,18 +199,29 @@ def _bundle(task: Task, plan: Plan) -> Images:
     return Images(task.bundle.sets[:sets], cost.logit_vectors // plan.population)
 
 
-def _kept(logits: FloatArray, task: Task, config: FitConfig) -> list[int]:
-    wanted = config.prompts_per_image or len(logits)
-    if wanted >= len(logits):
-        return [*range(len(logits))]
-    return informative(logits[:, : len(task.labels)], wanted)
-
-
-def _shots(logits: FloatArray, task: Task, *, own: bool) -> Shots:
+def _shots(logits: FloatArray, task: Task) -> Shots:
     classes = len(task.texts.class_names)
     x = np.concatenate(list(logits), axis=-1).astype(np.float64)
-    columns: IntArray | None = np.arange(classes) if own else None
-    return Shots(x, task.labels, classes, columns, near=logits.shape[-1])
+    return Shots(x, task.labels, classes, np.arange(classes), near=logits.shape[-1])
+
+
+def _by_prompts(
+    logits: FloatArray, task: Task, *, order: list[int], chosen: tuple[int, Choice], seed: int
+) -> Metrics:
+    """Held-out accuracy with the first 1, 2, 4, ... prompts: what fewer an image would give."""
+    if len(order) == 1:
+        return {}
+    known = dict([chosen])
+    counts = sorted({2**power for power in range(len(order).bit_length())} | {len(order)})
+    found = {
+        count: known.get(count) or choose(_shots(logits[sorted(order[:count])], task), seed=seed)
+        for count in counts
+    }
+    return {
+        f"{BY_PROMPTS}{count}": choice.held_out["accuracy"]
+        for count, choice in found.items()
+        if choice.held_out
+    }
 
 
 def _metrics(run: Run, choice: Choice, *, seconds: float) -> Metrics:
