@@ -28,7 +28,8 @@ from craft_tuner.data.dataset import labels_of, pictures_of
 from craft_tuner.data.sampling import sample_shots
 from craft_tuner.data.sources import DIGITS, read_dataset
 from craft_tuner.data.views import Augmentation, views_of
-from craft_tuner.heads import Shots, choose, cross_entropy, folds_of, logistic
+from craft_tuner.heads import Shots, choose, folds_of
+from craft_tuner.linear import cross_entropy, logistic
 from craft_tuner.prompts import project, projection
 from craft_tuner.refine import Head
 from craft_tuner.texts import anchors, imagenet_templates

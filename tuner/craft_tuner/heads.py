@@ -10,14 +10,9 @@ features, up to a change of basis. The basis is a principal one, each direction 
     a = (x - mean) V diag(s)^-power    over the directions with s > floor * s_0
 
 power 0 keeps the geometry, 1 whitens, 1/2 lies between; which is right depends on the model's space
-of texts and not on a rule, so it is chosen with the rest. Two families of heads:
-
-    GDA        shared covariance, shrunk: S = (1 - g) S_within + g tr(S_within)/d I;
-               score = a S^-1 mu_k - mu_k S^-1 mu_k / 2            (Wang et al., ICLR 2024)
-    logistic   min CE(r zs + a W + b, y) + lambda/2 (|W|^2 + |b|^2) from 0, zs the zero-shot logits
-
-Both may stand on the zero-shot logits zs times r, so that the head starts as zero-shot and departs
-from it as far as the shots say. Zero-shot itself is a candidate: the gate.
+of texts and not on a rule, so it is chosen with the rest. Both families of `craft_tuner.linear` may
+stand on the zero-shot logits zs times r, so that the head starts as zero-shot and departs from it
+as far as the shots say. Zero-shot itself is a candidate: the gate.
 """
 
 from collections.abc import Iterable, Iterator
@@ -25,15 +20,21 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.optimize import minimize
 
-from craft_tuner.blackbox import FloatArray, IntArray
+from craft_tuner.blackbox import IntArray
 from craft_tuner.leverage import reach_of
+from craft_tuner.linear import (
+    Linear,
+    Matrix,
+    Moments,
+    Scores,
+    best_temperature,
+    gda,
+    logistic,
+    moments,
+)
 from craft_tuner.readout import Layer, Reach, Readout
 from craft_tuner.threads import one_blas_thread
-
-Matrix = NDArray[np.float64]
 
 SPACES = ((0.0, 1e-4), (0.5, 1e-5), (1.0, 1e-4), (1.0, 1e-5), (1.0, 3e-6))
 """(power, floor); float32 logits carry directions down to about 3e-6 of the largest."""
@@ -42,16 +43,14 @@ RIDGE = (1e-3, 1e-2, 1e-1)
 FEWEST = 3
 """Shots of every class from which held-out ones choose better than the prior does."""
 PRIOR_SPACE = (0.5, 1e-5)
-PRIOR_RIDGE, PRIOR_RIDGE_ALONE = 0.1, 1e-2
-"""Of the one candidate below `FEWEST`, over the square of the shots, beside zero-shot and alone."""
+PRIOR_RIDGE, PRIOR_RIDGE_ALONE = (0.1, 0.01), 0.01
+"""Of the one candidate below `FEWEST`: beside zero-shot at one and two shots, and without it."""
 
 KEPT = 5
 """How many of the best candidates are averaged; linear heads average to a linear head."""
 FOLDS = 4
 RACE_IMAGES = 100
 """Images in a fold from which it rules out the worse half of the candidates."""
-
-DESIGN_IMAGES = 1000
 
 MAX_WORK = 2e9
 """Rows x directions x classes above which the logistic family, which is iterative, is left out."""
@@ -116,12 +115,6 @@ class _Space:
         return (x - self.mean) @ self.basis
 
 
-class _Linear(NamedTuple):
-    weight: Matrix
-    """(inputs, K)."""
-    bias: Matrix
-
-
 def choose(shots: Shots, *, seed: int) -> Choice:
     """Fit all candidates on folds of the shots, keep the best, fit these on all and average them.
 
@@ -133,9 +126,10 @@ def choose(shots: Shots, *, seed: int) -> Choice:
         temper = _temper(shots)
         fewest = int(np.bincount(shots.labels, minlength=shots.classes).min())
         if fewest < FEWEST:
-            ridge = PRIOR_RIDGE_ALONE if shots.own is None else PRIOR_RIDGE
+            alone = shots.own is None
+            ridge = PRIOR_RIDGE_ALONE if alone else PRIOR_RIDGE[max(fewest, 1) - 1]
             # A quarter of the way from zero-shot's own temperature, 1, to what few shots say of it.
-            spec = Spec("logistic", *PRIOR_SPACE, ridge / max(1, fewest) ** 2, temper**0.25)
+            spec = Spec("logistic", *PRIOR_SPACE, ridge, temper**0.25)
             return Choice(_average(shots, (spec,), (1.0,)), (spec,))
         held = _held_out(shots, _candidates(shots, temper), folds=min(FOLDS, fewest), seed=seed)
         return _decide(shots, held)
@@ -188,62 +182,57 @@ def _held_out(shots: Shots, specs: Iterable[Spec], *, folds: int, seed: int) -> 
     Talwalkar, AISTATS 2016): it is `RACE_IMAGES` held-out images that judge it.
     """
     fold = folds_of(shots.labels, folds, seed)
-    spaces = _spaces(shots.x)
     rows = np.arange(len(shots.x)) % shots.images
-    inputs = {space: spaces[space](shots.x) for space in SPACES}
-    scores = {spec: np.zeros((shots.images, shots.classes)) for spec in specs}
-    for number in range(folds):
-        out = np.flatnonzero(fold == number)
-        for spec, found in scores.items():
-            found[out] = _scores(shots, spec, inputs, keep=fold[rows] != number, out=out)
-        if number == 0 and len(out) >= RACE_IMAGES:
-            scores = _better_half(scores, shots.labels, out)
+    labels, base = shots.labels[rows], shots.base
+    blank = (shots.images, shots.classes)
+    scores: dict[Spec, Scores] = {spec: np.zeros(blank, np.float32) for spec in specs}
+    spaces = _spaces(shots.x)
+    for numbers in ([0], range(1, folds)):
+        for space, members in _by_space(scores).items():
+            a = spaces[space](shots.x) if space in spaces else shots.x
+            for number in numbers:
+                out, keep = np.flatnonzero(fold == number), fold[rows] != number
+                part = _Part(a[keep], labels[keep], base[keep])
+                for spec in members:
+                    scores[spec][out] = part.departure(spec, a[out]) + spec.residual * base[out]
+        first = np.flatnonzero(fold == 0)
+        if 0 in numbers and len(first) >= RACE_IMAGES:
+            scores = _better_half(scores, shots.labels, first)
     return [_held(spec, found, shots.labels) for spec, found in scores.items()]
 
 
-def _held(spec: Spec, scores: Matrix, labels: IntArray) -> _Held:
-    temperature, loss = _best_temperature(scores, labels)
+def _by_space(specs: Iterable[Spec]) -> dict[tuple[float, float], list[Spec]]:
+    """Candidates of one space together, so that one space's inputs are in memory at a time."""
+    found: dict[tuple[float, float], list[Spec]] = {}
+    for spec in specs:
+        found.setdefault((spec.power, spec.floor), []).append(spec)
+    return found
+
+
+def _held(spec: Spec, scores: Scores, labels: IntArray) -> _Held:
+    temperature, loss = best_temperature(scores, labels)
     return _Held(spec, float((scores.argmax(axis=1) == labels).mean()), loss, temperature)
 
 
 def _better_half(
-    scores: dict[Spec, Matrix], labels: IntArray, seen: IntArray
-) -> dict[Spec, Matrix]:
+    scores: dict[Spec, Scores], labels: IntArray, seen: IntArray
+) -> dict[Spec, Scores]:
     """Candidates by the loss on the images that they were scored on, zero-shot always."""
-    losses = {spec: _best_temperature(each[seen], labels[seen])[1] for spec, each in scores.items()}
+    losses = {spec: best_temperature(each[seen], labels[seen])[1] for spec, each in scores.items()}
     ranked = sorted(scores, key=lambda spec: losses[spec])
     kept = {*ranked[: max(2 * KEPT, len(ranked) // 2)]}
     return {s: each for s, each in scores.items() if s in kept or s.family == "zero-shot"}
-
-
-def _scores(
-    shots: Shots,
-    spec: Spec,
-    inputs: dict[tuple[float, float], Matrix],
-    *,
-    keep: NDArray[np.bool_],
-    out: IntArray,
-) -> Matrix:
-    """Scores (out, K) of held-out images by a candidate fitted on the rows to keep."""
-    base = shots.base
-    if spec.family == "zero-shot":
-        return base[out]
-    a = inputs[spec.power, spec.floor]
-    labels = np.resize(shots.labels, len(keep))
-    linear = _fit(spec, a[keep], labels[keep], base[keep], shots.classes)
-    return a[out] @ linear.weight + linear.bias + spec.residual * base[out]
 
 
 def _average(shots: Shots, specs: tuple[Spec, ...], temperatures: tuple[float, ...]) -> Readout:
     """The mean of heads fitted on all rows, each at its temperature, as one layer."""
     spaces = _spaces(shots.x)
     labels = np.resize(shots.labels, len(shots.x))
-    base = shots.base
     weight, bias = np.zeros((shots.x.shape[1], shots.classes)), np.zeros(shots.classes)
     residual = 0.0
     for spec, temperature in zip(specs, temperatures, strict=True):
         space = spaces[spec.power, spec.floor]
-        linear = _fit(spec, space(shots.x), labels, base, shots.classes)
+        linear = _Part(space(shots.x), labels, shots.base).fit(spec)
         weight += temperature / len(specs) * space.basis @ linear.weight
         bias += temperature / len(specs) * linear.bias
         residual += temperature / len(specs) * spec.residual
@@ -283,60 +272,30 @@ def _spaces(x: Matrix) -> dict[tuple[float, float], _Space]:
     return found
 
 
-def _fit(spec: Spec, a: Matrix, labels: IntArray, base: Matrix, classes: int) -> _Linear:
-    if spec.family == "gda":
-        return gda(a, labels, classes, shrinkage=spec.strength)
-    return logistic(a, labels, spec.residual * base, ridge=spec.strength)
+class _Part:
+    """Rows to fit on, and what candidates that differ little share."""
 
+    def __init__(self, a: Matrix, labels: IntArray, base: Matrix) -> None:
+        self._a, self._labels, self._base = a, labels, base
+        self._moments: Moments | None = None
+        self._known: dict[Spec, Matrix] = {}
 
-def gda(a: Matrix, labels: IntArray, classes: int, *, shrinkage: float) -> _Linear:
-    """Gaussian discriminant analysis with one covariance, shrunk to its mean variance.
+    def fit(self, spec: Spec) -> Linear:
+        if spec.family == "logistic":
+            return logistic(self._a, self._labels, spec.residual * self._base, ridge=spec.strength)
+        if self._moments is None:
+            self._moments = moments(self._a, self._labels, self._base.shape[1])
+        return gda(self._moments, shrinkage=spec.strength)
 
-    A class without examples has its mean at the origin, the mean of all. Without two examples of
-    any class this is the nearest mean.
-    """
-    means = np.zeros((classes, a.shape[1]))
-    for label in np.unique(labels):
-        means[label] = a[labels == label].mean(axis=0)
-    within = a - means[labels]
-    covariance = (1 - shrinkage) * (within.T @ within) / len(a)
-    # One example of each class has no spread within: then all directions are taken as equal.
-    spread = within if within.any() else a
-    scale = (spread**2).sum() / len(a) / a.shape[1]
-    covariance[np.diag_indices(a.shape[1])] += shrinkage * scale + np.finfo(np.float64).tiny
-    weight = np.asarray(np.linalg.solve(covariance, means.T), np.float64)
-    return _Linear(weight, -0.5 * (means.T * weight).sum(axis=0))
-
-
-def logistic(
-    a: Matrix, labels: IntArray, offset: Matrix, *, ridge: float, steps: int = 60
-) -> _Linear:
-    """Multinomial logistic regression beside a fixed offset (rows, K), from zero, by L-BFGS.
-
-    Minimises the mean cross-entropy of offset + a W + b plus ridge / 2 (|W|^2 + |b|^2): with the
-    bias free, few shots and a large ridge would move the classes' priors and nothing else.
-    """
-    rows, width = a.shape
-    classes = offset.shape[1]
-    index = np.arange(rows)
-
-    def loss(flat: Matrix) -> tuple[float, Matrix]:
-        w = flat.reshape(width + 1, classes)
-        scores = a @ w[:-1] + w[-1] + offset
-        top = scores.max(axis=1, keepdims=True)
-        powers = np.exp(scores - top)
-        total = powers.sum(axis=1)
-        value = (np.log(total) + top[:, 0] - scores[index, labels]).mean()
-        powers /= total[:, None]
-        powers[index, labels] -= 1
-        powers /= rows
-        gradient = np.vstack([a.T @ powers, powers.sum(axis=0)]) + ridge * w
-        return float(value + ridge / 2 * (w**2).sum()), gradient.ravel()
-
-    start = np.zeros((width + 1) * classes)
-    found: Matrix = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": steps}).x
-    w: Matrix = found.reshape(width + 1, classes)
-    return _Linear(w[:-1], w[-1])
+    def departure(self, spec: Spec, a: Matrix) -> Matrix:
+        """What a candidate adds to its share of zero-shot (rows, K); always asked of equal rows."""
+        if spec.family == "zero-shot":
+            return np.zeros((len(a), self._base.shape[1]))
+        same = spec if spec.family == "logistic" else spec._replace(residual=0)
+        if same not in self._known:
+            linear = self.fit(spec)
+            self._known[same] = a @ linear.weight + linear.bias
+        return self._known[same]
 
 
 def folds_of(labels: IntArray, folds: int, seed: int) -> IntArray:
@@ -350,48 +309,8 @@ def folds_of(labels: IntArray, folds: int, seed: int) -> IntArray:
     return fold
 
 
-_TEMPERATURES = np.geomspace(1 / 64, 4, 33)
-
-
-def _best_temperature(scores: Matrix, labels: IntArray) -> tuple[float, float]:
-    """The factor of scores (n, K) with the lowest cross-entropy, and that."""
-    losses = [cross_entropy(factor * scores, labels) for factor in _TEMPERATURES]
-    best = int(np.argmin(losses))
-    return float(_TEMPERATURES[best]), losses[best]
-
-
 def _temper(shots: Shots) -> float:
     """How far the zero-shot logits of the shots themselves are to be believed: at most 1."""
     if shots.own is None:
         return 0.0
-    return min(1.0, _best_temperature(shots.base[: shots.images], shots.labels)[0])
-
-
-def cross_entropy(scores: Matrix, labels: IntArray) -> float:
-    """Mean cross-entropy in nats of scores (n, K)."""
-    centred = scores - scores.max(axis=1, keepdims=True)
-    own = centred[np.arange(len(labels)), labels]
-    return float((np.log(np.exp(centred).sum(axis=1)) - own).mean())
-
-
-def informative(logits: FloatArray) -> list[int]:
-    """Prompts by how much their logits (P, N, K') tell images apart; the first stays first.
-
-    Greedy D-optimal design: each prompt in turn is the one that adds most to
-    log det(I + sum_p X_p X_p^T / tau), X_p its centred logits and tau their mean square over all.
-    Of more than `DESIGN_IMAGES` images, evenly spaced ones stand for all.
-    """
-    order, rest = [0], [*range(1, len(logits))]
-    if not rest:
-        return order
-    with one_blas_thread():
-        centred = logits[:, :: -(-logits.shape[1] // DESIGN_IMAGES)].astype(np.float64)
-        centred -= centred.mean(axis=1, keepdims=True)
-        grams = centred @ centred.transpose(0, 2, 1) / max(float((centred**2).mean()), 1e-12)
-        total = np.eye(centred.shape[1]) + grams[0]
-        while rest:
-            gains = {index: float(np.linalg.slogdet(total + grams[index])[1]) for index in rest}
-            order.append(max(rest, key=lambda index: gains[index]))
-            rest.remove(order[-1])
-            total += grams[order[-1]]
-    return order
+    return min(1.0, best_temperature(shots.base[: shots.images], shots.labels)[0])

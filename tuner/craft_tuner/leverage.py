@@ -38,17 +38,21 @@ def reach_of(x: NDArray[np.float64], *, factor: float) -> Reach | None:
     """
     centre = x.mean(axis=0).astype(np.float32)
     d = x - centre
-    values, vectors = np.linalg.eigh(d @ d.T)
+    tall = len(x) > x.shape[1]
+    values, vectors = np.linalg.eigh(d.T @ d if tall else d @ d.T)
     values = np.maximum(values, 0)
     e = RIDGE * values[-1]
     if len(x) < LEAST or e == 0:
         return None
-    leverage = 1 / len(x) + vectors**2 @ (values / (values + e))
+    along = d @ vectors if tall else vectors * np.sqrt(values)
+    leverage = 1 / len(x) + along**2 @ (1 / (values + e))
     left_out = leverage / np.maximum(1 - leverage, np.finfo(np.float64).eps)
     left_out -= 1 / (len(x) - 1)
     scale = np.array([1 / e, np.median(left_out), left_out.max(), factor], np.float32)
     if scale[2] <= scale[1]:
         return None
     kept = values > e / 10
-    basis = (vectors[:, kept].T @ d) / np.sqrt(e * (values[kept] + e))[:, None]
+    w = values[kept, None]
+    right = vectors.T[kept] if tall else vectors.T[kept] @ d / np.sqrt(w)
+    basis = np.sqrt(w / (e * (w + e))) * right
     return Reach(basis.astype(np.float32), centre, scale)

@@ -21,9 +21,10 @@ from craft_tuner.adapter import Adapter, describe
 from craft_tuner.blackbox import BlackBox, FloatArray, Images, Task, Texts
 from craft_tuner.budget import Plan, Workload, plan_phases, price
 from craft_tuner.config import FitConfig
+from craft_tuner.design import informative
 from craft_tuner.diagnostics import BY_PROMPTS
 from craft_tuner.errors import UsageError
-from craft_tuner.heads import Choice, Shots, choose, informative
+from craft_tuner.heads import Choice, Shots, choose
 from craft_tuner.journal import Generation, Metrics
 from craft_tuner.method import OnProgress, Progress
 from craft_tuner.runs import Run
@@ -32,7 +33,7 @@ from craft_tuner.texts import anchors, imagenet_templates
 
 COLUMNS = 4096
 """Most numbers per image: P prompts get fewer names each."""
-MEMORY = 2**30
+MEMORY = 2**29
 """Bytes that the logits of a bank may take as float64; beyond it, fewer views are asked about."""
 
 
