@@ -36,16 +36,22 @@ test: install  ## all tests, with coverage
 	$(BIN)/coverage report --include='shared/*' --fail-under=100
 	$(BIN)/coverage report --include='server/*,tuner/*' --fail-under=90
 
-.PHONY: ray-test
-ray-test: install  ## install Ray and test server and bench on it: two replicas, and a bench, on a Ray of this machine
+.PHONY: ray
+ray: install  ## install Ray
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[ray]'
+
+.PHONY: ray-test
+ray-test: ray  ## test server and bench on Ray: two replicas, and a bench, on a Ray of this machine
 	$(BIN)/pytest tests/e2e/test_ray.py tests/e2e/test_bench_ray.py
 
-.PHONY: page-test
-page-test: install  ## look at the page of runs in a headless Chromium, installed by apt where there is none
+.PHONY: chromium
+chromium: install  ## install Chromium by apt where there is none
 	PYTHONPATH=tests $(BIN)/python -c 'import chromium, sys; sys.exit(chromium.find_chromium() is None)' || \
 	  { [ "$$(id -u)" = 0 ] && apt-get update && apt-get install --yes --no-install-recommends chromium; } || \
 	  { echo "page-test needs Chromium: apt-get install chromium" >&2; exit 1; }
+
+.PHONY: page-test
+page-test: chromium  ## look at the page of runs in a headless Chromium
 	$(BIN)/pytest tests/e2e/test_page.py
 
 .PHONY: lint
@@ -113,9 +119,13 @@ faults: install  ## kill, cut, fill and drain for ROUNDS rounds a store; STEPS o
 docker-test: install  ## build both images and run what docs/docker.md promises on a real engine
 	$(BIN)/python scripts/docker_test.py $(DOCKER_FLAGS)
 
-.PHONY: bench-accuracy
-bench-accuracy: install  ## the demo with seeds 1, 2 and 3, and their mean
+.PHONY: bench-demo
+bench-demo: install  ## the demo with seeds 1, 2 and 3, and their mean
 	$(BIN)/python benchmarks/accuracy.py
+
+.PHONY: bench-accuracy
+bench-accuracy: install  ## every method by shots and budget, on digits and on DATA: an hour and more, resumable
+	$(BIN)/python benchmarks/study.py --data $(DATA)
 
 .PHONY: bench-real
 bench-real: install  ## real CLIP features through the protocol, and domain shift; what DATA lacks is left out
@@ -124,7 +134,7 @@ bench-real: install  ## real CLIP features through the protocol, and domain shif
 	$(BIN)/python benchmarks/domain_shift.py --data $(DATA) --json bench/domain-shift.json
 
 .PHONY: check
-check: test lint type demo bench-accuracy  ## what CI runs
+check: test lint type demo bench-demo  ## what CI runs
 	$(MAKE) soak MINUTES=1
 	$(MAKE) faults ROUNDS=10 STEPS=0 KILLS=0
 

@@ -1,6 +1,7 @@
 """The tuner's memory at ImageNet's shape: K = 1,000, N = 16,000, M = 50,000, over real HTTP.
 
-    python benchmarks/imagenet_shape.py [--generations 2] [--views 1] [--most-mb 2000] [--json FILE]
+    python benchmarks/imagenet_shape.py [--method craft] [--generations 2] [--views 1]
+                                        [--most-mb 2000] [--json FILE]
 
 A stub server, whose logits cost little, and `craft-tuner fit` with the preset `imagenet` and then
 `craft-tuner predict` of all test images, each in a process of its own. Pictures are noise of 8 x 8
@@ -48,6 +49,7 @@ def main() -> None:
         classes=1000,
         shots=16,
         test=50,
+        method="craft",
         views=1,
         generations=2,
         population=40,
@@ -69,7 +71,8 @@ def main() -> None:
             run = folder / "run"
             fit = [
                 *(TUNER, "fit", f"--data={folder / 'data'}", "--preset=imagenet", f"--run={run}"),
-                *(f"--shots={options.shots}", f"--set=views={options.views}"),
+                *(f"--method={options.method}", f"--shots={options.shots}"),
+                f"--set=views={options.views}",
                 f"--set=population={options.population}",
                 f"--budget={(options.population + 1) * options.generations + 2}",
             ]
@@ -77,7 +80,7 @@ def main() -> None:
             stages = json.loads((run / "result.json").read_text())["seconds"]
             rows: list[Row] = [
                 {
-                    "what": f"fit of {options.generations} generations, and its test",
+                    "what": f"fit by {options.method}, and its test",
                     "seconds": seconds,
                     "peak_mb": peak,
                     "upload_s": stages["upload"],

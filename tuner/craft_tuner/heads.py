@@ -131,7 +131,7 @@ def choose(shots: Shots, *, seed: int) -> Choice:
             # A quarter of the way from zero-shot's own temperature, 1, to what few shots say of it.
             spec = Spec("logistic", *PRIOR_SPACE, ridge, temper**0.25)
             return Choice(_average(shots, (spec,), (1.0,)), (spec,))
-        held = _held_out(shots, _candidates(shots, temper), folds=min(FOLDS, fewest), seed=seed)
+        held = _held_out(shots, [*_candidates(shots, temper)], folds=min(FOLDS, fewest), seed=seed)
         return _decide(shots, held)
 
 
@@ -175,7 +175,7 @@ def _work(shots: Shots) -> float:
     return float(rows * min(rows, width) * shots.classes)
 
 
-def _held_out(shots: Shots, specs: Iterable[Spec], *, folds: int, seed: int) -> list[_Held]:
+def _held_out(shots: Shots, specs: list[Spec], *, folds: int, seed: int) -> list[_Held]:
     """Every candidate on every fold; of many images, the better half after the first fold.
 
     The worse half of one round cannot win by much more data (successive halving; Jamieson and
@@ -185,20 +185,33 @@ def _held_out(shots: Shots, specs: Iterable[Spec], *, folds: int, seed: int) -> 
     rows = np.arange(len(shots.x)) % shots.images
     labels, base = shots.labels[rows], shots.base
     blank = (shots.images, shots.classes)
-    scores: dict[Spec, Scores] = {spec: np.zeros(blank, np.float32) for spec in specs}
+    departures = {_departure(spec): np.zeros(blank, np.float32) for spec in specs}
+
+    def judged(spec: Spec, images: IntArray) -> _Held:
+        scores = departures[_departure(spec)][images] + spec.residual * base[images]
+        return _held(spec, scores, shots.labels[images])
+
     spaces = _spaces(shots.x)
     for numbers in ([0], range(1, folds)):
-        for space, members in _by_space(scores).items():
-            a = spaces[space](shots.x) if space in spaces else shots.x
+        for space, members in _by_space(dict.fromkeys(map(_departure, specs))).items():
+            if space not in spaces:  # zero-shot, which departs by nothing
+                continue
+            a = spaces[space](shots.x)
             for number in numbers:
                 out, keep = np.flatnonzero(fold == number), fold[rows] != number
                 part = _Part(a[keep], labels[keep], base[keep])
                 for spec in members:
-                    scores[spec][out] = part.departure(spec, a[out]) + spec.residual * base[out]
+                    linear = part.fit(spec)
+                    departures[spec][out] = a[out] @ linear.weight + linear.bias
         first = np.flatnonzero(fold == 0)
         if 0 in numbers and len(first) >= RACE_IMAGES:
-            scores = _better_half(scores, shots.labels, first)
-    return [_held(spec, found, shots.labels) for spec, found in scores.items()]
+            specs = _better_half([judged(spec, first) for spec in specs])
+    return [judged(spec, np.arange(shots.images)) for spec in specs]
+
+
+def _departure(spec: Spec) -> Spec:
+    """What a candidate adds to its share of zero-shot: of GDA the same whatever that share is."""
+    return spec if spec.family == "logistic" else spec._replace(residual=0.0)
 
 
 def _by_space(specs: Iterable[Spec]) -> dict[tuple[float, float], list[Spec]]:
@@ -214,14 +227,11 @@ def _held(spec: Spec, scores: Scores, labels: IntArray) -> _Held:
     return _Held(spec, float((scores.argmax(axis=1) == labels).mean()), loss, temperature)
 
 
-def _better_half(
-    scores: dict[Spec, Scores], labels: IntArray, seen: IntArray
-) -> dict[Spec, Scores]:
-    """Candidates by the loss on the images that they were scored on, zero-shot always."""
-    losses = {spec: best_temperature(each[seen], labels[seen])[1] for spec, each in scores.items()}
-    ranked = sorted(scores, key=lambda spec: losses[spec])
-    kept = {*ranked[: max(2 * KEPT, len(ranked) // 2)]}
-    return {s: each for s, each in scores.items() if s in kept or s.family == "zero-shot"}
+def _better_half(held: list[_Held]) -> list[Spec]:
+    """Candidates by their loss, zero-shot always."""
+    ranked = sorted(held, key=lambda each: each.loss)
+    kept = ranked[: max(2 * KEPT, len(ranked) // 2)]
+    return [each.spec for each in held if each in kept or each.spec.family == "zero-shot"]
 
 
 def _average(shots: Shots, specs: tuple[Spec, ...], temperatures: tuple[float, ...]) -> Readout:
@@ -230,12 +240,14 @@ def _average(shots: Shots, specs: tuple[Spec, ...], temperatures: tuple[float, .
     labels = np.resize(shots.labels, len(shots.x))
     weight, bias = np.zeros((shots.x.shape[1], shots.classes)), np.zeros(shots.classes)
     residual = 0.0
-    for spec, temperature in zip(specs, temperatures, strict=True):
-        space = spaces[spec.power, spec.floor]
-        linear = _Part(space(shots.x), labels, shots.base).fit(spec)
-        weight += temperature / len(specs) * space.basis @ linear.weight
-        bias += temperature / len(specs) * linear.bias
-        residual += temperature / len(specs) * spec.residual
+    share = dict(zip(specs, np.array(temperatures) / len(specs), strict=True))
+    for each, members in _by_space(specs).items():
+        part = _Part(spaces[each](shots.x), labels, shots.base)
+        for spec in members:
+            linear = part.fit(spec)
+            weight += share[spec] * spaces[each].basis @ linear.weight
+            bias += share[spec] * linear.bias
+            residual += share[spec] * spec.residual
     centre = shots.x.mean(axis=0).astype(np.float32)
     if shots.own is not None:  # r zs is a linear map of x too
         weight[shots.own, np.arange(shots.classes)] += residual
@@ -273,12 +285,11 @@ def _spaces(x: Matrix) -> dict[tuple[float, float], _Space]:
 
 
 class _Part:
-    """Rows to fit on, and what candidates that differ little share."""
+    """Rows to fit on, and their moments once they are needed."""
 
     def __init__(self, a: Matrix, labels: IntArray, base: Matrix) -> None:
         self._a, self._labels, self._base = a, labels, base
         self._moments: Moments | None = None
-        self._known: dict[Spec, Matrix] = {}
 
     def fit(self, spec: Spec) -> Linear:
         if spec.family == "logistic":
@@ -286,16 +297,6 @@ class _Part:
         if self._moments is None:
             self._moments = moments(self._a, self._labels, self._base.shape[1])
         return gda(self._moments, shrinkage=spec.strength)
-
-    def departure(self, spec: Spec, a: Matrix) -> Matrix:
-        """What a candidate adds to its share of zero-shot (rows, K); always asked of equal rows."""
-        if spec.family == "zero-shot":
-            return np.zeros((len(a), self._base.shape[1]))
-        same = spec if spec.family == "logistic" else spec._replace(residual=0)
-        if same not in self._known:
-            linear = self.fit(spec)
-            self._known[same] = a @ linear.weight + linear.bias
-        return self._known[same]
 
 
 def folds_of(labels: IntArray, folds: int, seed: int) -> IntArray:
