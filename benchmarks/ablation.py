@@ -70,7 +70,7 @@ class Scene:
         """Test accuracy of the head that `craft_tuner.heads` chooses."""
         classes = len(self.texts.class_names)
         x = np.concatenate(list(logits), axis=1).astype(np.float64)
-        choice = choose(Shots(x, self.labels, classes, np.arange(classes)), seed=self.seed)
+        choice = choose(Shots(x, self.labels, classes, own=True), seed=self.seed)
         scores = test[0][:, :classes] if choice.readout is None else choice.readout(test, None)
         return self.accuracy(scores)
 

@@ -59,7 +59,7 @@ def shots(own=True):
     labels = np.repeat(np.arange(3), 8)
     x = np.hstack([np.eye(3)[labels] * 0.5, 3 * np.eye(3)[labels], np.zeros((24, 4))])
     x += 0.3 * DRAW.randn(*x.shape)
-    return Shots(x, labels, 3, np.arange(3) if own else None)
+    return Shots(x, labels, 3, own=own)
 
 
 def test_far_from_its_shots_a_head_gives_way_to_zero_shot() -> None:

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from craft_tuner.blackbox import IntArray
 from craft_tuner.leverage import reach_of
@@ -77,8 +78,8 @@ class Shots:
     labels: IntArray
     """(images,)."""
     classes: int
-    own: IntArray | None = None
-    """(K,) the columns of x that are the zero-shot logits; None where there are none."""
+    own: bool = False
+    """Whether the first K columns of x are the zero-shot logits."""
     near: int | None = None
     """How many first columns tell whether an image is like the shots; None: all."""
 
@@ -89,10 +90,8 @@ class Shots:
 
     @property
     def base(self) -> Matrix:
-        """(rows, K) zero-shot logits; 0 where there are none."""
-        if self.own is None:
-            return np.zeros((len(self.x), self.classes))
-        return self.x[:, self.own]
+        """(rows, K) zero-shot logits, a view of x; 0 where there are none."""
+        return self.x[:, : self.classes] if self.own else np.zeros((len(self.x), self.classes))
 
 
 @dataclass(frozen=True)
@@ -126,8 +125,7 @@ def choose(shots: Shots, *, seed: int) -> Choice:
         temper = _temper(shots)
         fewest = int(np.bincount(shots.labels, minlength=shots.classes).min())
         if fewest < FEWEST:
-            alone = shots.own is None
-            ridge = PRIOR_RIDGE_ALONE if alone else PRIOR_RIDGE[max(fewest, 1) - 1]
+            ridge = PRIOR_RIDGE[max(fewest, 1) - 1] if shots.own else PRIOR_RIDGE_ALONE
             # A quarter of the way from zero-shot's own temperature, 1, to what few shots say of it.
             spec = Spec("logistic", *PRIOR_SPACE, ridge, temper**0.25)
             return Choice(_average(shots, (spec,), (1.0,)), (spec,))
@@ -159,8 +157,8 @@ def _decide(shots: Shots, held: list[_Held]) -> Choice:
 
 
 def _candidates(shots: Shots, temper: float) -> Iterator[Spec]:
-    residuals = [0.0] if shots.own is None else sorted({0.0, temper, 1.0})
-    if shots.own is not None:
+    residuals = sorted({0.0, temper, 1.0}) if shots.own else [0.0]
+    if shots.own:
         yield Spec("zero-shot", 0, 1, 0, 1.0)
     for power, floor in SPACES:
         for residual in residuals:
@@ -199,7 +197,7 @@ def _held_out(shots: Shots, specs: list[Spec], *, folds: int, seed: int) -> list
             a = spaces[space](shots.x)
             for number in numbers:
                 out, keep = np.flatnonzero(fold == number), fold[rows] != number
-                part = _Part(a[keep], labels[keep], base[keep])
+                part = _Part(a, labels, base, keep)
                 for spec in members:
                     linear = part.fit(spec)
                     departures[spec][out] = a[out] @ linear.weight + linear.bias
@@ -249,16 +247,16 @@ def _average(shots: Shots, specs: tuple[Spec, ...], temperatures: tuple[float, .
             bias += share[spec] * linear.bias
             residual += share[spec] * spec.residual
     centre = shots.x.mean(axis=0).astype(np.float32)
-    if shots.own is not None:  # r zs is a linear map of x too
-        weight[shots.own, np.arange(shots.classes)] += residual
-        bias += residual * centre[shots.own]
+    if shots.own:  # r zs is a linear map of x too
+        weight[np.diag_indices(shots.classes)] += residual
+        bias += residual * centre[: shots.classes]
     layer = Layer(weight.T.astype(np.float32), bias.astype(np.float32))
     return Readout((layer,), centre, residual=0.0, reach=_reach(shots))
 
 
 def _reach(shots: Shots) -> Reach | None:
-    """Of zero-shot logits that are the first K columns; None where they are not."""
-    if shots.own is None or not np.array_equal(shots.own, np.arange(shots.classes)):
+    """None where there are no zero-shot logits to fall back on."""
+    if not shots.own:
         return None
     return reach_of(shots.x[: shots.images, : shots.near], factor=_temper(shots))
 
@@ -287,13 +285,20 @@ def _spaces(x: Matrix) -> dict[tuple[float, float], _Space]:
 class _Part:
     """Rows to fit on, and their moments once they are needed."""
 
-    def __init__(self, a: Matrix, labels: IntArray, base: Matrix) -> None:
-        self._a, self._labels, self._base = a, labels, base
+    def __init__(
+        self,
+        a: Matrix,
+        labels: IntArray,
+        base: Matrix,
+        keep: slice | NDArray[np.bool_] = slice(None),
+    ) -> None:
+        self._a, self._labels, self._base, self._keep = a[keep], labels[keep], base, keep
         self._moments: Moments | None = None
 
     def fit(self, spec: Spec) -> Linear:
         if spec.family == "logistic":
-            return logistic(self._a, self._labels, spec.residual * self._base, ridge=spec.strength)
+            offset = spec.residual * self._base[self._keep]
+            return logistic(self._a, self._labels, offset, ridge=spec.strength)
         if self._moments is None:
             self._moments = moments(self._a, self._labels, self._base.shape[1])
         return gda(self._moments, shrinkage=spec.strength)
@@ -312,6 +317,6 @@ def folds_of(labels: IntArray, folds: int, seed: int) -> IntArray:
 
 def _temper(shots: Shots) -> float:
     """How far the zero-shot logits of the shots themselves are to be believed: at most 1."""
-    if shots.own is None:
+    if not shots.own:
         return 0.0
     return min(1.0, best_temperature(shots.base[: shots.images], shots.labels)[0])

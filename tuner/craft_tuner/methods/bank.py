@@ -33,7 +33,7 @@ from craft_tuner.texts import anchors, imagenet_templates
 
 COLUMNS = 4096
 """Most numbers per image: P prompts get fewer names each."""
-MEMORY = 2**29
+MEMORY = 2**28
 """Bytes that the logits of a bank may take as float64; beyond it, fewer views are asked about."""
 
 
@@ -92,7 +92,7 @@ class Bank:
         logits = question.ask(box, _bundle(task, plan))
         order = informative(logits[:, : len(task.labels)])
         kept = sorted(order[: run.config.prompts_per_image or len(order)])
-        choice = choose(_shots(logits[kept], task), seed=run.config.seed)
+        choice = choose(_shots(logits, kept, task), seed=run.config.seed)
         adapter = self._adapter(box, task, run, question=question.only(kept), choice=choice)
         run.save_adapter(adapter)
         metrics = _metrics(run, choice, seconds=time.monotonic() - started)
@@ -200,10 +200,10 @@ def _bundle(task: Task, plan: Plan) -> Images:
     return Images(task.bundle.sets[:sets], cost.logit_vectors // plan.population)
 
 
-def _shots(logits: FloatArray, task: Task) -> Shots:
+def _shots(logits: FloatArray, kept: Sequence[int], task: Task) -> Shots:
     classes = len(task.texts.class_names)
-    x = np.concatenate(list(logits), axis=-1).astype(np.float64)
-    return Shots(x, task.labels, classes, np.arange(classes), near=logits.shape[-1])
+    x = np.concatenate([logits[index] for index in kept], axis=-1, dtype=np.float64)
+    return Shots(x, task.labels, classes, own=True, near=logits.shape[-1])
 
 
 def _by_prompts(
@@ -215,7 +215,7 @@ def _by_prompts(
     known = dict([chosen])
     counts = sorted({2**power for power in range(len(order).bit_length())} | {len(order)})
     found = {
-        count: known.get(count) or choose(_shots(logits[sorted(order[:count])], task), seed=seed)
+        count: known.get(count) or choose(_shots(logits, sorted(order[:count]), task), seed=seed)
         for count in counts
     }
     return {
