@@ -2,8 +2,9 @@
 
 Owns what the sources are and how their folders are written; knows no server and no method. Digits
 are drawn by hand (scikit-learn's) or printed (scripts/pictures.py, in fonts that the embedded model
-was not trained on). Photographs of scenes are as they are, in grey, blurred, or a small part of
-each; they come from outside this project (--data) and are left out where that is absent.
+was not trained on). Photographs of scenes are as they are, or spoilt in one of seven ways; they
+come from outside this project (--data) and are left out where that is absent. Dark, noisy, turned
+and negative ones were tried after the rules of craft_tuner.heads had been chosen on the others.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image, ImageFilter
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from craft_tuner.data.digits import CLASS_NAMES, load_digits
 from craft_tuner.data.pictures import decode
@@ -27,6 +28,12 @@ PRINTED_TRAIN, PRINTED_TEST = 36, 100
 
 BLUR = 0.05
 """Radius in image sides."""
+
+BRIGHTNESS = 0.35
+"""Share of a photograph's that a dark one has."""
+
+NOISE = 50.0
+"""Standard deviation of the noise of a pixel, of 255."""
 
 CROP = 0.35
 """Side of the part that is kept, in image sides, from the centre."""
@@ -132,8 +139,27 @@ def _part(image: Image.Image) -> Image.Image:
     return image.crop((*low, *high)).resize(image.size, Image.Resampling.BICUBIC)
 
 
+def _dark(image: Image.Image) -> Image.Image:
+    return ImageEnhance.Brightness(image).enhance(BRIGHTNESS)
+
+
+def _noisy(image: Image.Image) -> Image.Image:
+    pixels = np.asarray(image)
+    draw = np.random.default_rng(pixels.ravel())
+    noisy = pixels + draw.normal(0, NOISE, pixels.shape)
+    return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+
+
+def _turned(image: Image.Image) -> Image.Image:
+    return image.transpose(Image.Transpose.ROTATE_90)
+
+
 DEGRADATIONS: Mapping[str, Callable[[Image.Image], Image.Image]] = {
     "grey": _grey,
     "blurred": _blurred,
     "small part": _part,
+    "dark": _dark,
+    "noisy": _noisy,
+    "turned": _turned,
+    "negative": ImageOps.invert,
 }

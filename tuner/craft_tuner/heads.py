@@ -44,7 +44,7 @@ RIDGE = (1e-3, 1e-2, 1e-1)
 FEWEST = 3
 """Shots of every class from which held-out ones choose better than the prior does."""
 PRIOR_SPACE = (0.5, 1e-5)
-PRIOR_RIDGE, PRIOR_RIDGE_ALONE = (0.1, 0.01), 0.01
+PRIOR_RIDGE, PRIOR_RIDGE_ALONE = (0.1, 0.025), 0.01
 """Of the one candidate below `FEWEST`: beside zero-shot at one and two shots, and without it."""
 
 KEPT = 5
