@@ -133,6 +133,16 @@ bench-real: install  ## real CLIP features through the protocol, and domain shif
 	$(BIN)/python benchmarks/real_features.py --data $(DATA) --json bench/real.json
 	$(BIN)/python benchmarks/domain_shift.py --data $(DATA) --json bench/domain-shift.json
 
+.PHONY: told
+told: install  ## what the default method makes of keys that are told less than logits, ten minutes
+	mkdir -p bench
+	$(BIN)/python benchmarks/told.py --json bench/told.json
+
+.PHONY: ablation
+ablation: install  ## what earns its place in craft_plus and bank, a quarter of an hour
+	mkdir -p bench
+	$(BIN)/python benchmarks/ablation.py --json bench/ablation.json
+
 .PHONY: check
 check: test lint type demo bench-demo  ## what CI runs
 	$(MAKE) soak MINUTES=1

@@ -3,17 +3,18 @@
     python benchmarks/ablation.py [--seeds 1,2,3] [--searched 600] [--json FILE]
 
 Each row changes one thing: which context is asked (the plain text; the best of 25 random ones by
-held-out loss; CMA-ES on the loss of the best head, or on its held-out loss), how many common names
-are asked beside the classes, how many prompts, and which head reads the logits. Queries are the
-training queries of one image set that holds the 160 shots and 4 views of each. The model is called
-without HTTP or meter, through `local.LocalBox`: this compares methods, not servers. Test labels are
-read once a row, for its accuracy.
+held-out loss; a search on the loss of the best head, or on its held-out loss), how many common
+names are asked beside the classes, how many prompts, and which head reads the logits. Queries are
+the training queries of one image set that holds the 160 shots and 4 views of each. The model is
+called without HTTP or meter, through `local.LocalBox`: this compares methods, not servers. Test
+labels are read once a row, for its accuracy. Racing on mini-batches has no row: a query is a prompt
+on a whole image set, so fewer images save none.
 """
 
 import argparse
 import json
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,6 +22,8 @@ import cma
 import numpy as np
 from local import LocalBox, load_model
 from machine import describe
+from numpy.typing import NDArray
+from scipy.optimize import minimize
 
 from craft_tuner.blackbox import FloatArray, Images, IntArray, Texts
 from craft_tuner.config import build
@@ -37,6 +40,11 @@ from craft_tuner.texts import anchors, imagenet_templates
 VIEWS = 4
 EPOCHS = 195
 RANDOM = 25
+POPULATION = 40
+FRACTIONS = (1.0, 0.5, 0.25, 0.125)
+"""Of a step, tried in turn."""
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -125,17 +133,96 @@ def loss(scene: Scene, logits: FloatArray, *, held_out: bool) -> float:
     return total / len(x)
 
 
-def searched(scene: Scene, *, queries: int, held_out: bool) -> FloatArray:
-    """The context that CMA-ES ends at when fitness is the loss of the prompt's own best head."""
-    config = build({"preset": DIGITS, "seed": scene.seed})
-    a = projection(config, scene.box.card.context_width)
-    options = {"popsize": 40, "bounds": [-5, 5], "seed": scene.seed, "verbose": -9}
-    strategy = cma.CMAEvolutionStrategy(config.intrinsic_dim * [0], config.sigma, options)
-    for _ in range(queries // 40):
-        z = strategy.ask()
-        logits = scene.soft(project(a, np.array(z), n_ctx=config.n_ctx), scene.bundle)
-        strategy.tell(z, [loss(scene, each, held_out=held_out) for each in logits])
-    return project(a, np.asarray(strategy.result.xfavorite)[None], n_ctx=config.n_ctx)
+class Search:
+    """Contexts A z of a scene, judged by the loss of the prompt's own best head."""
+
+    def __init__(self, scene: Scene, *, held_out: bool = True) -> None:
+        self.scene, self._held_out = scene, held_out
+        self._config = build({"preset": DIGITS, "seed": scene.seed})
+        self._a = projection(self._config, scene.box.card.context_width)
+        self.dim, self.sigma = self._config.intrinsic_dim, self._config.sigma
+        self.draw = np.random.RandomState(scene.seed)
+        self.spent = 0
+
+    def offsets(self, z: Floats) -> FloatArray:
+        """Of z (P, d)."""
+        return project(self._a, z, n_ctx=self._config.n_ctx)
+
+    def logits(self, z: Floats) -> FloatArray:
+        """Of the bundle, P queries."""
+        self.spent += len(z)
+        return self.scene.soft(self.offsets(z), self.scene.bundle)
+
+    def losses(self, z: Floats) -> Floats:
+        """(P,), P queries."""
+        found = [loss(self.scene, each, held_out=self._held_out) for each in self.logits(z)]
+        return np.array(found)
+
+    def cma(self, queries: int, **options: object) -> Floats:
+        """CMA-ES as CraFT runs it."""
+        known = {"popsize": POPULATION, "bounds": [-5, 5], "seed": self.scene.seed, "verbose": -9}
+        strategy = cma.CMAEvolutionStrategy(self.dim * [0], self.sigma, {**known, **options})
+        while self.spent + POPULATION <= queries:
+            z = strategy.ask()
+            strategy.tell(z, [*self.losses(np.array(z))])
+        return np.asarray(strategy.result.xfavorite)
+
+    def with_step(self, queries: int) -> Floats:
+        """The same from the step size whose samples are best of five."""
+        steps = (0.1, 0.3, 1.0, 2.0, 3.0)
+        medians = [np.median(self.losses(s * self.draw.randn(8, self.dim))) for s in steps]
+        self.sigma = steps[int(np.argmin(medians))]
+        return self.cma(queries)
+
+    def adam(self, queries: int, *, rate: float = 0.2) -> Floats:
+        """Mirrored evolution strategy (Salimans et al., arXiv 1703.03864), steps by Adam."""
+        z, first, second = np.zeros((3, self.dim))
+        for step in range(1, queries // POPULATION + 1):
+            u = self.draw.randn(POPULATION // 2, self.dim)
+            values = self.losses(np.concatenate([z + self.sigma * u, z - self.sigma * u]))
+            ahead, back = np.split(values, 2)
+            gradient = (ahead - back) @ u / (2 * self.sigma * len(u))
+            first = 0.9 * first + 0.1 * gradient
+            second = 0.999 * second + 0.001 * gradient**2
+            scale = np.sqrt(second / (1 - 0.999**step)) + 1e-8
+            z = z - rate * first / (1 - 0.9**step) / scale
+        return z
+
+    def gauss_newton(self, queries: int, *, ridge: float = 1e-2) -> Floats:
+        """Steps on logits linearised along random directions, each as far as it helps held out."""
+        z = np.zeros(self.dim)
+        rows = np.arange(len(self.logits(z[None])[0])) % len(self.scene.labels)
+        best = float(self.losses(z[None])[0])
+        while self.spent + POPULATION + 1 + len(FRACTIONS) <= queries:
+            u = self.draw.randn(POPULATION, self.dim)
+            here, *there = self.logits(np.concatenate([z[None], z + u])).astype(np.float64)
+            slopes = np.array(there) - here
+            labels = self.scene.labels[rows]
+            alpha = linear_step(here, slopes, labels, ridge=ridge)
+            tried = z + np.array(FRACTIONS)[:, None] * (alpha @ u)
+            values = self.losses(tried)
+            if values.min() < best:
+                best, z = float(values.min()), tried[int(values.argmin())]
+        return z
+
+
+def linear_step(here: Floats, slopes: Floats, labels: IntArray, *, ridge: float) -> Floats:
+    """The mix (P,) of slopes (P, rows, K) that helps the head of logits here (rows, K) most."""
+    centred = here - here.mean(axis=0)
+    head = logistic(centred, labels, 0.3 * here, ridge=1e-2, steps=25)
+    moved = slopes @ head.weight + 0.3 * slopes
+    base = centred @ head.weight + head.bias + 0.3 * here
+
+    def value(alpha: Floats) -> tuple[float, Floats]:
+        scores = base + np.tensordot(alpha, moved, 1)
+        powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+        powers /= powers.sum(axis=1, keepdims=True)
+        powers[np.arange(len(labels)), labels] -= 1
+        gradient = np.einsum("prk,rk->p", moved, powers) / len(labels) + ridge * alpha
+        return cross_entropy(scores, labels) + ridge / 2 * float(alpha @ alpha), gradient
+
+    found: Floats = minimize(value, np.zeros(len(slopes)), jac=True, method="L-BFGS-B").x
+    return found
 
 
 def random_offsets(scene: Scene, count: int) -> FloatArray:
@@ -157,11 +244,18 @@ def rows(scene: Scene, *, queries: int) -> Iterator[tuple[str, int, float]]:
     best = offsets[[int(np.argmin(losses))]]
     name = f"best of {RANDOM} random contexts, linear head"
     yield name, RANDOM, scene.linear(scene.soft(best, scene.bundle), scene.soft(best, scene.test))
-    for held_out in (False, True):
-        found = searched(scene, queries=queries, held_out=held_out)
-        name = f"CMA-ES on the {'held-out ' if held_out else ''}loss of the head, linear head"
+    searches: dict[str, Callable[[], Floats]] = {
+        "CMA-ES on the loss of the head": lambda: Search(scene, held_out=False).cma(queries),
+        "CMA-ES on its held-out loss": lambda: Search(scene).cma(queries),
+        "the same, step size from a line search": lambda: Search(scene).with_step(queries),
+        "sep-CMA on its held-out loss": lambda: Search(scene).cma(queries, CMA_diagonal=True),
+        "mirrored ES with Adam on its held-out loss": lambda: Search(scene).adam(queries),
+        "Gauss-Newton on linearised logits": lambda: Search(scene).gauss_newton(queries),
+    }
+    for name, search in searches.items():
+        found = Search(scene).offsets(search()[None])
         logits, test = scene.soft(found, scene.bundle), scene.soft(found, scene.test)
-        yield name, queries, scene.linear(logits, test)
+        yield f"{name}, linear head", queries, scene.linear(logits, test)
     for names in (64, 256, 512):
         logits = scene.text(plain, scene.bundle, names=names)
         test = scene.text(plain, scene.test, names=names)
