@@ -215,6 +215,14 @@ def test_few_shots_hold_nothing_out_and_weigh_the_prior_less_the_more_they_are(
     assert choice.held_out == {}
 
 
+@pytest.mark.parametrize(("counts", "chosen"), [((8, 8, 1), True), ((8, 0, 8), False)])
+def test_one_class_of_few_shots_does_not_keep_the_others_from_choosing(counts, chosen) -> None:
+    x, labels = clusters(classes=3, images=8)
+    kept = np.concatenate([np.flatnonzero(labels == k)[:n] for k, n in enumerate(counts)])
+    choice = choose(Shots(x[kept], labels[kept], 3, own=True), seed=1)
+    assert bool(choice.held_out) == chosen
+
+
 def test_the_worse_half_is_left_after_the_first_fold_of_many_images(monkeypatch) -> None:
     x, labels = clusters(classes=3, images=12, spread=4.0)
     shots = Shots(x, labels, 3, own=True)

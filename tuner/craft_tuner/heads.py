@@ -42,7 +42,7 @@ SPACES = ((0.0, 1e-4), (0.5, 1e-5), (1.0, 1e-4), (1.0, 1e-5), (1.0, 3e-6))
 SHRINKAGE = (0.01, 0.1, 0.3, 0.6, 0.9)
 RIDGE = (1e-3, 1e-2, 1e-1)
 FEWEST = 3
-"""Shots of every class from which held-out ones choose better than the prior does."""
+"""Shots of the median class from which held-out ones choose better than the prior does."""
 PRIOR_SPACE = (0.5, 1e-5)
 PRIOR_RIDGE, PRIOR_RIDGE_ALONE = (0.1, 0.025), 0.01
 """Of the one candidate below `FEWEST`: beside zero-shot at one and two shots, and without it."""
@@ -119,17 +119,19 @@ def choose(shots: Shots, *, seed: int) -> Choice:
 
     A view is always in the fold of its image. The loss is the held-out cross-entropy at the best
     temperature, so families are compared by what they order, not by how sure they are. Of one or
-    two shots too little can be held out to choose by: there one candidate is fitted.
+    two shots too little can be held out to choose by, of a class without any nothing: there one
+    candidate is fitted.
     """
     with one_blas_thread():
         temper = _temper(shots)
-        fewest = int(np.bincount(shots.labels, minlength=shots.classes).min())
-        if fewest < FEWEST:
-            ridge = PRIOR_RIDGE[max(fewest, 1) - 1] if shots.own else PRIOR_RIDGE_ALONE
+        counts = np.bincount(shots.labels, minlength=shots.classes)
+        usual = int(np.median(counts))
+        if usual < FEWEST or not counts.all():
+            ridge = PRIOR_RIDGE[usual > 1] if shots.own else PRIOR_RIDGE_ALONE
             # A quarter of the way from zero-shot's own temperature, 1, to what few shots say of it.
             spec = Spec("logistic", *PRIOR_SPACE, ridge, temper**0.25)
             return Choice(_average(shots, (spec,), (1.0,)), (spec,))
-        held = _held_out(shots, [*_candidates(shots, temper)], folds=min(FOLDS, fewest), seed=seed)
+        held = _held_out(shots, [*_candidates(shots, temper)], folds=min(FOLDS, usual), seed=seed)
         return _decide(shots, held)
 
 
