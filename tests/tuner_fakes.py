@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from craft_shared.messages import Budget, Budgets, CardLimits, ModelCard, PromptKind
+from craft_shared.messages import Budget, Budgets, CardLimits, ModelCard, OutputKind, PromptKind
 from craft_tuner.blackbox import FloatArray, Images, IntArray, Purpose, Task, Texts
 from craft_tuner.errors import BudgetExhausted
 
@@ -71,6 +71,7 @@ class SmoothBox:
     limit: int = 10**9
     seed: int = 5
     kinds: tuple[PromptKind, ...] = ("soft", "text")
+    output: OutputKind = "logits"
     sets: dict[str, FloatArray] = field(default_factory=dict)
     paid: dict[str, Question] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
@@ -84,7 +85,8 @@ class SmoothBox:
 
     @property
     def card(self) -> ModelCard:
-        return a_card(width=self.width).model_copy(update={"prompt_kinds": [*self.kinds]})
+        told = {"prompt_kinds": [*self.kinds], "output": self.output}
+        return a_card(width=self.width).model_copy(update=told)
 
     def budgets(self) -> Budgets:
         return some_budgets(self.limit - self.used)

@@ -111,6 +111,16 @@ def test_where_zero_shot_cannot_be_improved_upon_it_is_the_result(tmp_path) -> N
     assert (refined.argmax(axis=1) == task.labels).all()
 
 
+@pytest.mark.parametrize(("output", "names"), [("logits", 13), ("top_k", 3), ("label", 3)])
+def test_a_key_told_of_the_best_alone_is_asked_about_the_classes_alone(
+    tmp_path, output, names
+) -> None:
+    box, settings = SmoothBox(output=output), config("bank")
+    done = fit(tmp_path / "run", box, bundled(box, settings), settings)
+    assert box.paid["bank"].logits.shape[-1] == names
+    assert done.run.plan.fit.texts == 4 * names
+
+
 def test_a_task_that_is_not_bundled_is_refused(tmp_path) -> None:
     box, settings = SmoothBox(), config("bank")
     with pytest.raises(UsageError, match="one bundle"):

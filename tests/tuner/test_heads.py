@@ -223,6 +223,23 @@ def test_one_class_of_few_shots_does_not_keep_the_others_from_choosing(counts, c
     assert bool(choice.held_out) == chosen
 
 
+def test_what_all_logits_of_a_prompt_share_changes_no_head() -> None:
+    x, labels = clusters(classes=3, images=8, width=12)
+    prompts = x.reshape(len(x), 2, 6)
+    shifted = prompts + np.random.RandomState(1).randn(len(x), 2, 1)
+    one, other = (
+        choose(Shots(rows.reshape(len(x), 12), labels, 3, names=6), seed=1).readout
+        for rows in (prompts, shifted)
+    )
+    np.testing.assert_allclose(one.layers[0].weight, other.layers[0].weight, atol=1e-3)
+    np.testing.assert_allclose(one.layers[0].weight.reshape(3, 2, 6).sum(axis=2), 0, atol=1e-3)
+    scores = [
+        readout(np.float32(rows.transpose(1, 0, 2)), None)
+        for readout, rows in ((one, prompts), (other, shifted))
+    ]
+    np.testing.assert_allclose(*scores, atol=1e-3)
+
+
 def test_the_worse_half_is_left_after_the_first_fold_of_many_images(monkeypatch) -> None:
     x, labels = clusters(classes=3, images=12, spread=4.0)
     shots = Shots(x, labels, 3, own=True)

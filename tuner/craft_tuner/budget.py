@@ -35,7 +35,7 @@ class Workload:
     kinds: tuple[PromptKind, ...] = ("soft", "text")
     """Kinds of prompts that the key may send."""
     names: int = 10**9
-    """Most names in one request."""
+    """Most names in one request; 0: the classes alone."""
 
     @classmethod
     def of(cls, task: Task, test: Images | None = None) -> Self:

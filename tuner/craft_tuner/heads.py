@@ -17,6 +17,7 @@ as far as the shots say. Zero-shot itself is a candidate: the gate.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -80,13 +81,23 @@ class Shots:
     classes: int
     own: bool = False
     """Whether the first K columns of x are the zero-shot logits."""
-    near: int | None = None
-    """How many first columns tell whether an image is like the shots; None: all."""
+    names: int | None = None
+    """K', the columns of each prompt, the first of which says whether an image is like the shots;
+    None: columns are not logits."""
 
     @property
     def images(self) -> int:
         """How many images there are; rows are these, then as many again for each view."""
         return len(self.labels)
+
+    @cached_property
+    def level(self) -> Matrix:
+        """Rows of x less the mean of each prompt's logits.
+
+        What all names share varies much and tells no class from another; log-probabilities differ
+        from logits by that alone.
+        """
+        return self.x if self.names is None else _level(self.x, self.names)
 
     @property
     def base(self) -> Matrix:
@@ -191,12 +202,12 @@ def _held_out(shots: Shots, specs: list[Spec], *, folds: int, seed: int) -> list
         scores = departures[_departure(spec)][images] + spec.residual * base[images]
         return _held(spec, scores, shots.labels[images])
 
-    spaces = _spaces(shots.x)
+    spaces = _spaces(shots.level)
     for numbers in ([0], range(1, folds)):
         for space, members in _by_space(dict.fromkeys(map(_departure, specs))).items():
             if space not in spaces:  # zero-shot, which departs by nothing
                 continue
-            a = spaces[space](shots.x)
+            a = spaces[space](shots.level)
             for number in numbers:
                 out, keep = np.flatnonzero(fold == number), fold[rows] != number
                 part = _Part(a, labels, base, keep)
@@ -236,18 +247,20 @@ def _better_half(held: list[_Held]) -> list[Spec]:
 
 def _average(shots: Shots, specs: tuple[Spec, ...], temperatures: tuple[float, ...]) -> Readout:
     """The mean of heads fitted on all rows, each at its temperature, as one layer."""
-    spaces = _spaces(shots.x)
+    spaces = _spaces(shots.level)
     labels = np.resize(shots.labels, len(shots.x))
     weight, bias = np.zeros((shots.x.shape[1], shots.classes)), np.zeros(shots.classes)
     residual = 0.0
     share = dict(zip(specs, np.array(temperatures) / len(specs), strict=True))
     for each, members in _by_space(specs).items():
-        part = _Part(spaces[each](shots.x), labels, shots.base)
+        part = _Part(spaces[each](shots.level), labels, shots.base)
         for spec in members:
             linear = part.fit(spec)
             weight += share[spec] * spaces[each].basis @ linear.weight
             bias += share[spec] * linear.bias
             residual += share[spec] * spec.residual
+    if shots.names is not None:
+        weight = _level(weight.T, shots.names).T
     centre = shots.x.mean(axis=0).astype(np.float32)
     if shots.own:  # r zs is a linear map of x too
         weight[np.diag_indices(shots.classes)] += residual
@@ -260,7 +273,14 @@ def _reach(shots: Shots) -> Reach | None:
     """None where there are no zero-shot logits to fall back on."""
     if not shots.own:
         return None
-    return reach_of(shots.x[: shots.images, : shots.near], factor=_temper(shots))
+    return reach_of(shots.x[: shots.images, : shots.names], factor=_temper(shots))
+
+
+def _level(rows: Matrix, names: int) -> Matrix:
+    """Rows (n, P * K') less the mean of each prompt's K'; its own transpose, so of weights too."""
+    prompts = rows.reshape(len(rows), -1, names)
+    level: Matrix = prompts - prompts.mean(axis=2, keepdims=True)
+    return level.reshape(rows.shape)
 
 
 def _spaces(x: Matrix) -> dict[tuple[float, float], _Space]:

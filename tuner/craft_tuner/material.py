@@ -20,7 +20,7 @@ from craft_tuner.data.sampling import sample_shots
 from craft_tuner.data.sources import read_dataset
 from craft_tuner.data.views import Augmentation, views_of
 from craft_tuner.errors import DataError, PictureError
-from craft_tuner.slices import images_per_set
+from craft_tuner.slices import images_per_set, names_at_once
 from craft_tuner.traffic import weigh
 from craft_tuner.uploads import OnUploaded, Upload
 
@@ -87,7 +87,7 @@ class Material:
             bundle=bundle,
             set_size=size,
             kinds=tuple(card.prompt_kinds),
-            names=min(card.limits.classes, card.limits.texts),
+            names=names_at_once(card),
         )
 
 

@@ -7,9 +7,10 @@ resumed run sends the very same requests and pays for none of them again.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from craft_shared.messages import CardLimits
+from craft_shared.messages import CardLimits, ModelCard
 from craft_tuner.blackbox import LOGITS_AT_ONCE
 from craft_tuner.errors import UsageError
+from craft_tuner.untold import PARTIAL
 
 
 @dataclass(frozen=True)
@@ -101,3 +102,11 @@ def cut(
 def images_per_set(classes: int, limits: CardLimits) -> int:
     """The largest image set on which one prompt of K classes still fits one request."""
     return max(1, min(limits.images, limits.logits // classes))
+
+
+def names_at_once(card: ModelCard) -> int:
+    """Most names that a request may have; 0 where others than the classes do harm.
+
+    A key that is told of the best names alone would be told of others in the classes' place.
+    """
+    return 0 if card.output in PARTIAL else min(card.limits.classes, card.limits.texts)

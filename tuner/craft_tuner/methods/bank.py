@@ -29,6 +29,7 @@ from craft_tuner.journal import Generation, Metrics
 from craft_tuner.method import OnProgress, Progress
 from craft_tuner.runs import Run
 from craft_tuner.seeds import Stream, stream
+from craft_tuner.slices import names_at_once
 from craft_tuner.texts import anchors, imagenet_templates
 
 COLUMNS = 4096
@@ -176,7 +177,7 @@ def _compose(box: BlackBox, task: Task, config: FitConfig, *, prompts: int) -> _
     limits = Workload(
         classes=len(task.texts.class_names),
         shots=task.shots.count,
-        names=min(card.limits.classes, card.limits.texts),
+        names=names_at_once(card),
     )
     more = extra_names(config, limits, prompts)
     known = set(task.texts.class_names)
@@ -203,7 +204,7 @@ def _bundle(task: Task, plan: Plan) -> Images:
 def _shots(logits: FloatArray, kept: Sequence[int], task: Task) -> Shots:
     classes = len(task.texts.class_names)
     x = np.concatenate([logits[index] for index in kept], axis=-1, dtype=np.float64)
-    return Shots(x, task.labels, classes, own=True, near=logits.shape[-1])
+    return Shots(x, task.labels, classes, own=True, names=logits.shape[-1])
 
 
 def _by_prompts(
