@@ -1,6 +1,6 @@
 """Whole fits against `SmoothBox`, for tests of methods, resumption and budgets."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from craft_tuner import methods
@@ -10,6 +10,7 @@ from craft_tuner.budget import Workload
 from craft_tuner.config import FitConfig
 from craft_tuner.methods import Progress
 from craft_tuner.runs import Run
+from craft_tuner.slices import names_at_once
 from tuner_fakes import SmoothBox, a_task
 
 TEST = Images(("test",), 7)
@@ -37,6 +38,7 @@ def fit(path: Path, box: SmoothBox, task: Task | None, config: FitConfig) -> Fit
     progress: list[Progress] = []
     with run:
         if run.saved_plan() is None:
-            run.save_plan(method.plan(config, Workload.of(task, TEST), box.budgets()))
+            work = replace(Workload.of(task, TEST), names=names_at_once(box.card))
+            run.save_plan(method.plan(config, work, box.budgets()))
         adapter = method.fit(box, task, run=run, on_progress=progress.append)
     return Fit(adapter, run, progress)
