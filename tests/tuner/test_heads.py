@@ -240,6 +240,18 @@ def test_what_all_logits_of_a_prompt_share_changes_no_head() -> None:
     np.testing.assert_allclose(*scores, atol=1e-3)
 
 
+def test_of_the_classes_alone_the_mean_of_a_prompt_stays() -> None:
+    x, labels = clusters(classes=3, images=8, width=6)
+    assert Shots(x, labels, 3, own=True, names=3).level is x
+    assert np.abs(Shots(x, labels, 3, own=True, names=6).level.sum(axis=1)).max() < 1e-12
+    # Under each of two prompts the sum of the logits alone tells the classes apart.
+    draw = np.random.RandomState(2)
+    parts = draw.randn(24, 2, 3)
+    parts += 4.0 * labels[:, None, None] - parts.mean(axis=2, keepdims=True)
+    shots = Shots(parts.reshape(24, 6), labels, 3, own=True, names=3)
+    assert choose(shots, seed=1).held_out["accuracy"] > 0.9
+
+
 def test_the_worse_half_is_left_after_the_first_fold_of_many_images(monkeypatch) -> None:
     x, labels = clusters(classes=3, images=12, spread=4.0)
     shots = Shots(x, labels, 3, own=True)

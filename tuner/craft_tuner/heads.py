@@ -97,7 +97,16 @@ class Shots:
         What all names share varies much and tells no class from another; log-probabilities differ
         from logits by that alone.
         """
-        return self.x if self.names is None else _level(self.x, self.names)
+        return _level(self.x, self.names) if self.names and self.levelled else self.x
+
+    @property
+    def levelled(self) -> bool:
+        """Whether names beside the classes are asked; else rows stay as they are.
+
+        The mean of the classes alone is one of few numbers, and of rows that are told in part it
+        says how sure the model is (`craft_tuner.untold`).
+        """
+        return self.names is not None and self.names > self.classes
 
     @property
     def base(self) -> Matrix:
@@ -259,7 +268,7 @@ def _average(shots: Shots, specs: tuple[Spec, ...], temperatures: tuple[float, .
             weight += share[spec] * spaces[each].basis @ linear.weight
             bias += share[spec] * linear.bias
             residual += share[spec] * spec.residual
-    if shots.names is not None:
+    if shots.names and shots.levelled:
         weight = _level(weight.T, shots.names).T
     centre = shots.x.mean(axis=0).astype(np.float32)
     if shots.own:  # r zs is a linear map of x too
