@@ -131,10 +131,10 @@ bench-accuracy: install  ## every method by shots and budget, on digits and on D
 bench-real: install  ## real CLIP features through the protocol, and domain shift; what DATA lacks is left out
 	mkdir -p bench
 	$(BIN)/python benchmarks/real_features.py --data $(DATA) --json bench/real.json
-	$(BIN)/python benchmarks/domain_shift.py --data $(DATA) --json bench/domain-shift.json
+	PYTHONPATH=scripts $(BIN)/python benchmarks/domain_shift.py --data $(DATA) --json bench/domain-shift.json
 
 .PHONY: told
-told: install  ## what the default method makes of keys that are told less than logits, ten minutes
+told: install  ## what auto and craft_plus make of keys that are told less, twenty minutes
 	mkdir -p bench
 	$(BIN)/python benchmarks/told.py --json bench/told.json
 

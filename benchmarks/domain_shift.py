@@ -1,7 +1,7 @@
 """Shots from one source, test images from another: does an adapter fall below zero-shot?
 
-    python benchmarks/domain_shift.py [--method auto] [--shots 1 4 16] [--seeds 1 2 3]
-                                      [--data ../shared/data] [--json FILE]
+    PYTHONPATH=scripts python benchmarks/domain_shift.py [--method auto] [--shots 1 4 16]
+                              [--seeds 1 2 3] [--data ../shared/data] [--json FILE]
 
 Class folders are written (domains.py), a real server serves the model, and `craft-tuner fit` runs
 on the folders for every shift, number of shots and seed. The table has mean accuracies in per cent:

@@ -75,9 +75,16 @@ class Server:
         )
         return done.stdout
 
-    def mint(self, queries: int = PLENTY, owner: str = "bench") -> str:
-        """A new key."""
+    def mint(
+        self,
+        queries: int = PLENTY,
+        owner: str = "bench",
+        *,
+        policy: Mapping[str, object] | None = None,
+    ) -> str:
+        """A new key; `policy` says what else it may do, as `keys create --policy` takes it."""
         flags = ["--owner", owner, "--queries", str(queries), "--json"]
+        flags += ["--policy", json.dumps(policy)] if policy else []
         return str(json.loads(self.command("keys", "create", *flags))["key"])
 
     def totals(self) -> list[dict[str, Any]]:

@@ -1,133 +1,144 @@
-"""What the default method makes of keys that are told less than logits.
+"""Keys that are told less than logits: what methods make of them, beside what zero-shot makes.
 
-    python benchmarks/told.py [--method auto] [--shots 16 4 1] [--seeds 1 2 3] [--json FILE]
+    python benchmarks/told.py [--methods auto,craft_plus] [--shots 16 4 1] [--seeds 1 2 3]
+                              [--json FILE]
 
-One real server with the embedded model, a key for each kind of output (craft_server/outputs.py),
-and `craft-tuner fit` on digits with it. Zero-shot is what the same key is told of the plain prompt.
-Exit code 1 if the adapter is more than `MOST_BELOW` points below it, mean of the seeds.
+A real server serves the embedded model; each output policy has a key of its own, and
+`craft-tuner fit --data digits` runs with it for every method, number of shots and seed. The table
+has mean and sample deviation of test accuracy in per cent, and zero-shot's as the same key is told
+it. What the tuner refuses is "refused: REASON". Exit code 1 if `auto` is in the mean more than
+`MOST_BELOW` points below zero-shot somewhere, or if a run ends with anything but a refusal.
 """
 
 import json
 import statistics
 import subprocess
-import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from accuracy import PROGRAM, points
 from machine import Row, describe, options_of, print_heading, print_table, write_json
-from servers import PLENTY, Server, serving
+from servers import serving
 
-TUNER = Path(sys.executable).parent / "craft-tuner"
 MOST_BELOW = 1.0
 """Points."""
 
+REFUSED = range(2, 9)
+"""Exit codes of the tuner's own errors (craft_tuner.errors)."""
 
-class Told(NamedTuple):
-    """A kind of key."""
+
+class Policy(NamedTuple):
+    """What a key is told, and how its replies are sent."""
 
     name: str
-    output: dict[str, object]
+    output: dict[str, object] | None = None
     flags: tuple[str, ...] = ()
 
 
-KINDS = (
-    Told("logits", {"kind": "logits"}),
-    Told("logits, float16 replies", {"kind": "logits"}, ("--dtype=float16",)),
-    Told("rounded to 0.01", {"kind": "rounded", "step": 0.01}),
-    Told("rounded to 0.1", {"kind": "rounded", "step": 0.1}),
-    Told("rounded to 1", {"kind": "rounded", "step": 1.0}),
-    Told("log-probabilities", {"kind": "log_probabilities"}),
-    Told("top 5", {"kind": "top_k", "k": 5}),
-    Told("label", {"kind": "label"}),
+POLICIES = (
+    Policy("logits"),
+    Policy("logits sent as float16", flags=("--dtype", "float16")),
+    *(Policy(f"rounded to {step:g}", {"kind": "rounded", "step": step}) for step in (0.01, 0.1, 1)),
+    Policy("log-probabilities", {"kind": "log_probabilities"}),
+    Policy("top 3", {"kind": "top_k", "k": 3}),
+    Policy("label", {"kind": "label"}),
 )
-COLUMNS = {
-    "told": "told",
-    "shots": "shots",
-    "zero_shot": "zero-shot, %|.2f",
-    "adapted": "adapted, %|.2f",
-    "deviation": "deviation|.2f",
-    "queries": "queries|,",
-}
 
 
-def key(server: Server, output: dict[str, object]) -> str:
-    """One that is told this much."""
-    flags = ("--owner=bench", f"--queries={PLENTY}", "--json")
-    policy = json.dumps({"output": output})
-    made = server.command("keys", "create", *flags, "--policy", policy)
-    return str(json.loads(made)["key"])
+def fit(run: Path, *flags: object) -> Row:
+    """The content of result.json of `craft-tuner fit FLAGS`, or {"refused": REASON}.
+
+    Raises:
+        SystemExit: it failed otherwise; the end of what it said is shown.
+    """
+    command = (PROGRAM, "fit", "--data", "digits", "--preset", "digits", "--run", run, *flags)
+    said = [str(each) for each in command]
+    done = subprocess.run(said, capture_output=True, encoding="utf-8", check=False)
+    if done.returncode == 0:
+        found: Row = json.loads((run / "result.json").read_text())
+        return found
+    if done.returncode not in REFUSED:
+        raise SystemExit(f"{said} ended with {done.returncode}:\n{done.stderr[-2000:]}")
+    reason = done.stderr.strip().splitlines()[-1]
+    return {"refused": reason.removeprefix("craft-tuner: ")}
 
 
-def fit(run: Path, *flags: str) -> tuple[Row | None, str]:
-    """The content of result.json, or why there is none."""
-    command: list[str | Path] = [
-        TUNER,
-        "fit",
-        "--data=digits",
-        "--preset=digits",
-        f"--run={run}",
-        *flags,
-    ]
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
-    if done.returncode:
-        return None, done.stderr.strip().splitlines()[-1]
-    found: Row = json.loads((run / "result.json").read_text())
-    return found, ""
-
-
-def row(told: Told, shots: int, results: list[Row]) -> Row:
-    """Mean and deviation over seeds."""
-    accuracies = {
-        way: [100 * float(result["evaluation"][way]["accuracy"]) for result in results]
-        for way in ("zero_shot", "adapted")
-    }
-    adapted = accuracies["adapted"]
+def row_of(results: list[Row]) -> Row:
+    """Mean and deviation over the seeds; the first refusal stands for all."""
+    for result in results:
+        if "refused" in result:
+            return result
+    adapted = [points(result["evaluation"], "adapted") for result in results]
+    zero_shot = statistics.mean(points(result["evaluation"], "zero_shot") for result in results)
     return {
-        "told": told.name,
-        "shots": shots,
-        "zero_shot": statistics.mean(accuracies["zero_shot"]),
+        "zero_shot": zero_shot,
         "adapted": statistics.mean(adapted),
+        "each": adapted,
         "deviation": statistics.stdev(adapted) if len(adapted) > 1 else 0.0,
-        "queries": results[0]["spent_total"]["queries"],
+        "gain": statistics.mean(adapted) - zero_shot,
+        "queries": max(result["spent_total"]["queries"] for result in results),
     }
+
+
+def lines(rows: list[Row]) -> Iterator[Row]:
+    """A line for each policy and method, numbers of shots side by side."""
+    for name, method in dict.fromkeys((row["told"], row["method"]) for row in rows):
+        line: Row = {}
+        for row in rows:
+            if (row["told"], row["method"]) == (name, method):
+                line |= row | {heading(row["shots"]): cell(row)}
+        yield line
+
+
+def heading(shots: int) -> str:
+    """Of the column of a number of shots."""
+    return "1 shot, %" if shots == 1 else f"{shots} shots, %"
+
+
+def cell(row: Row) -> str:
+    """Accuracy and deviation, or why there is none."""
+    if "refused" in row:
+        return f"refused: {row['refused']}"
+    return f"{row['adapted']:.2f} ± {row['deviation']:.2f}"
 
 
 def main() -> None:
     """Run and print a table in Markdown."""
-    options = options_of(__doc__, method="auto", shots=[16, 4, 1], seeds=[1, 2, 3])
-    about, rows, refused = describe(), list[Row](), dict[str, str]()
-    print_heading(
-        f"Keys that are told less: {options.method} on digits, seeds {options.seeds}", about
+    options = options_of(__doc__, methods="auto,craft_plus", shots=[16, 4, 1], seeds=[1, 2, 3])
+    about, rows = describe(), list[Row]()
+    print_heading(f"Keys that are told less: digits, seeds {options.seeds}", about)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        with serving(folder / "server", model="embedded") as server:
+            for policy in POLICIES:
+                key = server.mint(policy=policy.output and {"output": policy.output})
+                flags = ("--server", server.url, "--key", key, *policy.flags)
+                for method in options.methods.split(","):
+                    for shots in options.shots:
+                        setting = {"told": policy.name, "method": method, "shots": shots}
+                        results = [
+                            fit(
+                                folder / f"run-{len(rows)}-{seed}",
+                                *("--method", method, "--shots", shots, "--seed", seed, *flags),
+                            )
+                            for seed in options.seeds
+                        ]
+                        rows.append(setting | row_of(results))
+            server.totals()
+    columns = {"told": "told", "method": "method", "zero_shot": "zero-shot, %|.2f"}
+    columns |= {heading(shots): heading(shots) for shots in options.shots}
+    print_table([*lines(rows)], columns | {"queries": "queries|,"})
+    write_json(options.json, about, rows=rows)
+    below = [row for row in rows if row["method"] == "auto" and row.get("gain", 0) < -MOST_BELOW]
+    raise SystemExit(
+        "\n".join(
+            f"{row['told']}, {row['shots']} shots: {-row['gain']:.1f} below zero-shot"
+            for row in below
+        )
+        or None
     )
-    with tempfile.TemporaryDirectory() as name, serving(Path(name) / "server") as server:
-        for told in KINDS:
-            access = (f"--server={server.url}", f"--key={key(server, told.output)}", *told.flags)
-            for shots in options.shots:
-                results = []
-                for seed in options.seeds:
-                    run = Path(name) / f"{told.name}-{shots}-{seed}"
-                    flags = (f"--method={options.method}", f"--shots={shots}", f"--seed={seed}")
-                    result, why = fit(run, *flags, *access)
-                    if result is None:
-                        refused[told.name] = why
-                    else:
-                        results.append(result)
-                if results:
-                    rows.append(row(told, shots, results))
-                    print(
-                        f"{told.name}, {shots} shots: {rows[-1]['adapted']:.2f} %", file=sys.stderr
-                    )
-    print_table(rows, COLUMNS)
-    for told_name, why in refused.items():
-        print(f"{told_name}: refused, {why}")
-    write_json(options.json, about, rows=rows, refused=refused)
-    below = [
-        f"{r['told']}, {r['shots']} shots: {r['adapted']:.2f}, zero-shot {r['zero_shot']:.2f}"
-        for r in rows
-        if r["adapted"] < r["zero_shot"] - MOST_BELOW
-    ]
-    raise SystemExit("\n".join(below) or None)
 
 
 if __name__ == "__main__":
