@@ -3,6 +3,8 @@
 import itertools
 import json
 import re
+from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load as load_safetensors
 
 from craft_shared import tensors
+from craft_shared.messages import ModelCard, OutputKind
 from craft_tuner.adapter import Adapter, Layer, describe
 from craft_tuner.blackbox import Texts
 from craft_tuner.errors import UsageError, WrongModel
@@ -141,12 +144,13 @@ def test_an_adapter_of_format_1_still_loads() -> None:
     adapter = an_adapter()
     arrays, _ = tensors.decode(adapter.to_bytes())
     card = adapter.card.model_dump(
-        exclude={"templates", "asked_names", "relu", "residual"}, mode="json"
+        exclude={"templates", "asked_names", "relu", "residual", "output"}, mode="json"
     )
     old = tensors.encode(
         {**arrays, "offsets": adapter.offsets[0]}, {"card": json.dumps({**card, "format": 1})}
     )
-    assert_same(Adapter.from_bytes(old), adapter)
+    unknown = adapter.card.model_copy(update={"output": None})
+    assert_same(Adapter.from_bytes(old), replace(adapter, card=unknown))
 
 
 def test_an_adapter_for_another_model_is_refused_in_words() -> None:
@@ -154,6 +158,31 @@ def test_an_adapter_for_another_model_is_refused_in_words() -> None:
     adapter.check(a_card())
     with pytest.raises(WrongModel, match=r"made for smooth::fake .* fit again on this one"):
         adapter.check(a_card(digest="e" * 64))
+
+
+def told(output: OutputKind) -> ModelCard:
+    return a_card().model_copy(update={"output": output})
+
+
+def test_a_head_is_refused_where_it_is_told_something_else_than_its_fit() -> None:
+    adapter = an_adapter()
+    assert adapter.card.output == "logits"
+    adapter.check(told("rounded"))
+    for output in ("log_probabilities", "top_k", "label"):
+        with pytest.raises(WrongModel, match=f"to the output 'logits' and this key .* '{output}'"):
+            adapter.check(told(output))
+    labels = Adapter(adapter.card.model_copy(update={"output": "label"}), head=adapter.head)
+    labels.check(told("label"))
+    with pytest.raises(WrongModel, match="use a key of the first or fit again"):
+        labels.check(told("logits"))
+
+
+def test_without_a_head_or_a_word_of_what_it_was_told_any_output_will_do() -> None:
+    adapter = an_adapter()
+    of_old = Adapter(adapter.card.model_copy(update={"output": None}), head=adapter.head)
+    for output in get_args(OutputKind):
+        Adapter(adapter.card, adapter.offsets).check(told(output))
+        of_old.check(told(output))
 
 
 def test_logits_of_other_classes_are_refused_in_words() -> None:

@@ -1,5 +1,7 @@
 """The bank and its relatives: what they ask, what it costs, and what they leave."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -146,6 +148,17 @@ def test_auto_looks_at_what_the_key_has_left() -> None:
     assert (plan.method, plan.total.queries) == ("bank", 9)
     with pytest.raises(BudgetExhausted):
         methods.get("auto").plan(build({"method": "auto"}), WORK, some_budgets(0))
+
+
+@pytest.mark.parametrize(
+    ("budget", "method", "prompts"), [(8, "zero_shot", 0), (9, "bank", 4), (17, "bank", 8)]
+)
+def test_auto_asks_several_prompts_or_none_of_a_key_of_labels(budget, method, prompts) -> None:
+    for classes in (10, 1000):
+        work = replace(WORK, classes=classes, names=0, labels=True)
+        plan = methods.get("auto").plan(build({"method": "auto", "budget": budget}), work)
+        assert (plan.method, plan.population) == (method, prompts)
+        assert ("labels" in plan.why) == (method == "zero_shot")
 
 
 def test_many_classes_need_one_prompt_and_fit_into_memory_by_asking_about_fewer_views() -> None:

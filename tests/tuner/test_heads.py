@@ -143,17 +143,18 @@ def test_large_tasks_leave_the_iterative_family_out(monkeypatch) -> None:
     assert {spec.family for spec in choice.kept} == {"gda"}
 
 
-def test_the_average_of_heads_is_the_average_of_their_scores() -> None:
+def test_the_sum_of_heads_is_the_sum_of_their_scores() -> None:
     x, labels = clusters(classes=3, images=5, views=2)
     shots = Shots(x, labels, 3, own=True)
     specs = (
         heads.Spec("gda", 0.0, 1e-4, 0.1, 0.5),
         heads.Spec("logistic", 1.0, 1e-5, 0.01, 1.0),
     )
-    parts = [heads._average(shots, (spec,), (1.0,)) for spec in specs]
-    both = heads._average(shots, specs, (0.5, 3.0))
+    one, other = (heads._average(shots, [(spec, 1.0)]) for spec in specs)
+    # One that is there twice counts twice.
+    both = heads._average(shots, [(specs[0], 0.2), (specs[1], 1.5), (specs[0], 0.05)])
     rows = x[None].astype(np.float32)
-    expected = (0.5 * parts[0](rows, None) + 3.0 * parts[1](rows, None)) / 2
+    expected = 0.25 * one(rows, None) + 1.5 * other(rows, None)
     np.testing.assert_allclose(both(rows, None), expected, rtol=1e-3, atol=1e-3)
 
 
@@ -215,6 +216,23 @@ def test_few_shots_hold_nothing_out_and_weigh_the_prior_less_the_more_they_are(
     assert choice.held_out == {}
 
 
+@pytest.mark.parametrize(("images", "weight"), [(3, 2 / 3), (8, 1 / 4)])
+def test_the_prior_is_worth_two_shots_beside_what_was_held_out(images, weight) -> None:
+    x, labels = clusters(classes=3, images=images, spread=2.0)
+    shots = Shots(x, labels, 3, own=True)
+    choice = choose(shots, seed=1)
+    *held, prior = choice.kept
+    assert (prior.family, prior.power, prior.strength) == ("logistic", 0.5, 0.025)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(heads, "PRIOR_SHOTS", 0)
+        without = choose(shots, seed=1)
+    assert [*without.kept] == held
+    alone = heads._average(shots, [(prior, 1.0)])
+    rows = x[None].astype(np.float32)
+    expected = (1 - weight) * without.readout(rows, None) + weight * alone(rows, None)
+    np.testing.assert_allclose(choice.readout(rows, None), expected, rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize(("counts", "chosen"), [((8, 8, 1), True), ((8, 0, 8), False)])
 def test_one_class_of_few_shots_does_not_keep_the_others_from_choosing(counts, chosen) -> None:
     x, labels = clusters(classes=3, images=8)
@@ -269,6 +287,7 @@ def test_the_worse_half_is_left_after_the_first_fold_of_many_images(monkeypatch)
     counts = {spec: fitted.count(spec) for spec in fitted}
     once = [spec for spec, count in counts.items() if count == 1]
     assert len(once) >= len(counts) // 3
-    assert not {*once} & {heads._departure(spec) for spec in raced.kept}
+    *held, _ = raced.kept  # the last is the prior, which is in no race
+    assert not {*once} & {heads._departure(spec) for spec in held}
     assert raced.held_out["zero_shot_loss"] == full.held_out["zero_shot_loss"]
     assert raced.held_out["loss"] >= full.held_out["loss"]

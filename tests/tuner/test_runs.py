@@ -129,6 +129,18 @@ def test_a_run_is_bound_to_its_model(tmp_path: Path) -> None:
             run.bind(TASK, a_card(digest="e" * 64))
 
 
+def test_a_run_is_bound_to_what_its_key_is_told(tmp_path: Path) -> None:
+    with Run.create(tmp_path / "run", build()) as run:
+        run.bind(TASK, a_card())
+        with pytest.raises(RunError, match="other output"):
+            run.bind(TASK, a_card().model_copy(update={"output": "label"}))
+        file = run.path / "task.json"
+        known = json.loads(file.read_text())
+        del known["output"]  # as older versions wrote it
+        file.write_text(json.dumps(known))
+        run.bind(TASK, a_card().model_copy(update={"output": "label"}))
+
+
 def test_the_plan_is_kept(tmp_path: Path) -> None:
     plan = plan_generations(build(), Workload(3, 12), head_queries=1)
     with Run.create(tmp_path / "run", build()) as run:

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from craft_shared import tensors
 from craft_shared.errors import CraftProtocolError
-from craft_shared.messages import ModelCard
+from craft_shared.messages import ModelCard, OutputKind
 from craft_tuner.blackbox import BlackBox, FloatArray, Images, IntArray, Purpose, Texts
 from craft_tuner.errors import UsageError, WrongModel
 from craft_tuner.readout import Layer, Reach, Readout
@@ -34,6 +34,9 @@ TENSORS_FILE = "adapter.safetensors"
 CARD_FILE = "adapter.json"
 FORMAT = 2
 """Format 1 had one prompt, offsets (n_ctx, width) and class names alone; it still loads."""
+
+ALIKE = {"logits", "rounded"}
+"""Outputs of which a head that was fitted to one reads the other."""
 
 
 class AdapterCard(BaseModel):
@@ -48,6 +51,9 @@ class AdapterCard(BaseModel):
     context_width: int = Field(description="width of the model's token embeddings")
     image_size: int = Field(description="side in pixels that the server resizes images to")
     logit_scale: float = Field(description="factor of the cosine in the model's logits")
+    output: OutputKind | None = Field(
+        None, description="what the key of the fit was told of logits; none: not known"
+    )
     class_names: tuple[str, ...] = Field(min_length=1)
     context: str
     suffix: str
@@ -166,10 +172,10 @@ class Adapter:
         return None if None in found else [place for place in found if place is not None]
 
     def check(self, model: ModelCard) -> None:
-        """Make sure that the adapter belongs to the model at hand.
+        """Make sure that the adapter belongs to the model at hand, and reads what it tells.
 
         Raises:
-            WrongModel: another checkpoint.
+            WrongModel: another checkpoint, or a key that is told something else than the fit was.
         """
         if model.digest != self.card.digest:
             raise WrongModel(
@@ -177,6 +183,17 @@ class Adapter:
                 f"the server has {model.id} (digest {model.digest[:12]}); use a server of the "
                 "first or fit again on this one"
             )
+        if not self._reads(model.output):
+            raise WrongModel(
+                f"this adapter's head was fitted to the output {self.card.output!r} and this key "
+                f"is told {model.output!r}; use a key of the first or fit again with this one"
+            )
+
+    def _reads(self, output: OutputKind) -> bool:
+        """Whether the head makes sense of such an output; without one, any will do."""
+        mine = self.card.output
+        known = mine is not None and bool(self.head)
+        return not known or mine == output or {mine, output} <= ALIKE
 
     def to_bytes(self) -> bytes:
         """The content of adapter.safetensors; equal adapters give equal bytes."""
@@ -263,6 +280,7 @@ def describe(
         context_width=model.context_width,
         image_size=model.image_size,
         logit_scale=model.logit_scale,
+        output=model.output,
         class_names=texts.class_names,
         context=texts.context,
         suffix=texts.suffix,

@@ -36,6 +36,8 @@ class Workload:
     """Kinds of prompts that the key may send."""
     names: int = 10**9
     """Most names in one request; 0: the classes alone."""
+    labels: bool = False
+    """Whether the key is told of the best class alone."""
 
     @classmethod
     def of(cls, task: Task, test: Images | None = None) -> Self:

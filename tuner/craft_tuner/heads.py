@@ -42,11 +42,12 @@ SPACES = ((0.0, 1e-4), (0.5, 1e-5), (1.0, 1e-4), (1.0, 1e-5), (1.0, 3e-6))
 """(power, floor); float32 logits carry directions down to about 3e-6 of the largest."""
 SHRINKAGE = (0.01, 0.1, 0.3, 0.6, 0.9)
 RIDGE = (1e-3, 1e-2, 1e-1)
-FEWEST = 3
-"""Shots of the median class from which held-out ones choose better than the prior does."""
+PRIOR_SHOTS = 2
+"""Shots of the median class that the prior candidate is worth: up to so many it is alone, of n its
+weight among the averaged is `PRIOR_SHOTS` / n. What few held-out shots say is worth no more."""
 PRIOR_SPACE = (0.5, 1e-5)
 PRIOR_RIDGE, PRIOR_RIDGE_ALONE = (0.1, 0.025), 0.01
-"""Of the one candidate below `FEWEST`: beside zero-shot at one and two shots, and without it."""
+"""Of the prior: beside zero-shot at one shot and at more, and without it."""
 
 KEPT = 5
 """How many of the best candidates are averaged; linear heads average to a linear head."""
@@ -138,21 +139,26 @@ def choose(shots: Shots, *, seed: int) -> Choice:
     """Fit all candidates on folds of the shots, keep the best, fit these on all and average them.
 
     A view is always in the fold of its image. The loss is the held-out cross-entropy at the best
-    temperature, so families are compared by what they order, not by how sure they are. Of one or
-    two shots too little can be held out to choose by, of a class without any nothing: there one
-    candidate is fitted.
+    temperature, so families are compared by what they order, not by how sure they are. The prior is
+    averaged with them: of one or two shots too little can be held out to choose by, of a class
+    without any nothing, and there it is alone.
     """
     with one_blas_thread():
         temper = _temper(shots)
         counts = np.bincount(shots.labels, minlength=shots.classes)
         usual = int(np.median(counts))
-        if usual < FEWEST or not counts.all():
-            ridge = PRIOR_RIDGE[usual > 1] if shots.own else PRIOR_RIDGE_ALONE
-            # A quarter of the way from zero-shot's own temperature, 1, to what few shots say of it.
-            spec = Spec("logistic", *PRIOR_SPACE, ridge, temper**0.25)
-            return Choice(_average(shots, (spec,), (1.0,)), (spec,))
+        prior = _prior(shots, temper, usual)
+        if usual <= PRIOR_SHOTS or not counts.all():
+            return Choice(_average(shots, [(prior, 1.0)]), (prior,))
         held = _held_out(shots, [*_candidates(shots, temper)], folds=min(FOLDS, usual), seed=seed)
-        return _decide(shots, held)
+        weight = PRIOR_SHOTS / usual if _work(shots) <= MAX_WORK else 0.0
+        return _decide(shots, held, prior, weight=weight)
+
+
+def _prior(shots: Shots, temper: float, usual: int) -> Spec:
+    """The candidate that is taken unseen; r is a quarter of the way from 1 to `temper`."""
+    ridge = PRIOR_RIDGE[usual > 1] if shots.own else PRIOR_RIDGE_ALONE
+    return Spec("logistic", *PRIOR_SPACE, ridge, temper**0.25)
 
 
 @dataclass(frozen=True)
@@ -165,7 +171,7 @@ class _Held:
     temperature: float
 
 
-def _decide(shots: Shots, held: list[_Held]) -> Choice:
+def _decide(shots: Shots, held: list[_Held], prior: Spec, *, weight: float) -> Choice:
     ranked = sorted(held, key=lambda each: each.loss)
     facts = {"accuracy": ranked[0].accuracy, "loss": ranked[0].loss}
     plain = next((each for each in held if each.spec.family == "zero-shot"), None)
@@ -174,8 +180,9 @@ def _decide(shots: Shots, held: list[_Held]) -> Choice:
     if plain is not None and plain is ranked[0]:
         return Choice(None, (plain.spec,), facts)
     best = [each for each in ranked if each is not plain][:KEPT]
-    specs = tuple(each.spec for each in best)
-    return Choice(_average(shots, specs, tuple(each.temperature for each in best)), specs, facts)
+    parts = [(each.spec, (1 - weight) * each.temperature / len(best)) for each in best]
+    parts += [(prior, weight)] if weight else []
+    return Choice(_average(shots, parts), tuple(spec for spec, _ in parts), facts)
 
 
 def _candidates(shots: Shots, temper: float) -> Iterator[Spec]:
@@ -254,14 +261,16 @@ def _better_half(held: list[_Held]) -> list[Spec]:
     return [each.spec for each in held if each in kept or each.spec.family == "zero-shot"]
 
 
-def _average(shots: Shots, specs: tuple[Spec, ...], temperatures: tuple[float, ...]) -> Readout:
-    """The mean of heads fitted on all rows, each at its temperature, as one layer."""
+def _average(shots: Shots, parts: Iterable[tuple[Spec, float]]) -> Readout:
+    """The sum of heads fitted on all rows, each times its factor, as one layer."""
     spaces = _spaces(shots.level)
     labels = np.resize(shots.labels, len(shots.x))
     weight, bias = np.zeros((shots.x.shape[1], shots.classes)), np.zeros(shots.classes)
     residual = 0.0
-    share = dict(zip(specs, np.array(temperatures) / len(specs), strict=True))
-    for each, members in _by_space(specs).items():
+    share: dict[Spec, float] = {}
+    for spec, factor in parts:
+        share[spec] = share.get(spec, 0.0) + factor
+    for each, members in _by_space(share).items():
         part = _Part(spaces[each](shots.level), labels, shots.base)
         for spec in members:
             linear = part.fit(spec)

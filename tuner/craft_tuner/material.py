@@ -88,6 +88,7 @@ class Material:
             set_size=size,
             kinds=tuple(card.prompt_kinds),
             names=names_at_once(card),
+            labels=card.output == "label",
         )
 
 

@@ -128,14 +128,16 @@ class Run:
 
         Raises:
             WrongModel: it was started on another checkpoint.
-            RunError: it was started on other classes, words, labels or images.
+            RunError: it was started on other classes, words, labels or images, or with a key that
+                was told something else of the logits.
         """
         now = _fingerprint(task, model)
         file = self.path / TASK
         if not file.exists():
             durable.replace(file, _pretty(now))
             return
-        was = json.loads(file.read_bytes())
+        # Runs of before 2026-11-27 do not say what their key was told.
+        was = {"output": model.output} | json.loads(file.read_bytes())
         changed = [name for name in now if was.get(name) != now[name]]
         if "digest" in changed:
             raise WrongModel(
@@ -247,6 +249,7 @@ def _fingerprint(task: Task, model: ModelCard) -> dict[str, Any]:
     return {
         "model": model.id,
         "digest": model.digest,
+        "output": model.output,
         "classes": list(task.texts.class_names),
         "words": [task.texts.context, task.texts.suffix],
         "labels": task.labels.tolist(),

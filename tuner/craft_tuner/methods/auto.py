@@ -22,6 +22,9 @@ from craft_tuner.runs import Run
 WIDE = 500
 """Classes from which one prompt spans the image feature of any CLIP."""
 
+LABELS = 4
+"""Prompts below which labels teach nothing: one label can but be renamed (docs/results.md)."""
+
 
 class Auto:
     """A bank of as many prompts as the budget allows, else one prompt, else none."""
@@ -42,9 +45,10 @@ class Auto:
                 plan = method.plan(chosen, work, budgets)
                 return plan.model_copy(update={"why": _reason(plan, config)})
         plan = ZeroShot().plan(config, work, budgets)
-        return plan.model_copy(
-            update={"method": "zero_shot", "why": "the budget allows no question about the shots"}
-        )
+        why = "the budget allows no question about the shots"
+        if work.labels:
+            why = f"fewer than {LABELS} prompts could be asked, of whose labels nothing is learnt"
+        return plan.model_copy(update={"method": "zero_shot", "why": why})
 
     def fit(self, box: BlackBox, task: Task, *, run: Run, on_progress: OnProgress) -> Adapter:
         """See `Method.fit`; the plan says by which method."""
@@ -54,10 +58,12 @@ class Auto:
 
 def _offers(config: FitConfig, work: Workload) -> Iterator[tuple[int, Method]]:
     """Prompts and method, best first."""
-    prompts = config.bank_prompts if work.classes < WIDE else 1
-    while prompts > 1:
+    prompts = config.bank_prompts if work.classes < WIDE or work.labels else 1
+    while prompts >= (LABELS if work.labels else 2):
         yield prompts, Bank()
         prompts //= 2
+    if work.labels:
+        return
     if "text" in work.kinds:
         yield 1, CraftPlus()
     else:
