@@ -41,11 +41,12 @@ def scores(card, arrays, logits):
         x = x @ arrays[f"head.{layer}.weight"].T + arrays[f"head.{layer}.bias"]
         x = np.maximum(x, 0) if card["relu"] and layer < depth - 1 else x
     if "head.reach" in arrays:  # images unlike the shots are left to zero-shot
-        inverse, near, far, factor = arrays["head.reach_scale"]
+        inverse, near, far = arrays["head.reach_scale"].T
         d = rows[:, : arrays["head.reach_centre"].size] - arrays["head.reach_centre"]
-        far_off = inverse * (d**2).sum(axis=1) - ((d @ arrays["head.reach"].T) ** 2).sum(axis=1)
-        share = np.clip((far - far_off) / (far - near), 0, 1)[:, None]
-        x = share * x + (1 - share) * factor * rows[:, : len(classes)]
+        along = (d @ arrays["head.reach"].T) ** 2 @ arrays["head.reach_weights"].T
+        far_off = inverse * ((d**2).sum(axis=1, keepdims=True) - along)
+        share = np.clip((far - far_off) / (far - near), 0, 1).min(axis=1, keepdims=True)
+        x = share * x + (1 - share) * arrays["head.reach_zero_shot"] * rows[:, : len(classes)]
     if not set(classes) <= set(asked):
         return x
     base = logits.mean(axis=0)[:, [asked.index(name) for name in classes]]

@@ -22,7 +22,7 @@ from craft_tuner.blackbox import FloatArray
 from craft_tuner.errors import UsageError
 
 CENTRE = "head.centre"
-REACH = ("head.reach", "head.reach_centre", "head.reach_scale")
+REACH = tuple(f"head.reach{part}" for part in ("", "_centre", "_weights", "_scale", "_zero_shot"))
 
 _CHUNK_VALUES = 4 * 1024 * 1024
 """Float32 numbers that one chunk of rows may take per layer: 16 MiB."""
@@ -38,26 +38,39 @@ class Layer(NamedTuple):
 class Reach(NamedTuple):
     """How far from the shots a head is followed.
 
-    The leverage of an image, h = |d|^2 / e - |B d|^2 with d = x - centre over the first n columns,
-    says how far outside the shots it lies (`craft_tuner.leverage` derives B and e). Up to `near`
-    the scores are the head's, from `far` on zero-shot's, in between mixed in proportion.
+    The leverage of an image, h = (|d|^2 - sum_j c_j (v_j^T d)^2) / e with d = x - centre over the
+    first n columns, says how far outside the shots it lies (`craft_tuner.leverage` derives v, c and
+    e). Up to `near` the scores are the head's, from `far` on zero-shot's, in between mixed in
+    proportion. Of several e the one that trusts the head least decides.
     """
 
     basis: FloatArray
-    """B, float32 (r, n)."""
+    """v, float32 (r, n)."""
     centre: FloatArray
     """Float32 (n,)."""
+    weights: FloatArray
+    """c, float32 (number of e, r)."""
     scale: FloatArray
-    """Float32 (4,): 1 / e, near, far, the factor of the zero-shot logits."""
+    """Float32 (number of e, 3): 1 / e, near, far."""
+    factor: FloatArray
+    """Float32 (1,), of the zero-shot logits."""
 
     def mix(self, x: FloatArray, scores: FloatArray) -> FloatArray:
         """Scores (N, K) by the leverage of rows x (N, P * K'), whose first K are zero-shot's."""
-        inverse, near, far, factor = self.scale
-        d = x[:, : len(self.centre)] - self.centre
-        leverage = inverse * (d**2).sum(axis=1) - ((d @ self.basis.T) ** 2).sum(axis=1)
-        share = np.clip((far - leverage) / (far - near), 0, 1)[:, None]
-        mixed: FloatArray = share * scores + (1 - share) * factor * x[:, : scores.shape[1]]
+        _, near, far = self.scale.T
+        each = (far - self.leverage(x)) / (far - near)
+        share = np.clip(each, 0, 1).min(axis=1, keepdims=True)
+        mixed: FloatArray = share * scores + (1 - share) * self.factor * x[:, : scores.shape[1]]
         return mixed
+
+    def leverage(self, x: FloatArray) -> FloatArray:
+        """Leverages h of rows x (N, n or more), one for each e: (N, number of e)."""
+        d = x[:, : len(self.centre)] - self.centre
+        along = (d @ self.basis.T) ** 2
+        found: FloatArray = self.scale[:, 0] * (
+            (d**2).sum(axis=1, keepdims=True) - along @ self.weights.T
+        )
+        return found
 
 
 @dataclass(frozen=True)
@@ -167,5 +180,7 @@ class Readout:
 
 def _fits(reach: Reach, widths: tuple[int, int]) -> bool:
     columns = reach.centre.size
-    shapes = (reach.basis.shape[1:], reach.centre.shape, reach.scale.shape)
-    return shapes == ((columns,), (columns,), (4,)) and max(columns, widths[1]) <= widths[0]
+    rules, directions = reach.weights.shape if reach.weights.ndim == 2 else (0, 0)
+    wanted = ((directions, columns), (columns,), (rules, directions), (rules, 3), (1,))
+    shapes = tuple(part.shape for part in reach)
+    return shapes == wanted and rules > 0 and max(columns, widths[1]) <= widths[0]
