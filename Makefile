@@ -139,9 +139,10 @@ told: install  ## what auto and craft_plus make of keys that are told less, twen
 	$(BIN)/python benchmarks/told.py --json bench/told.json
 
 .PHONY: ablation
-ablation: install  ## what earns its place in craft_plus and bank, a quarter of an hour
+ablation: install  ## what earns its place in craft_plus, bank and their heads, half an hour
 	mkdir -p bench
 	$(BIN)/python benchmarks/ablation.py --json bench/ablation.json
+	PYTHONPATH=scripts $(BIN)/python benchmarks/ablation_heads.py --data $(DATA) --json bench/ablation-heads.json
 
 .PHONY: check
 check: test lint type demo bench-demo  ## what CI runs

@@ -1,7 +1,7 @@
 """Shots from one source, test images from another: does an adapter fall below zero-shot?
 
-    PYTHONPATH=scripts python benchmarks/domain_shift.py [--method auto] [--shots 1 4 16]
-                              [--seeds 1 2 3] [--data ../shared/data] [--json FILE]
+    PYTHONPATH=scripts python benchmarks/domain_shift.py [--method auto] [--shots 1 2 4 16]
+                              [--seeds 1 2 3 4 5 6] [--data ../shared/data] [--json FILE]
 
 Class folders are written (domains.py), a real server serves the model, and `craft-tuner fit` runs
 on the folders for every shift, number of shots and seed. The table has mean accuracies in per cent:
@@ -134,7 +134,7 @@ def study(fitter: Fitter, stand: Stand, folder: Path, *, shots: int, seeds: list
 def main() -> None:
     """Run and print a table in Markdown."""
     options = options_of(
-        __doc__, method="auto", data="../shared/data", shots=[1, 4, 16], seeds=[1, 2, 3]
+        __doc__, method="auto", data="../shared/data", shots=[1, 2, 4, 16], seeds=[1, 2, 3, 4, 5, 6]
     )
     about, rows = describe(), list[Row]()
     print_heading(f"Domain shift: {options.method}, seeds {options.seeds}", about)
