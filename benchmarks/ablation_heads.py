@@ -25,19 +25,16 @@ from local import LocalBox, load_model
 from machine import Row, describe, options_of, print_heading, print_table, write_json
 
 from craft_tuner import heads
-from craft_tuner.blackbox import FloatArray, IntArray, Texts
-from craft_tuner.budget import Workload
+from craft_tuner.blackbox import FloatArray, IntArray, Task, Texts
 from craft_tuner.config import FitConfig, build
-from craft_tuner.data.dataset import Dataset, Item, labels_of, pictures_of
+from craft_tuner.data.dataset import Dataset, labels_of, pictures_of
 from craft_tuner.data.pictures import Picture
 from craft_tuner.data.sampling import sample_shots
 from craft_tuner.data.sources import read_dataset
 from craft_tuner.data.views import Augmentation, views_of
 from craft_tuner.heads import Shots, choose
-from craft_tuner.methods.bank import extra_names
+from craft_tuner.methods.bank import compose
 from craft_tuner.readout import Readout
-from craft_tuner.seeds import Stream, stream
-from craft_tuner.texts import anchors
 
 
 class Part(NamedTuple):
@@ -135,30 +132,27 @@ class Asker:
 
     def test(self, dataset: Dataset, seed: int) -> Part:
         """Its test images."""
-        pictures = pictures_of(dataset.test)
-        return Part(self._ask(dataset, pictures, seed), labels_of(dataset.test))
+        return self._ask(dataset, pictures_of(dataset.test), labels_of(dataset.test), seed)
 
     def shots(self, dataset: Dataset, shots: int, seed: int) -> Part:
         """Shots and views."""
-        items: Sequence[Item] = sample_shots(dataset, shots=shots, seed=seed)
+        items = sample_shots(dataset, shots=shots, seed=seed)
         config, pictures = self._config, pictures_of(items)
         kind = Augmentation(self._box.card.image_size, seed, config.crop_scale, config.flip)
         views = [views_of(pictures, kind, view=view) for view in range(config.views)]
         together = [*pictures, *(picture for view in views for picture in view)]
-        return Part(self._ask(dataset, together, seed), labels_of(items))
+        return self._ask(dataset, together, labels_of(items), seed)
 
-    def _ask(self, dataset: Dataset, pictures: Sequence[Picture], seed: int) -> FloatArray:
-        config, width = self._config, self._box.card.context_width
-        classes = dataset.class_names
-        work = Workload(classes=len(classes), shots=0)
-        more = extra_names(config, work, config.bank_prompts)
-        names = (*classes, *[name for name in anchors() if name not in {*classes}][:more])
-        draw = stream(seed, Stream.BANK)
-        offsets = draw.normal(0, config.bank_std, (config.bank_prompts, config.n_ctx, width))
-        offsets[0] = 0
-        images = self._box.upload(pictures, name="", classes=len(names)).images
-        texts = Texts(names, config.context, config.suffix)
-        return self._box.score(texts, np.float32(offsets), images, purpose="bank", step="")
+    def _ask(
+        self, dataset: Dataset, pictures: Sequence[Picture], labels: IntArray, seed: int
+    ) -> Part:
+        config = self._config.model_copy(update={"seed": seed})
+        classes = len(dataset.class_names)
+        images = self._box.upload(pictures, name="", classes=classes).images
+        texts = Texts(dataset.class_names, config.context, config.suffix)
+        task = Task(texts, images, (), labels)
+        question = compose(self._box, task, config, prompts=config.bank_prompts)
+        return Part(question.ask(self._box, images), labels)
 
 
 def trials(data: Path, *, shots: int, seeds: Sequence[int]) -> Iterator[Trial]:

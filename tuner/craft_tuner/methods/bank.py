@@ -89,7 +89,7 @@ class Bank:
         run.bind(task, box.card)
         started = time.monotonic()
         plan = run.plan
-        question = _compose(box, task, run.config, prompts=plan.population)
+        question = compose(box, task, run.config, prompts=plan.population)
         logits = question.ask(box, _bundle(task, plan))
         order = informative(logits[:, : len(task.labels)])
         kept = sorted(order[: run.config.prompts_per_image or len(order)])
@@ -107,7 +107,7 @@ class Bank:
         return adapter
 
     def _adapter(
-        self, box: BlackBox, task: Task, run: Run, *, question: "_Question", choice: Choice
+        self, box: BlackBox, task: Task, run: Run, *, question: "Question", choice: Choice
     ) -> Adapter:
         training: dict[str, Any] = {
             "generations": 1,
@@ -144,7 +144,7 @@ class CraftPlus(Bank):
 
 
 @dataclass(frozen=True)
-class _Question:
+class Question:
     """What is asked of every image: offsets or templates, with these names."""
 
     texts: Texts
@@ -159,7 +159,7 @@ class _Question:
             )
         return box.score(self.texts, self.offsets, images, purpose="bank", step="bank")
 
-    def only(self, kept: Sequence[int]) -> "_Question":
+    def only(self, kept: Sequence[int]) -> "Question":
         """The prompts of these indices."""
         offsets = None if self.offsets is None else self.offsets[[*kept]]
         templates = tuple(self.templates[index] for index in kept) if self.templates else ()
@@ -172,7 +172,8 @@ def extra_names(config: FitConfig, work: Workload, prompts: int) -> int:
     return max(0, min(config.bank_names, room, len(anchors())))
 
 
-def _compose(box: BlackBox, task: Task, config: FitConfig, *, prompts: int) -> _Question:
+def compose(box: BlackBox, task: Task, config: FitConfig, *, prompts: int) -> Question:
+    """The plain prompt and so many others that a bank asks with, and the names it asks of."""
     card = box.card
     limits = Workload(
         classes=len(task.texts.class_names),
@@ -185,11 +186,11 @@ def _compose(box: BlackBox, task: Task, config: FitConfig, *, prompts: int) -> _
     texts = replace(task.texts, class_names=names)
     if prompts == 1 or "soft" not in card.prompt_kinds:
         others = [text for text in imagenet_templates() if text != task.texts.template]
-        return _Question(texts, None, (task.texts.template, *others[: prompts - 1]))
+        return Question(texts, None, (task.texts.template, *others[: prompts - 1]))
     draw = stream(config.seed, Stream.BANK)
     offsets = draw.normal(0, config.bank_std, (prompts, config.n_ctx, card.context_width))
     offsets[0] = 0
-    return _Question(texts, offsets.astype(np.float32), ())
+    return Question(texts, offsets.astype(np.float32), ())
 
 
 def _bundle(task: Task, plan: Plan) -> Images:
