@@ -185,8 +185,8 @@ class Adapter:
             )
         if not self._reads(model.output):
             raise WrongModel(
-                f"this adapter's head was fitted to the output {self.card.output!r} and this key "
-                f"is told {model.output!r}; use a key of the first or fit again with this one"
+                f"this adapter's head was fitted to {self.card.output} and this key is told "
+                f"{model.output}; use a key that is told the first or fit again with this one"
             )
 
     def _reads(self, output: OutputKind) -> bool:
