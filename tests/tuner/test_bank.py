@@ -140,7 +140,7 @@ def test_auto_takes_what_the_budget_allows_and_says_so(budget, method, prompts) 
     plan = methods.get("auto").plan(build({"method": "auto", "budget": budget}), WORK)
     assert (plan.method, plan.population) == (method, prompts)
     assert plan.total.queries <= budget
-    assert plan.why
+    assert plan.table().splitlines()[-1] == f"auto takes {method}: {plan.why}"
 
 
 def test_auto_looks_at_what_the_key_has_left() -> None:

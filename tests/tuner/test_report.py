@@ -227,6 +227,14 @@ def test_many_runs_stand_one_below_the_other(tmp_path):
     assert dashes == ["none"] * 8 + ["5 3"] * 2
 
 
+def test_what_auto_took_stands_beside_it(tmp_path):
+    run = a_run(tmp_path / "run", method="auto")
+    plan = json.loads((run / "plan.json").read_text())
+    taken = {"method": "bank", "why": "it is the best"}
+    (run / "plan.json").write_text(json.dumps(plan | taken))
+    assert page_of(run).row("method")[1] == "auto: bank"
+
+
 def test_settings_that_differ_come_first_and_are_marked(pair):
     marked = [attributes for tag, attributes in pair.tags if attributes.get("class") == "differs"]
     assert pair.row("sigma") == ["sigma", "1.0", "0.5"]

@@ -87,14 +87,15 @@ class Plan(BaseModel):
         return sum_costs(phase for phase in self.phases if phase.purpose not in _TESTS)
 
     def table(self) -> str:
-        """The plan for people: one line a phase, then the total."""
+        """The plan for people: one line a phase, the total, and why this method if auto chose."""
         rows = [("phase", "queries", "logit vectors", "texts", "what")]
         rows += [_row(phase.purpose, phase.cost, phase.what) for phase in self.phases]
         rows.append(_row("total", self.total, f"of a budget of {self.budget:,}"))
-        return "\n".join(
+        lines = [
             f"{name:<10}{queries:>9}{vectors:>15}{texts:>13}  {what}".rstrip()
             for name, queries, vectors, texts, what in rows
-        )
+        ]
+        return "\n".join([*lines, *([f"auto takes {self.method}: {self.why}"] if self.why else [])])
 
 
 def plan_generations(

@@ -12,8 +12,8 @@ features, up to a change of basis. The basis is a principal one, each direction 
 power 0 keeps the geometry, 1 whitens, 1/2 lies between; which is right depends on the model's space
 of texts and not on a rule, so it is chosen with the rest. Both families of `craft_tuner.linear` may
 stand on the zero-shot logits zs times r, so that the head starts as zero-shot and departs from it
-as far as the shots say. Zero-shot itself is a candidate: the gate. One more candidate, the prior, is
-never judged and always averaged in, with a weight that falls with the number of shots.
+as far as the shots say. Zero-shot itself is a candidate: the gate. One more candidate, the prior,
+is never judged and always averaged in, with a weight that falls with the number of shots.
 """
 
 from collections.abc import Iterable, Iterator

@@ -231,6 +231,7 @@ def _making(facts: Facts) -> str:
     images = result.get("images", {})
     told = {
         "method": facts.adapter.card.method,
+        "chosen by `auto`, since": (facts.plan and facts.plan.why) or None,
         "data": facts.data,
         "shots per class": config.shots,
         "training images": facts.shots,

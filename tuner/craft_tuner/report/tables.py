@@ -134,7 +134,8 @@ def _columns(runs: Runs) -> dict[str, Column]:
     best = max(adapted) if len(adapted) > 1 else None
     return {
         **({"data": lambda run: run.data or NONE} if len({run.data for run in runs}) > 1 else {}),
-        **{name: _configured(name) for name in ("method", "shots", "seed")},
+        "method": _method,
+        **{name: _configured(name) for name in ("shots", "seed")},
         **({} if all(run.finished for run in runs) else {"state": state}),
         **{title: _accuracy(way, best) for way, title in _ACCURACIES.items()},
         **{title: _counter(name) for name, title in _COUNTERS.items()},
@@ -146,6 +147,12 @@ def _columns(runs: Runs) -> dict[str, Column]:
 
 def _configured(name: str) -> Column:
     return lambda run: plain(run.config.get(name, NONE))
+
+
+def _method(run: RunRecord) -> str:
+    """As configured, and what `auto` took."""
+    asked, taken = plain(run.config.get("method", NONE)), run.plan.get("method")
+    return f"{asked}: {taken}" if run.plan.get("why") else asked
 
 
 def _counter(name: str) -> Column:
