@@ -167,6 +167,7 @@ def test_many_classes_need_one_prompt_and_fit_into_memory_by_asking_about_fewer_
     )
     plan = methods.get("auto").plan(build({"method": "auto"}), work)
     assert (plan.method, plan.population) == ("craft_plus", 1)
+    assert plan.why == "1 prompt costs 3 queries; with 1,000 classes and other names one is enough"
     (bank,) = [phase for phase in plan.phases if phase.purpose == "bank"]
     assert bank.cost.queries == 1
     assert bank.cost.logit_vectors == 50_000

@@ -43,7 +43,7 @@ class Auto:
             chosen = config.model_copy(update={"bank_prompts": prompts})
             with suppress(BudgetExhausted):
                 plan = method.plan(chosen, work, budgets)
-                return plan.model_copy(update={"why": _reason(plan, config)})
+                return plan.model_copy(update={"why": _reason(plan, config, work)})
         plan = ZeroShot().plan(config, work, budgets)
         why = "the budget allows no question about the shots"
         if work.labels:
@@ -70,8 +70,11 @@ def _offers(config: FitConfig, work: Workload) -> Iterator[tuple[int, Method]]:
         yield 1, Bank()
 
 
-def _reason(plan: Plan, config: FitConfig) -> str:
-    asked = "1 prompt" if plan.population == 1 else f"{plan.population} prompts"
+def _reason(plan: Plan, config: FitConfig, work: Workload) -> str:
+    asked = "1 prompt costs" if plan.population == 1 else f"{plan.population} prompts cost"
+    cost = f"{asked} {plan.total.queries:,} queries"
     if plan.population == config.bank_prompts:
-        return f"{asked}, as many as --bank-prompts allows, cost {plan.total.queries:,} queries"
-    return f"{asked} cost {plan.total.queries:,} queries; twice as many are not to be paid"
+        return f"{cost}, as many prompts as --bank-prompts allows"
+    if work.classes >= WIDE and not work.labels:
+        return f"{cost}; with {work.classes:,} classes and other names one is enough"
+    return f"{cost}; twice as many are not to be paid"
