@@ -3,10 +3,12 @@
 Owns what the sources are and how their folders are written; knows no server and no method. Digits
 are drawn by hand (scikit-learn's) or printed (scripts/pictures.py, in fonts that the embedded model
 was not trained on). Photographs of scenes are as they are, or spoilt in one of seven ways; they
-come from outside this project (--data) and are left out where that is absent. Dark, noisy, turned
-and negative ones were tried after the rules of craft_tuner.heads had been chosen on the others.
+come from outside this project (--data) and are left out where that is absent. Five ways more are
+`FRESH`: they were tried once, after the rules of craft_tuner.heads and leverage had been chosen on
+the others, and are no longer so once a rule is changed for them.
 """
 
+import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -34,6 +36,9 @@ BRIGHTNESS = 0.35
 
 NOISE = 50.0
 """Standard deviation of the noise of a pixel, of 255."""
+
+CONTRAST, QUALITY = 0.25, 5
+"""Share of a photograph's contrast that a pale one has; JPEG's quality of a compressed one."""
 
 CROP = 0.35
 """Side of the part that is kept, in image sides, from the centre."""
@@ -70,14 +75,14 @@ def digit_shifts() -> Iterator[Shift]:
     yield Shift("digits: handwritten -> printed", hand.train, printed.test)
 
 
-def scene_shifts(data: Path) -> Iterator[Shift]:
-    """Every degradation to clean photographs and back.
+def scene_shifts(data: Path, *, fresh: bool = False) -> Iterator[Shift]:
+    """Every degradation, of those kept for last or of the others, to clean photographs and back.
 
     Raises:
         FileNotFoundError: there are no photographs.
     """
     clean = _photographs(data / "images" / "scenes6")
-    for name, spoil in DEGRADATIONS.items():
+    for name, spoil in (FRESH if fresh else DEGRADATIONS).items():
         spoilt = Source(*(_each(pictures, spoil) for pictures in clean))
         yield Shift(f"scenes: {name} -> clean", spoilt.train, clean.test)
         yield Shift(f"scenes: clean -> {name}", clean.train, spoilt.test)
@@ -162,4 +167,35 @@ DEGRADATIONS: Mapping[str, Callable[[Image.Image], Image.Image]] = {
     "noisy": _noisy,
     "turned": _turned,
     "negative": ImageOps.invert,
+}
+
+
+def _posterised(image: Image.Image) -> Image.Image:
+    return ImageOps.posterize(image, 1)
+
+
+def _pale(image: Image.Image) -> Image.Image:
+    return ImageEnhance.Contrast(image).enhance(CONTRAST)
+
+
+def _compressed(image: Image.Image) -> Image.Image:
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=QUALITY)
+    return Image.open(file).convert("RGB")
+
+
+def _upside_down(image: Image.Image) -> Image.Image:
+    return image.transpose(Image.Transpose.ROTATE_180)
+
+
+def _swapped(image: Image.Image) -> Image.Image:
+    return Image.merge("RGB", image.split()[::-1])
+
+
+FRESH: Mapping[str, Callable[[Image.Image], Image.Image]] = {
+    "posterised": _posterised,
+    "pale": _pale,
+    "compressed": _compressed,
+    "upside down": _upside_down,
+    "red and blue swapped": _swapped,
 }
