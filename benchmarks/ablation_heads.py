@@ -14,6 +14,7 @@ left out where DATA has none. Test labels are read for these figures alone.
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -44,9 +45,9 @@ class Part(NamedTuple):
     labels: IntArray
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trial:
-    """Shots of one source and seed, and what they are tested on."""
+    """Shots of one source and seed, and what they are tested on; equal to itself alone."""
 
     shift: str
     seed: int
@@ -75,8 +76,9 @@ def shots_of(trial: Trial, kind: type[Shots] = Shots) -> Shots:
     return kind(x, labels, trial.classes, own=True, names=logits.shape[-1])
 
 
+@lru_cache(maxsize=1)
 def as_built(trial: Trial) -> Readout | None:
-    """What `bank` leaves."""
+    """What `bank` leaves; chosen once for all rows that look at it."""
     return choose(shots_of(trial), seed=trial.seed).readout
 
 
@@ -113,66 +115,70 @@ def reach_by(which: slice) -> Rule:
 RULES: dict[str, Rule] = {
     "as built": as_built,
     "logits not levelled": unlevelled,
-    "no prior beside what was held out": prior_worth(0),
-    "the prior alone": prior_worth(10**6),
     "followed everywhere": reach_by(slice(0)),
     "reach by the small ridge alone": reach_by(slice(1)),
     "reach by the large ridge alone": reach_by(slice(1, None)),
 }
+BESIDE_HELD_OUT: dict[str, Rule] = {
+    "no prior beside what was held out": prior_worth(0),
+    "the prior alone": prior_worth(10**6),
+}
 HOLDS_OUT = 3
-"""Shots from which something can be held out: below it there is no row without the prior."""
+"""Shots from which something is held out: below it the prior is alone as built."""
 
 
 class Asker:
-    """Asks a model about folders as `craft-tuner fit --method bank` does."""
+    """Asks about folders as `craft-tuner fit --method bank` does, about the same images once."""
 
-    def __init__(self, model: dict[str, object], config: FitConfig) -> None:
-        self._box = LocalBox(load_model(**{name: str(value) for name, value in model.items()}))
-        self._config = config
+    def __init__(self, box: LocalBox, config: FitConfig) -> None:
+        self._box, self._config = box, config
+        self._asked: dict[tuple[str, ...], Part] = {}
 
-    def test(self, dataset: Dataset, seed: int) -> Part:
+    def test(self, dataset: Dataset) -> Part:
         """Its test images."""
-        return self._ask(dataset, pictures_of(dataset.test), labels_of(dataset.test), seed)
+        return self._ask(dataset, pictures_of(dataset.test), labels_of(dataset.test))
 
-    def shots(self, dataset: Dataset, shots: int, seed: int) -> Part:
+    def shots(self, dataset: Dataset, shots: int) -> Part:
         """Shots and views."""
-        items = sample_shots(dataset, shots=shots, seed=seed)
-        config, pictures = self._config, pictures_of(items)
-        kind = Augmentation(self._box.card.image_size, seed, config.crop_scale, config.flip)
+        config = self._config
+        items = sample_shots(dataset, shots=shots, seed=config.seed)
+        pictures = pictures_of(items)
+        kind = Augmentation(self._box.card.image_size, config.seed, config.crop_scale, config.flip)
         views = [views_of(pictures, kind, view=view) for view in range(config.views)]
         together = [*pictures, *(picture for view in views for picture in view)]
-        return self._ask(dataset, together, labels_of(items), seed)
+        return self._ask(dataset, together, labels_of(items))
 
-    def _ask(
-        self, dataset: Dataset, pictures: Sequence[Picture], labels: IntArray, seed: int
-    ) -> Part:
-        config = self._config.model_copy(update={"seed": seed})
-        classes = len(dataset.class_names)
+    def _ask(self, dataset: Dataset, pictures: Sequence[Picture], labels: IntArray) -> Part:
+        config, classes = self._config, len(dataset.class_names)
         images = self._box.upload(pictures, name="", classes=classes).images
-        texts = Texts(dataset.class_names, config.context, config.suffix)
-        task = Task(texts, images, (), labels)
-        question = compose(self._box, task, config, prompts=config.bank_prompts)
-        return Part(question.ask(self._box, images), labels)
+        if images.sets not in self._asked:
+            texts = Texts(dataset.class_names, config.context, config.suffix)
+            task = Task(texts, images, (), labels)
+            question = compose(self._box, task, config, prompts=config.bank_prompts)
+            self._asked[images.sets] = Part(question.ask(self._box, images), labels)
+        return self._asked[images.sets]
 
 
 def trials(data: Path, *, shots: int, seeds: Sequence[int]) -> Iterator[Trial]:
     """Every shift and seed."""
     for stand in stands(data):
-        asker = Asker(stand.model, build({"preset": "digits"} if stand.preset else {}))
+        model = load_model(**{name: str(value) for name, value in stand.model.items()})
+        box, preset = LocalBox(model), {"preset": "digits"} if stand.preset else {}
         with TemporaryDirectory() as place:
             for number, shift in enumerate(stand.shifts):
                 shift.write(Path(place) / str(number))
             folders = [read_dataset(str(Path(place) / str(n))) for n in range(len(stand.shifts))]
             for seed in seeds:
+                asker = Asker(box, build({**preset, "seed": seed}))
                 for number, shift in enumerate(stand.shifts):
                     here, back = folders[number], folders[number ^ 1]  # pairs, there and back
                     yield Trial(
                         shift=shift.name,
                         seed=seed,
                         classes=len(here.class_names),
-                        shots=asker.shots(here, shots, seed),
-                        own=asker.test(back, seed),
-                        other=asker.test(here, seed),
+                        shots=asker.shots(here, shots),
+                        own=asker.test(back),
+                        other=asker.test(here),
                     )
 
 
@@ -184,12 +190,7 @@ def accuracy(readout: Readout | None, part: Part, classes: int) -> float:
 
 def study(data: Path, *, shots: int, seeds: Sequence[int]) -> list[Row]:
     """A line for each rule."""
-    rules = {
-        name: rule
-        for name, rule in RULES.items()
-        if shots >= HOLDS_OUT
-        or name not in ("no prior beside what was held out", "the prior alone")
-    }
+    rules = RULES | BESIDE_HELD_OUT if shots >= HOLDS_OUT else RULES
     digits: dict[str, list[float]] = {name: [] for name in rules}
     own: dict[str, list[float]] = {name: [] for name in rules}
     gains: dict[str, dict[str, list[float]]] = {name: {} for name in rules}

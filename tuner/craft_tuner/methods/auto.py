@@ -58,7 +58,7 @@ class Auto:
 
 def _offers(config: FitConfig, work: Workload) -> Iterator[tuple[int, Method]]:
     """Prompts and method, best first."""
-    prompts = config.bank_prompts if work.classes < WIDE or work.labels else 1
+    prompts = 1 if _one_is_enough(work) else config.bank_prompts
     while prompts >= (LABELS if work.labels else 2):
         yield prompts, Bank()
         prompts //= 2
@@ -70,11 +70,15 @@ def _offers(config: FitConfig, work: Workload) -> Iterator[tuple[int, Method]]:
         yield 1, Bank()
 
 
+def _one_is_enough(work: Workload) -> bool:
+    return work.classes >= WIDE and not work.labels
+
+
 def _reason(plan: Plan, config: FitConfig, work: Workload) -> str:
     asked = "1 prompt costs" if plan.population == 1 else f"{plan.population} prompts cost"
     cost = f"{asked} {plan.total.queries:,} queries"
     if plan.population == config.bank_prompts:
         return f"{cost}, as many prompts as --bank-prompts allows"
-    if work.classes >= WIDE and not work.labels:
+    if _one_is_enough(work):
         return f"{cost}; with {work.classes:,} classes and other names one is enough"
     return f"{cost}; twice as many are not to be paid"
