@@ -46,7 +46,7 @@ ray-test: ray  ## test server and bench on Ray: two replicas, and a bench, on a 
 
 .PHONY: chromium
 chromium: install  ## install Chromium by apt where there is none
-	PYTHONPATH=tests $(BIN)/python -c 'import chromium, sys; sys.exit(chromium.find_chromium() is None)' || \
+	$(BIN)/python -c 'import sys; from tests.support import chromium; sys.exit(chromium.find_chromium() is None)' || \
 	  { [ "$$(id -u)" = 0 ] && apt-get update && apt-get install --yes --no-install-recommends chromium; } || \
 	  { echo "page-test needs Chromium: apt-get install chromium" >&2; exit 1; }
 
@@ -63,86 +63,86 @@ lint: install  ## ruff (rules and format) and the dependency rules
 .PHONY: type
 type: install  ## mypy --strict
 	$(BIN)/mypy
-	MYPYPATH=scripts $(BIN)/mypy scripts benchmarks
+	MYPYPATH=. $(BIN)/mypy -p scripts -p benchmarks
 
 .PHONY: docs
 docs: install  ## write docs/reference/ (settings, commands, OpenAPI) and .env.example anew from the code
-	$(BIN)/python scripts/write_reference.py docs/reference
-	$(BIN)/python scripts/write_env.py .env.example
+	$(BIN)/python -m scripts.write_reference docs/reference
+	$(BIN)/python -m scripts.write_env .env.example
 
 .PHONY: bench
 bench: install  ## all measurements on this machine, about ten minutes; figures in bench/*.json
 	mkdir -p bench
-	$(BIN)/python benchmarks/overhead.py --json bench/overhead.json
-	$(BIN)/python benchmarks/memory.py --json bench/memory.json
-	$(BIN)/python benchmarks/images.py --json bench/images.json
-	$(BIN)/python benchmarks/fit.py --json bench/fit.json
-	$(BIN)/python benchmarks/fit.py --model RN50 --generations 5 --repeats 1 --json bench/fit-rn50.json
-	$(BIN)/python benchmarks/tuners.py --json bench/tuners.json
-	$(BIN)/python benchmarks/replicas.py --json bench/replicas.json
-	$(BIN)/python benchmarks/text.py --growth --json bench/growth.json
-	$(BIN)/python benchmarks/text.py --json bench/text.json
+	$(BIN)/python -m benchmarks.speed.overhead --json bench/overhead.json
+	$(BIN)/python -m benchmarks.speed.memory --json bench/memory.json
+	$(BIN)/python -m benchmarks.speed.images --json bench/images.json
+	$(BIN)/python -m benchmarks.speed.fit --json bench/fit.json
+	$(BIN)/python -m benchmarks.speed.fit --model RN50 --generations 5 --repeats 1 --json bench/fit-rn50.json
+	$(BIN)/python -m benchmarks.speed.tuners --json bench/tuners.json
+	$(BIN)/python -m benchmarks.speed.replicas --json bench/replicas.json
+	$(BIN)/python -m benchmarks.speed.text --growth --json bench/growth.json
+	$(BIN)/python -m benchmarks.speed.text --json bench/text.json
 
 .PHONY: yardstick
 yardstick: install  ## CraFT over HTTP against CoOp by gradients on the same model and shots, ten minutes
 	mkdir -p bench
-	$(BIN)/python benchmarks/yardstick.py --json bench/yardstick.json
+	$(BIN)/python -m benchmarks.accuracy.yardstick --json bench/yardstick.json
 
 .PHONY: imagenet-shape
 imagenet-shape: install  ## a fit and a prediction of 1,000 classes and 82,000 images: the tuner within 2 GB
 	mkdir -p bench
-	$(BIN)/python benchmarks/imagenet_shape.py --json bench/imagenet-shape.json
+	$(BIN)/python -m benchmarks.speed.imagenet_shape --json bench/imagenet-shape.json
 
 .PHONY: soak
 soak: install  ## mixed clients against a real server for MINUTES: no failure, no drift, exact books
 	mkdir -p bench
-	$(BIN)/python benchmarks/soak.py --minutes $(MINUTES) --json bench/soak.json
+	$(BIN)/python -m benchmarks.reliability.soak --minutes $(MINUTES) --json bench/soak.json
 
 .PHONY: bombs
 bombs: install  ## hostile requests against a real server: what answers, when, at what memory
 	mkdir -p bench
-	$(BIN)/python benchmarks/bombs.py --json bench/bombs.json
+	$(BIN)/python -m benchmarks.reliability.bombs --json bench/bombs.json
 
 .PHONY: fuzz
 fuzz: install  ## attack the readers of untrusted bytes with atheris, SECONDS for each
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[fuzz]'
-	$(BIN)/python scripts/fuzz.py --seconds $(SECONDS)
+	$(BIN)/python -m scripts.fuzz --seconds $(SECONDS)
 
 .PHONY: faults
 faults: install  ## kill, cut, fill and drain for ROUNDS rounds a store; STEPS of the model; a fit killed KILLS times
 	mkdir -p bench
-	$(BIN)/python benchmarks/faults.py --rounds $(ROUNDS) --json bench/faults.json
-	PYTHONPATH=tests $(BIN)/python tests/server/test_meter_machine.py $(STEPS)
-	$(BIN)/python benchmarks/fault_tuner.py --kills $(KILLS) --json bench/fault-tuner.json
+	$(BIN)/python -m benchmarks.reliability.faults --rounds $(ROUNDS) --json bench/faults.json
+	$(BIN)/python -m tests.server.metering.test_meter_machine $(STEPS)
+	$(BIN)/python -m benchmarks.reliability.tuner --kills $(KILLS) --json bench/fault-tuner.json
 
 .PHONY: docker-test
 docker-test: install  ## build both images and run what docs/docker.md promises on a real engine
-	$(BIN)/python scripts/docker_test.py $(DOCKER_FLAGS)
+	$(BIN)/python -m scripts.docker_test $(DOCKER_FLAGS)
 
 .PHONY: bench-demo
 bench-demo: install  ## the demo with seeds 1, 2 and 3, and their mean
-	$(BIN)/python benchmarks/accuracy.py
+	$(BIN)/python -m benchmarks.accuracy.accuracy
 
 .PHONY: bench-accuracy
 bench-accuracy: install  ## every method by shots and budget, on digits and on DATA: an hour and more, resumable
-	$(BIN)/python benchmarks/study.py --data $(DATA)
+	$(BIN)/python -m benchmarks.accuracy.study --data $(DATA)
 
 .PHONY: bench-real
 bench-real: install  ## real CLIP features through the protocol, and domain shift; what DATA lacks is left out
 	mkdir -p bench
-	$(BIN)/python benchmarks/real_features.py --data $(DATA) --json bench/real.json
-	PYTHONPATH=scripts $(BIN)/python benchmarks/domain_shift.py --data $(DATA) --json bench/domain-shift.json
+	$(BIN)/python -m benchmarks.accuracy.real_features --data $(DATA) --json bench/real.json
+	$(BIN)/python -m benchmarks.accuracy.domain_shift --data $(DATA) --json bench/domain-shift.json
 
 .PHONY: told
 told: install  ## what auto and craft_plus make of keys that are told less, twenty minutes
 	mkdir -p bench
-	$(BIN)/python benchmarks/told.py --json bench/told.json
+	$(BIN)/python -m benchmarks.accuracy.told --json bench/told.json
 
 .PHONY: ablation
 ablation: install  ## what earns its place in craft_plus, bank and their heads, half an hour
 	mkdir -p bench
-	$(BIN)/python benchmarks/ablation.py --json bench/ablation.json
-	PYTHONPATH=scripts $(BIN)/python benchmarks/ablation_heads.py --data $(DATA) --json bench/ablation-heads.json
+	$(BIN)/python -m benchmarks.accuracy.ablation --json bench/ablation.json
+	$(BIN)/python -m benchmarks.accuracy.ablation_heads --data $(DATA) --json bench/ablation-heads.json
 
 .PHONY: check
 check: test lint type demo bench-demo  ## what CI runs

@@ -9,7 +9,7 @@ from enum import IntFlag, auto
 
 import torch
 
-from glyphs import CHARACTERS, DIGITS, GREEK, LETTERS
+from scripts.glyphs import CHARACTERS, DIGITS, GREEK, LETTERS
 
 DIGIT_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 GREEK_WORDS = (

@@ -1,6 +1,6 @@
 """What an image adds to its base: no build tools, no secrets, no test data, no other program.
 
-python scripts/docker_scan.py IMAGE server|tuner [BASE]
+python -m scripts.docker_scan IMAGE server|tuner [BASE]
 """
 
 import json
@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from docker_engine import BASE, files_of, run
+from scripts.docker_engine import BASE, files_of, run
 
 USER = "10001:10001"
 SMALL = 2**20

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from docker_engine import LOCAL, run, works
+from scripts.docker_engine import LOCAL, run, works
 
 ROOT = Path(__file__).parents[1]
 PROFILES = ("gpu", "obs", "scale", "tuner")

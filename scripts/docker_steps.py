@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from docker_engine import LOCAL, run, works
-from docker_stack import BUDGET, FIT, PORTS, ROOT, Key, Stack
+from scripts.docker_engine import LOCAL, run, works
+from scripts.docker_stack import BUDGET, FIT, PORTS, ROOT, Key, Stack
 
 PROGRAMS = Path(sys.executable).parent
 CAMPAIGN = ROOT / "benchmarks" / "fault_composed.py"

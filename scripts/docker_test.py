@@ -1,6 +1,6 @@
 """The images and docker-compose.yml, from nothing to exact books, on a real engine.
 
-    python scripts/docker_test.py [--keep] [--compose COMMAND] [--rounds 22]
+    python -m scripts.docker_test [--keep] [--compose COMMAND] [--rounds 22]
                                   [--prepare-minutes 20] [--test-minutes 25]
 
 Installs and starts an engine if none runs (as root on Debian), builds both images, scans them, and
@@ -21,8 +21,8 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-import docker_scan
-from docker_engine import (
+from scripts import docker_scan
+from scripts.docker_engine import (
     LOCAL,
     STAND_INS,
     Interrupted,
@@ -35,8 +35,8 @@ from docker_engine import (
     within,
     works,
 )
-from docker_stack import PROFILES, ROOT, Stack
-from docker_steps import check, disturbed, from_host, observed, say, scaled, single
+from scripts.docker_stack import PROFILES, ROOT, Stack
+from scripts.docker_steps import check, disturbed, from_host, observed, say, scaled, single
 
 DISK_BYTES = {"overlay2": 25e9, "vfs": 150e9}
 """What a storage driver needs. CUDA wheels are 6 GB an image, and the classic builder keeps a copy

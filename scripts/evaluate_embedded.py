@@ -1,6 +1,6 @@
 """Measure the embedded CLIP from its shipped files and write its card.
 
-    python scripts/evaluate_embedded.py server/craft_server/embedded
+    python -m scripts.evaluate_embedded server/craft_server/embedded
 
 Owns the only look at handwritten digits in `scripts/`: after the weights are final, for the card.
 """
@@ -22,10 +22,10 @@ from sklearn.datasets import load_digits
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression
 
-from captions import DIGIT_WORDS
-from glyphs import CHARACTERS, DIGITS, HELD_OUT_FONTS, LETTERS, TRAINING_FONTS, load_bank
-from model_file import CONFIG_FILE, read_model
-from pictures import IMAGE_SIZE, OPENAI_MEAN, OPENAI_STD, Painter, normalise
+from scripts.captions import DIGIT_WORDS
+from scripts.glyphs import CHARACTERS, DIGITS, HELD_OUT_FONTS, LETTERS, TRAINING_FONTS, load_bank
+from scripts.model_file import CONFIG_FILE, read_model
+from scripts.pictures import IMAGE_SIZE, OPENAI_MEAN, OPENAI_STD, Painter, normalise
 
 TEMPLATE = "a photo of a {name}."
 SHOTS = 16

@@ -1,6 +1,6 @@
 """Fuzz the readers of untrusted bytes: the tensor codec, the JSON messages, the image door.
 
-    python scripts/fuzz.py [--seconds 60] [--target codec|message|picture]
+    python -m scripts.fuzz [--seconds 60] [--target codec|message|picture]
 
 Each target is a function of any bytes at all that raises `BrokenError` if an invariant of the
 reader does not hold: only its documented error escapes, what was read can be written and read
@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from craft_server.images import ImageLimits, open_image
+from craft_server.images.decoding import ImageLimits, open_image
 from craft_shared import tensors, testing, wire
 from craft_shared.errors import Refusal
 from craft_shared.messages import ImageSetRequest, LogitsRequest, Manifest

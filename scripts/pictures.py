@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
-from captions import Trait
-from glyphs import CANVAS, CHARACTERS, DIGITS, GREEK, LETTERS, GlyphBank
+from scripts.captions import Trait
+from scripts.glyphs import CANVAS, CHARACTERS, DIGITS, GREEK, LETTERS, GlyphBank
 
 IMAGE_SIZE = 32
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)

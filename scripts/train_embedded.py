@@ -1,6 +1,6 @@
 """Pretrain the embedded CLIP on rendered glyphs and write its files.
 
-    python scripts/train_embedded.py --out server/craft_server/embedded
+    python -m scripts.train_embedded --out server/craft_server/embedded
 
 Owns the training loop and the command line. No handwritten digit is seen before the weights
 are final; `evaluate_embedded.py` then reads them once, for the card.
@@ -18,11 +18,11 @@ import open_clip
 import torch
 from torch.nn import functional
 
-from captions import Trait, concept_ids, vocabulary, write_caption
-from evaluate_embedded import write_card
-from glyphs import CHARACTERS, TRAINING_FONTS, GlyphBank, load_bank
-from model_file import build_model, write_model
-from pictures import Painter, Pictures, normalise
+from scripts.captions import Trait, concept_ids, vocabulary, write_caption
+from scripts.evaluate_embedded import write_card
+from scripts.glyphs import CHARACTERS, TRAINING_FONTS, GlyphBank, load_bank
+from scripts.model_file import build_model, write_model
+from scripts.pictures import Painter, Pictures, normalise
 
 MAX_LOGIT_SCALE = math.log(100.0)
 

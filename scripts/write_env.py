@@ -1,6 +1,6 @@
 """Write .env.example from the code: what docker-compose.yml reads, and every setting of the server.
 
-    python scripts/write_env.py .env.example
+    python -m scripts.write_env .env.example
 
 A test compares the file with what this writes, so that no setting stays undocumented.
 """

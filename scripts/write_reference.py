@@ -1,6 +1,6 @@
 """Write docs/reference/ from the code: settings, commands, the OpenAPI document.
 
-    python scripts/write_reference.py docs/reference
+    python -m scripts.write_reference docs/reference
 
 A test compares the folder with what this writes, so that no option stays undocumented.
 """
@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from craft_server.app import card_limits, create_app
+from craft_server.models.stub import StubBlackBox
 from craft_server.settings import Settings
-from craft_server.stub import StubBlackBox
 from craft_shared.errors import CODES
 
 _BLOCK = r"^(Examples|Exit codes):\n((?:  .+\n)+)"
@@ -26,8 +26,8 @@ def pages() -> Iterator[tuple[str, str]]:
     """Name and content of every page."""
     yield "settings.md", settings_page()
     yield "errors.md", errors_page()
-    yield "craft-server.md", commands_page("craft-server", "craft_server.cli")
-    yield "craft-tuner.md", commands_page("craft-tuner", "craft_tuner.cli")
+    yield "craft-server.md", commands_page("craft-server", "craft_server.cli.main")
+    yield "craft-tuner.md", commands_page("craft-tuner", "craft_tuner.cli.main")
     yield "openapi.json", openapi_page()
 
 

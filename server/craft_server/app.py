@@ -7,38 +7,39 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import uvicorn
-from fastapi import FastAPI, Request
+from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from craft_server import environment, logs, openapi
-from craft_server.background import sweep, tell_given_back, watch_loop
-from craft_server.blackbox import BlackBox
-from craft_server.connections import Door
-from craft_server.image_store import ImageStore
-from craft_server.images import ImageLimits
-from craft_server.keys import Keys
-from craft_server.meter import Meter
-from craft_server.metrics import Metrics
-from craft_server.middleware import BodyCap, BodyLimits, RequestId
-from craft_server.rates import Rates
-from craft_server.recent_keys import RecentKeys
-from craft_server.request_log import RequestLog
-from craft_server.routes import ROUTERS
-from craft_server.routes.access import Parts
-from craft_server.service import LogitsService
+from craft_server import runtime
+from craft_server.accounts.cache import RecentKeys
+from craft_server.accounts.keys import Keys
+from craft_server.accounts.rate_limit import Rates
+from craft_server.api import openapi
+from craft_server.api.access_log import RequestLog
+from craft_server.api.connection_limits import Door
+from craft_server.api.dependencies import Parts
+from craft_server.api.errors import on_error
+from craft_server.api.middleware import BodyCap, BodyLimits, RequestId
+from craft_server.api.routes import ROUTERS
+from craft_server.db.group_commit import Teller
+from craft_server.db.store import Store
+from craft_server.engine.blackbox import BlackBox
+from craft_server.images.admission import UploadDoor
+from craft_server.images.decoding import ImageLimits
+from craft_server.images.store import ImageStore
+from craft_server.logits.service import LogitsService
+from craft_server.metering.maintenance import sweep, tell_given_back, watch_loop
+from craft_server.metering.meter import Meter
+from craft_server.models.stub import StubBlackBox
+from craft_server.observability import logs
+from craft_server.observability.metrics import Metrics
+from craft_server.observability.tracing import Tracer
 from craft_server.settings import ModelError, Settings
-from craft_server.store import Store, StoreDown
-from craft_server.stub import StubBlackBox
-from craft_server.teller import Teller
-from craft_server.tracing import Tracer
-from craft_server.uploads import UploadDoor
-from craft_shared.errors import PROBLEM_MEDIA_TYPE, Code, Refusal
+from craft_shared.errors import Refusal
 from craft_shared.messages import CardLimits
 
 _LOG = logging.getLogger(__name__)
-_HTTP_CODES = {404: Code.NOT_FOUND, 405: Code.METHOD_NOT_ALLOWED, 413: Code.TOO_LARGE}
 
 
 def create_app(settings: Settings, blackbox: BlackBox) -> FastAPI:
@@ -96,10 +97,10 @@ def create_app(settings: Settings, blackbox: BlackBox) -> FastAPI:
     for router in ROUTERS:
         app.include_router(router)
     openapi.complete(app)
-    app.add_exception_handler(Exception, _on_error)
-    app.add_exception_handler(Refusal, _on_error)
-    app.add_exception_handler(RequestValidationError, _on_error)
-    app.add_exception_handler(HTTPException, _on_error)
+    app.add_exception_handler(Exception, on_error)
+    app.add_exception_handler(Refusal, on_error)
+    app.add_exception_handler(RequestValidationError, on_error)
+    app.add_exception_handler(HTTPException, on_error)
     app.add_middleware(BodyCap, limits=_body_limits(settings))
     app.add_middleware(RequestLog, telemetry=metrics, tracer=tracer, lines=settings.access_log)
     app.add_middleware(RequestId, trusting=settings.trust_request_id)
@@ -125,8 +126,8 @@ def load_blackbox(settings: Settings) -> BlackBox:
     limits = card_limits(settings)
     if settings.model == "stub":
         return StubBlackBox(limits, seconds_per_query=settings.stub_seconds_per_query)
-    environment.tell()
-    from craft_server.clip.load import load_clip  # noqa: PLC0415 - see the docstring
+    runtime.configure_libraries()
+    from craft_server.models.clip.load import load_clip  # noqa: PLC0415 - see the docstring
 
     return load_clip(settings, limits)
 
@@ -140,7 +141,7 @@ def make_tracer(settings: Settings) -> Tracer:
     if settings.otel_endpoint is None:
         return Tracer()
     try:
-        from craft_server.otel import connect  # noqa: PLC0415 - see the docstring
+        from craft_server.observability.otel import connect  # noqa: PLC0415 - see the docstring
     except ModuleNotFoundError as error:
         raise ModelError(
             f"otel_endpoint needs the extra `otel`, and {error.name} is not installed: "
@@ -206,48 +207,6 @@ async def _stop(app: FastAPI) -> None:
     await asyncio.to_thread(app.state.teller.close)
     app.state.store.close()
     await asyncio.to_thread(app.state.tracer.close)
-
-
-async def _on_error(request: Request, error: Exception) -> JSONResponse:
-    refusal = _as_refusal(error)
-    _report(refusal, request.app.state.metrics)
-    headers = {}
-    if refusal.retry_after_s is not None:
-        headers["Retry-After"] = str(refusal.retry_after_s)
-    if refusal.code is Code.INVALID_KEY:
-        headers["WWW-Authenticate"] = "Bearer"
-    problem = refusal.problem(request_id=request.scope.get("state", {}).get("request_id"))
-    return JSONResponse(
-        problem.model_dump(exclude_none=True),
-        status_code=problem.status,
-        headers=headers,
-        media_type=PROBLEM_MEDIA_TYPE,
-    )
-
-
-def _report(refusal: Refusal, metrics: Metrics) -> None:
-    metrics.refused(refusal.code)
-    if isinstance(refusal, StoreDown):
-        metrics.outage()
-        cause = refusal.__cause__
-        _LOG.error("%s (%s)", refusal, getattr(cause, "orig", cause))  # SQLAlchemy's quotes values
-    elif refusal.code is Code.NOT_READY:
-        _LOG.error("not ready: %s", refusal)
-
-
-def _as_refusal(error: Exception) -> Refusal:
-    if isinstance(error, Refusal):
-        return error
-    if isinstance(error, RequestValidationError):
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"][1:])
-        detail = f"{where}: {first['msg']}; got {first.get('input')!r}"
-        return Refusal(Code.INVALID_REQUEST, detail, param=where)
-    if isinstance(error, HTTPException):
-        code = _HTTP_CODES.get(error.status_code, Code.INVALID_REQUEST)
-        return Refusal(code, str(error.detail))
-    detail = f"{type(error).__name__}; ask again with the same Idempotency-Key, if it had one"
-    return Refusal(Code.INTERNAL, detail)
 
 
 def _body_limits(settings: Settings) -> BodyLimits:

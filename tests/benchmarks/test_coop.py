@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from coop import WORDS, CoOp, Recipe, correct, open_model, train
-from local import load_model
 from torch.nn import functional
 
-from craft_server.blackbox import Piece
+from benchmarks.accuracy.coop import WORDS, CoOp, Recipe, correct, open_model, train
+from benchmarks.common.local import load_model
+from craft_server.engine.blackbox import Piece
 from craft_shared.messages import LogitsRequest, TextPrompts
 
 NAMES = ["zero", "one", "seven"]

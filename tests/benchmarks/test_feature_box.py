@@ -2,16 +2,16 @@
 
 import io
 
-import feature_box
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
-from feature_box import FeatureBox, Part, Table, picture_of
 from PIL import Image
 
+from benchmarks.accuracy import feature_box
+from benchmarks.accuracy.feature_box import FeatureBox, Part, Table, picture_of
 from craft_server.app import card_limits, create_app
 from craft_shared.errors import Refusal
-from serving import settings_in
+from tests.support.serving import settings_in
 
 ROWS, WIDTH = 70_000, 6
 

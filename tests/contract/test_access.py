@@ -8,10 +8,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from starlette.testclient import TestClient
 
+from craft_server.accounts.identity import CLIENT_SCOPES, Scope
+from craft_server.accounts.tokens import mint_token
 from craft_server.app import create_app
-from craft_server.identity import CLIENT_SCOPES, Scope
-from craft_server.tokens import mint_token
-from serving import image_set, settings_in, stub_box
+from tests.support.serving import image_set, settings_in, stub_box
 
 PUBLIC = {"GET /livez", "GET /readyz", "GET /openapi.json", "GET /docs"}
 """Told to anybody."""

@@ -5,9 +5,9 @@ import shlex
 import pytest
 import typer
 
-from craft_server import cli as server
-from craft_tuner import cli as tuner
-from craft_tuner import config as configuration
+from craft_server.cli import main as server
+from craft_tuner.cli import main as tuner
+from craft_tuner.config import fit_config as configuration
 
 PROGRAMS = {"craft-server": server.app, "craft-tuner": tuner.app}
 

@@ -4,15 +4,14 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import yaml
 
 from craft_server.settings import Settings
 from craft_shared.errors import Code, Refusal
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / ".env.example"
 COMPOSE = ROOT / "docker-compose.yml"
 SERVERS = ("server", "gpu", "replica")
@@ -24,8 +23,8 @@ def services():
 
 def test_the_example_is_fresh(tmp_path):
     fresh = tmp_path / "example"
-    command = [sys.executable, ROOT / "scripts" / "write_env.py", fresh]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "scripts.write_env", fresh]
+    subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
     assert EXAMPLE.read_text() == fresh.read_text(), ".env.example is stale: run `make docs`"
 
 

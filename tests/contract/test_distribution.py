@@ -3,13 +3,11 @@
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import pytest
 
-from craft_server.schema import REVISIONS
-
-ROOT = Path(__file__).parents[2]
+from craft_server.db.schema import REVISIONS
+from tests.support.paths import ROOT
 
 
 @pytest.fixture(scope="module")

@@ -2,16 +2,15 @@
 
 import shutil
 import subprocess
-from pathlib import Path
 
 import kubernetes_validate
 import pytest
 import yaml
 
-from craft_server.metrics import Metrics
+from craft_server.observability.metrics import Metrics
 from craft_server.settings import Settings
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "deploy" / "kubernetes"
 VERSIONS = ("1.30", "1.34")
 KUSTOMIZE = next(

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
+from craft_server.accounts.identity import Scope
 from craft_server.app import create_app
-from craft_server.identity import Scope
-from craft_server.stub import StubBlackBox
-from serving import (
+from craft_server.models.stub import StubBlackBox
+from tests.support.serving import (
     image_set,
     png,
     settings_in,
@@ -92,7 +92,7 @@ class OpenStub(StubBlackBox):
 
     @staticmethod
     def _word(text):
-        from craft_server.stub import EMBED, _noise
+        from craft_server.models.stub import EMBED, _noise
 
         return _noise(text, (EMBED,))
 

@@ -8,11 +8,11 @@ import warnings
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
+from craft_server.accounts.identity import Scope
+from craft_server.api.routes import ROUTERS
 from craft_server.app import create_app
-from craft_server.identity import Scope
-from craft_server.routes import ROUTERS
-from databases import fresh_postgres
-from serving import in_thread, settings_in, stub_box
+from tests.support.databases import fresh_postgres
+from tests.support.serving import in_thread, settings_in, stub_box
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")

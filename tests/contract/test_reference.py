@@ -2,17 +2,16 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 from craft_server.settings import Settings
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "docs" / "reference"
 
 
 def test_the_reference_is_fresh(tmp_path):
-    script = ROOT / "scripts" / "write_reference.py"
-    subprocess.run([sys.executable, script, tmp_path], check=True, stdout=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "scripts.write_reference", tmp_path]
+    subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
     fresh = {path.name: path.read_text() for path in tmp_path.iterdir()}
     kept = {path.name: path.read_text() for path in REFERENCE.iterdir()}
     assert fresh.keys() == kept.keys()

@@ -3,7 +3,7 @@
 import os
 import signal
 
-from benches import (
+from tests.support.benches import (
     BBT,
     PLANNED,
     ZERO_SHOT,
@@ -15,7 +15,7 @@ from benches import (
     start_bench,
     worker_of,
 )
-from serving import running
+from tests.support.serving import running
 
 
 def test_killed_workers_and_killed_benches_cost_no_other_cell_and_no_query(tmp_path):

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from benches import (
+from tests.support.benches import (
     BBT,
     CRAFT,
     PLANNED,
@@ -21,7 +21,7 @@ from benches import (
     start_bench,
     worker_of,
 )
-from serving import running
+from tests.support.serving import running
 
 METHODS = ("--methods", "bbt,craft,zero_shot")
 ALL_PLANNED = {**PLANNED, CRAFT: 6 * 7 + 2}

@@ -4,10 +4,10 @@ import socket
 import time
 
 import pytest
-from bombs import SETTINGS, Range, bombs, costly
-from servers import Server, noise_png
 
-from serving import running, upload
+from benchmarks.common.servers import Server, noise_png
+from benchmarks.reliability.bombs import SETTINGS, Range, bombs, costly
+from tests.support.serving import running, upload
 
 BOMBS, COSTLY = bombs(), costly()
 SOON_S, LITTLE_MB, MUCH_MB = 60, 500, 1000

@@ -7,9 +7,9 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import Pipeline
 from sklearn.preprocessing import FunctionTransformer
 
-from craft_server.ledger import Ledger
+from craft_server.metering.ledger import Ledger
 from craft_tuner import CraftClassifier
-from serving import running
+from tests.support.serving import running
 
 TINY = {"population": 4, "intrinsic_dim": 8, "views": 1, "validation_folds": 0, "head_hidden": 8}
 

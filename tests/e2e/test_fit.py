@@ -10,8 +10,8 @@ import time
 
 import pytest
 
-from craft_server.ledger import Ledger
-from serving import SCRIPTS, png, running
+from craft_server.metering.ledger import Ledger
+from tests.support.serving import SCRIPTS, png, running
 
 QUERIES = 90
 SETTINGS = {"method": "craft", "population": 6, "validation_folds": 2, "views": 2, "shots": 2}

@@ -5,8 +5,8 @@ import subprocess
 
 import pytest
 
-from serving import SCRIPTS, png, running
-from slow_line import SlowLine
+from tests.support.serving import SCRIPTS, png, running
+from tests.support.slow_line import SlowLine
 
 FLAGS = {"population": 4, "validation_folds": 2, "views": 1, "head_hidden": 8, "shots": 2}
 

@@ -4,9 +4,9 @@ import re
 
 import pytest
 
-from chromium import Chromium, find_chromium
 from craft_tuner.report import compare
-from tuner_pages import a_run
+from tests.support.chromium import Chromium, find_chromium
+from tests.support.tuner_pages import a_run
 
 WIDE, NARROW = 1200, 375
 PROGRAM = find_chromium()

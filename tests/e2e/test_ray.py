@@ -10,18 +10,18 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from importlib.util import find_spec
-from pathlib import Path
 
 import httpx
 import pytest
 
-from craft_server.keys import Keys
-from craft_server.ledger import Ledger
-from craft_server.store import Store
-from databases import fresh_postgres
-from serving import free_port, image_set, png, text_request
+from craft_server.accounts.keys import Keys
+from craft_server.db.store import Store
+from craft_server.metering.ledger import Ledger
+from tests.support.databases import fresh_postgres
+from tests.support.paths import ROOT
+from tests.support.serving import free_port, image_set, png, text_request
 
-DRIVER = Path(__file__).parents[1] / "ray_driver.py"
+DRIVER = ROOT / "tests" / "support" / "ray_driver.py"
 QUERIES = 40
 
 pytestmark = pytest.mark.skipif(

@@ -4,13 +4,12 @@ import json
 import os
 import re
 import subprocess
-from pathlib import Path
 
 import pytest
 
-from serving import SCRIPTS, running
+from tests.support.paths import ROOT
+from tests.support.serving import SCRIPTS, running
 
-ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
 
 

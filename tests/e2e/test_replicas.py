@@ -8,10 +8,10 @@ from contextlib import ExitStack
 import httpx
 import pytest
 
-from craft_server.ledger import Ledger
-from craft_server.store import Store
-from databases import fresh_postgres
-from serving import image_set, running, text_request
+from craft_server.db.store import Store
+from craft_server.metering.ledger import Ledger
+from tests.support.databases import fresh_postgres
+from tests.support.serving import image_set, running, text_request
 
 ENDS_S = 60
 

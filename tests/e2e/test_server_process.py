@@ -10,8 +10,8 @@ from http.client import HTTPConnection
 import httpx
 import pytest
 
-from craft_server.ledger import Ledger
-from serving import image_set, running, text_request
+from craft_server.metering.ledger import Ledger
+from tests.support.serving import image_set, running, text_request
 
 
 def ask(client, request, key):

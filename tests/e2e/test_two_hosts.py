@@ -5,11 +5,11 @@ from contextlib import ExitStack
 import numpy as np
 import pytest
 
-from craft_server.ledger import Ledger
-from craft_server.store import Store
+from craft_server.db.store import Store
+from craft_server.metering.ledger import Ledger
 from craft_shared import wire
-from databases import fresh_postgres
-from serving import image_set, running, soft_body, tensor_headers, text_request
+from tests.support.databases import fresh_postgres
+from tests.support.serving import image_set, running, soft_body, tensor_headers, text_request
 
 OFFSETS = np.random.default_rng(0).normal(size=(3, 4, 16)).astype(np.float32)
 

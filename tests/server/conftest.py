@@ -5,11 +5,11 @@ import sys
 import pytest
 from starlette.testclient import TestClient
 
-from commands import Ran
 from craft_server.app import create_app
-from craft_server.cli import main
-from databases import fresh_postgres
-from serving import settings_in, stub_box
+from craft_server.cli.main import main
+from tests.support.commands import Ran
+from tests.support.databases import fresh_postgres
+from tests.support.serving import settings_in, stub_box
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

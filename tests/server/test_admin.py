@@ -2,8 +2,8 @@
 
 import pytest
 
-from craft_server.identity import Scope
-from craft_server.meter import LedgerLine
+from craft_server.accounts.identity import Scope
+from craft_server.metering.meter import LedgerLine
 from craft_shared.messages import Counters
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from craft_server import memory
+from craft_server import runtime
 
 
 def resident_bytes():
@@ -19,11 +19,11 @@ def test_what_was_freed_in_many_small_blocks_is_given_back():
     kept = blocks[::400]  # so that the blocks between cannot simply fall off the end of the heap
     del blocks
     before = resident_bytes()
-    memory.give_back()
+    runtime.give_back()
     assert before - resident_bytes() > 60_000_000
     assert len(kept) == 5
 
 
 def test_elsewhere_nothing_happens(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert memory.give_back() is False
+    assert runtime.give_back() is False

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from craft_server.images import open_image
+from craft_server.images.decoding import open_image
 from craft_shared import tensors
-from fuzz import TARGETS, BrokenError, check, codec, message, picture, seeds
+from scripts.fuzz import TARGETS, BrokenError, check, codec, message, picture, seeds
 
 
 @st.composite
@@ -41,7 +41,9 @@ def test_a_target_notices_a_reader_that_is_broken(monkeypatch):
     """Each invariant, broken on purpose."""
     good = {name: seeds(name)[0] for name in TARGETS}
     with monkeypatch.context() as patch:
-        patch.setattr("fuzz.open_image", lambda data, limits: open_image(data, limits).convert("L"))
+        patch.setattr(
+            "scripts.fuzz.open_image", lambda data, limits: open_image(data, limits).convert("L")
+        )
         with pytest.raises(BrokenError, match="mode L"):
             picture(good["picture"])
     with monkeypatch.context() as patch:
@@ -49,6 +51,6 @@ def test_a_target_notices_a_reader_that_is_broken(monkeypatch):
         with pytest.raises(tensors.MalformedTensors):
             codec(good["codec"])
     with monkeypatch.context() as patch:
-        patch.setattr("fuzz.LONGEST_S", -1.0)
+        patch.setattr("scripts.fuzz.LONGEST_S", -1.0)
         with pytest.raises(BrokenError, match="took"):
             check(message, good["message"])

@@ -13,13 +13,13 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import craft_tuner
 from craft_tuner import CraftClassifier
-from craft_tuner.adapter import Adapter
+from craft_tuner.adapter.adapter import Adapter
 from craft_tuner.data.arrays import grey_pictures
 from craft_tuner.data.pictures import decode, encode_png
 from craft_tuner.errors import DataError, InputError, RunError, UsageError
-from tuner_adapters import ZOO, an_adapter, photos, saved
-from tuner_commands import build_zoo, typing_to
-from tuner_server import KEY, FakeServer, listening
+from tests.support.tuner_adapters import ZOO, an_adapter, photos, saved
+from tests.support.tuner_commands import build_zoo, typing_to
+from tests.support.tuner_server import KEY, FakeServer, listening
 
 TINY = {"population": 4, "intrinsic_dim": 8, "views": 1, "validation_folds": 0, "sigma": 0.5}
 SAME_IMAGE = (

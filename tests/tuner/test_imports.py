@@ -6,13 +6,13 @@ import sys
 import pytest
 
 LIGHT = [
-    "craft_tuner.adapter",
-    "craft_tuner.prompts",
-    "craft_tuner.config",
-    "craft_tuner.budget",
-    "craft_tuner.runs",
-    "craft_tuner.generations",
-    "craft_tuner.diagnostics",
+    "craft_tuner.adapter.adapter",
+    "craft_tuner.search.cma_es",
+    "craft_tuner.config.fit_config",
+    "craft_tuner.plan",
+    "craft_tuner.runs.run",
+    "craft_tuner.methods.loop",
+    "craft_tuner.runs.diagnostics",
     "craft_tuner.methods",
     "craft_tuner.methods.bbt",
     "craft_tuner.methods.spsa",
@@ -20,7 +20,7 @@ LIGHT = [
     "craft_tuner.methods.zero_shot",
     "craft_tuner.methods.template_ensemble",
     "craft_tuner.methods.text_search",
-    "craft_tuner.choices",
+    "craft_tuner.config.explain",
 ]
 
 

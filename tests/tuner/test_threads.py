@@ -3,9 +3,10 @@
 import numpy as np
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from craft_tuner.config import build
-from craft_tuner.prompts import Search, project, projection
-from craft_tuner.search import digest
+from craft_tuner.config.fit_config import build
+from craft_tuner.search.base import digest
+from craft_tuner.search.cma_es import Search
+from craft_tuner.search.projection import project, projection
 from craft_tuner.threads import one_blas_thread
 
 

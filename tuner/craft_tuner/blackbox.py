@@ -118,3 +118,15 @@ def score_in_parts(
         name = step if size >= len(offsets) else f"{step}/{start}"
         part = offsets[start : start + size]
         yield box.score(texts, part, images, purpose=purpose, step=name)
+
+
+def names_at_once(card: ModelCard) -> int:
+    """Most names that a request may have; 0 where others than the classes do harm.
+
+    A key that is told of the best names alone would be told of others in the classes' place.
+    """
+    return 0 if card.output in PARTIAL else min(card.limits.classes, card.limits.texts)
+
+
+PARTIAL = ("top_k", "label")
+"""Outputs that leave classes out."""

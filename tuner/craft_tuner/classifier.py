@@ -25,21 +25,21 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from craft_tuner import config as configuration
-from craft_tuner import fit as fitting
-from craft_tuner import tracking
-from craft_tuner.account import choose_model
-from craft_tuner.adapter import Adapter
+from craft_tuner.adapter.adapter import Adapter
 from craft_tuner.blackbox import FloatArray
+from craft_tuner.client.account import choose_model
+from craft_tuner.commands.session import client_for, open_server
+from craft_tuner.config import fit_config as configuration
+from craft_tuner.config.settings import Settings, gather
 from craft_tuner.data.arrays import grey_pictures, holds_pictures, pictures_from
 from craft_tuner.data.dataset import Dataset, Item, spoken
 from craft_tuner.data.pictures import Picture
 from craft_tuner.errors import InputError
-from craft_tuner.evaluate import softmax
-from craft_tuner.inference import ask, batches
-from craft_tuner.runs import CONFIG, Run
-from craft_tuner.session import client_for, open_server
-from craft_tuner.settings import Settings, gather
+from craft_tuner.inference.evaluate import softmax
+from craft_tuner.inference.predict import ask, batches
+from craft_tuner.runs.run import CONFIG, Run
+from craft_tuner.training import fit as fitting
+from craft_tuner.training import tracking
 
 SETUP = {"made_by": "CraftClassifier"}
 """What a run of an estimator says of itself; its data is not on disk, so that `craft-tuner fit
@@ -80,7 +80,7 @@ class CraftClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # s
 
     Attributes:
         classes_: (K,) the labels, sorted.
-        adapter_: `craft_tuner.adapter.Adapter`, what was learnt.
+        adapter_: `craft_tuner.adapter.adapter.Adapter`, what was learnt.
         result_: content of the run's result.json: queries spent, versions and so on.
         n_features_in_, value_range_: F and what is black and white, where X was (N, F).
     """

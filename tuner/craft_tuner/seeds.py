@@ -3,7 +3,7 @@
 Owns the numbering of streams, so that no two draw the same numbers and none depends on how much
 another has drawn. `RandomState` on purpose: numpy promises that its streams never change (NEP 19),
 so a run that is resumed after an upgrade, or repeated in years, sees the same numbers. pycma draws
-from one too, seeded with the run's seed itself (see `craft_tuner.prompts`).
+from one too, seeded with the run's seed itself (see `craft_tuner.search.cma_es`).
 """
 
 from enum import IntEnum

@@ -18,7 +18,6 @@ from rich.console import Console
 from rich.filesize import decimal
 
 from craft_shared.messages import ModelCard
-from craft_tuner.account import choose_model, fetch_key
 from craft_tuner.bench import report
 from craft_tuner.bench.board import Board
 from craft_tuner.bench.folder import Folder, Standing, spent
@@ -26,15 +25,16 @@ from craft_tuner.bench.grid import Grid
 from craft_tuner.bench.offer import bills_of, failures, short, tell
 from craft_tuner.bench.plans import Bill, check_payable, plan_grid
 from craft_tuner.bench.work import Engine, Job, Outcome
+from craft_tuner.client.account import choose_model, fetch_key
+from craft_tuner.client.purchases import add
+from craft_tuner.client.transport import Transport
+from craft_tuner.commands.local_server import local_server
+from craft_tuner.commands.session import INTERRUPTED, open_server
+from craft_tuner.config.settings import Settings
 from craft_tuner.data.sources import absolute
 from craft_tuner.errors import CraftTunerError, UsageError
-from craft_tuner.estimate import CARD
-from craft_tuner.material import Setup
-from craft_tuner.purchases import add
-from craft_tuner.serving import local_server
-from craft_tuner.session import INTERRUPTED, open_server
-from craft_tuner.settings import Settings
-from craft_tuner.transport import Transport
+from craft_tuner.training.estimate import CARD
+from craft_tuner.training.prepare import Setup
 
 Allow = Callable[[int], None]
 """Sets the key's limit on queries."""

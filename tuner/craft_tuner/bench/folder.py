@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from craft_shared.messages import Counters
-from craft_tuner import durable
+from craft_tuner import files as durable
 from craft_tuner.bench.grid import Cell
 from craft_tuner.bench.plans import Planned
-from craft_tuner.budget import Plan
-from craft_tuner.material import Setup
-from craft_tuner.purchases import PURCHASES, Purchase, add
-from craft_tuner.runs import CONFIG, RESULT, Run
+from craft_tuner.client.purchases import PURCHASES, Purchase, add
+from craft_tuner.plan import Plan
+from craft_tuner.runs.run import CONFIG, RESULT, Run
+from craft_tuner.training.prepare import Setup
 
 State = Literal["done", "failed", "begun", "new"]
 

@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from craft_tuner import config as configuration
-from craft_tuner import methods, official
-from craft_tuner.config import FitConfig
+from craft_tuner import methods
+from craft_tuner.config import fit_config as configuration
+from craft_tuner.config import presets as official
+from craft_tuner.config.fit_config import FitConfig
 from craft_tuner.data.sources import title
 from craft_tuner.errors import UsageError
 

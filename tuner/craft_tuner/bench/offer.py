@@ -4,12 +4,12 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from craft_shared.messages import Budgets, Counters
-from craft_tuner.account import fetch_spent_by_run
 from craft_tuner.bench.folder import Standing, spent
 from craft_tuner.bench.plans import Bill
+from craft_tuner.client.account import fetch_spent_by_run
+from craft_tuner.client.purchases import add
+from craft_tuner.client.transport import Transport
 from craft_tuner.errors import AccessDenied
-from craft_tuner.purchases import add
-from craft_tuner.transport import Transport
 
 Say = Callable[[str], None]
 

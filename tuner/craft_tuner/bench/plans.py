@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from craft_shared.messages import Budgets, Counters, ModelCard
 from craft_tuner import methods
 from craft_tuner.bench.grid import Cell, Grid
-from craft_tuner.budget import Plan
-from craft_tuner.config import FitConfig
+from craft_tuner.config.fit_config import FitConfig
 from craft_tuner.data.dataset import Dataset
 from craft_tuner.data.sources import read_dataset
 from craft_tuner.errors import BudgetExhausted, CraftTunerError
-from craft_tuner.fit import check_kinds
-from craft_tuner.material import gather
+from craft_tuner.plan import Plan
+from craft_tuner.training.fit import check_kinds
+from craft_tuner.training.prepare import gather
 
 _TESTS = {"zero-shot", "test"}
 

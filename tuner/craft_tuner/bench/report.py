@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
-from craft_tuner import curves, durable
+from craft_tuner import files as durable
 from craft_tuner.bench import pictures, table
 from craft_tuner.bench.folder import Folder, Standing, metrics
 from craft_tuner.bench.grid import AUTO, Grid
 from craft_tuner.bench.records import record, to_csv
+from craft_tuner.report import curves
 
 CELLS, TABLE, CURVES = "cells.csv", "table.md", "curves.png"
 

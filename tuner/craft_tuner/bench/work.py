@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from craft_tuner.config.settings import Settings
 from craft_tuner.errors import CraftTunerError
-from craft_tuner.settings import Settings
 
 TICK_S = 1.0
 """How often an engine lets its caller look at cells that are at work."""
@@ -56,7 +56,7 @@ class Engine(Protocol):
 
 def do(job: Job) -> Outcome:
     """Carry a job out; whatever it says goes to its log."""
-    from craft_tuner import commands  # noqa: PLC0415 - a worker that waits needs none of it
+    from craft_tuner.commands import fit as commands  # noqa: PLC0415 - a worker that waits needs none of it
 
     job.log.parent.mkdir(parents=True, exist_ok=True)
     with (

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import get_args
 
-from craft_tuner.config import MethodName
+from craft_tuner.config.fit_config import MethodName
 from craft_tuner.errors import UsageError
-from craft_tuner.method import Method, OnProgress, Progress
+from craft_tuner.methods.base import Method, OnProgress, Progress
 
 __all__ = ["Method", "OnProgress", "Progress", "get", "names"]
 
@@ -53,7 +53,7 @@ def _spsa() -> Method:
 
 
 def _craft() -> Method:
-    from craft_tuner.craft import Craft  # noqa: PLC0415 - needs torch
+    from craft_tuner.methods.craft import Craft  # noqa: PLC0415 - needs torch
 
     return Craft()
 

@@ -9,15 +9,15 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from craft_shared.messages import Budgets, PromptKind
-from craft_tuner.adapter import Adapter
+from craft_tuner.adapter.adapter import Adapter
 from craft_tuner.blackbox import BlackBox, Task
-from craft_tuner.budget import Plan, Workload
-from craft_tuner.config import FitConfig
+from craft_tuner.config.fit_config import FitConfig
 from craft_tuner.errors import BudgetExhausted
-from craft_tuner.method import Method, OnProgress
 from craft_tuner.methods.bank import Bank, CraftPlus
+from craft_tuner.methods.base import Method, OnProgress
 from craft_tuner.methods.zero_shot import ZeroShot
-from craft_tuner.runs import Run
+from craft_tuner.plan import Plan, Workload
+from craft_tuner.runs.run import Run
 
 WIDE = 500
 """Classes from which one prompt spans the image feature of any CLIP."""

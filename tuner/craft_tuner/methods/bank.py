@@ -3,7 +3,7 @@
 Source: this project (docs/method.md). The logits of P prompts that name the K classes and A common
 things are P (K + A) linear functions of an image's feature. Once they span it, a linear classifier
 on them is one on features, which CraFT's head on K numbers is not. One call asks about all shots
-and all views; what is learnt from its reply is free (`craft_tuner.heads`).
+and all views; what is learnt from its reply is free (`craft_tuner.heads.selection`).
 
 `Bank` asks P prompts, the plain one and P - 1 others: soft ones with random offsets, or templates
 where the key may send text alone. `CraftPlus` asks the plain one only, by text.
@@ -17,19 +17,18 @@ from typing import Any
 import numpy as np
 
 from craft_shared.messages import Budgets, PromptKind
-from craft_tuner.adapter import Adapter, describe
-from craft_tuner.blackbox import BlackBox, FloatArray, Images, Task, Texts
-from craft_tuner.budget import Plan, Workload, plan_phases, price
-from craft_tuner.config import FitConfig
-from craft_tuner.design import informative
-from craft_tuner.diagnostics import BY_PROMPTS
+from craft_tuner.adapter.adapter import Adapter, describe
+from craft_tuner.blackbox import BlackBox, FloatArray, Images, Task, Texts, names_at_once
+from craft_tuner.config.fit_config import FitConfig
 from craft_tuner.errors import UsageError
-from craft_tuner.heads import Choice, Shots, choose
-from craft_tuner.journal import Generation, Metrics
-from craft_tuner.method import OnProgress, Progress
-from craft_tuner.runs import Run
+from craft_tuner.heads.prompt_selection import informative
+from craft_tuner.heads.selection import Choice, Shots, choose
+from craft_tuner.methods.base import OnProgress, Progress
+from craft_tuner.plan import Plan, Workload, plan_phases, price
+from craft_tuner.runs.diagnostics import BY_PROMPTS
+from craft_tuner.runs.journal import Generation, Metrics
+from craft_tuner.runs.run import Run
 from craft_tuner.seeds import Stream, stream
-from craft_tuner.slices import names_at_once
 from craft_tuner.texts import anchors, imagenet_templates
 
 COLUMNS = 4096

@@ -8,15 +8,16 @@ head. No query goes to a head, so the same budget buys more generations.
 from functools import partial
 
 from craft_shared.messages import Budgets, PromptKind
-from craft_tuner.adapter import Adapter
+from craft_tuner.adapter.adapter import Adapter
 from craft_tuner.blackbox import BlackBox, Task
-from craft_tuner.budget import Plan, Workload, plan_generations
-from craft_tuner.config import FitConfig
-from craft_tuner.generations import fit_generations
-from craft_tuner.method import OnProgress
-from craft_tuner.prompt_only import PromptSearch, views_read
-from craft_tuner.prompts import Search, kept_variance, project, projection
-from craft_tuner.runs import Run
+from craft_tuner.config.fit_config import FitConfig
+from craft_tuner.methods.base import OnProgress
+from craft_tuner.methods.loop import fit_generations
+from craft_tuner.methods.prompt_only import PromptSearch, views_read
+from craft_tuner.plan import Plan, Workload, plan_generations
+from craft_tuner.runs.run import Run
+from craft_tuner.search.cma_es import Search
+from craft_tuner.search.projection import kept_variance, project, projection
 
 
 class BlackBoxTuning:

@@ -13,17 +13,17 @@ import time
 from typing import Any
 
 from craft_shared.messages import Budgets, PromptKind
-from craft_tuner.adapter import Adapter, describe
+from craft_tuner.adapter.adapter import Adapter, describe
 from craft_tuner.blackbox import BlackBox, FloatArray, Task
-from craft_tuner.budget import Plan, Workload, plan_phases, price
-from craft_tuner.config import FitConfig
-from craft_tuner.diagnostics import Diagnostics
+from craft_tuner.config.fit_config import FitConfig
 from craft_tuner.errors import BudgetExhausted, FitDiverged
-from craft_tuner.journal import Generation, Metrics
-from craft_tuner.method import OnProgress, Progress
-from craft_tuner.refine import Head
-from craft_tuner.runs import Run
-from craft_tuner.validation import FoldHeads, head_metrics
+from craft_tuner.heads.fold_heads import FoldHeads, head_metrics
+from craft_tuner.heads.residual import Head
+from craft_tuner.methods.base import OnProgress, Progress
+from craft_tuner.plan import Plan, Workload, plan_phases, price
+from craft_tuner.runs.diagnostics import Diagnostics
+from craft_tuner.runs.journal import Generation, Metrics
+from craft_tuner.runs.run import Run
 
 
 class HeadOnly:

@@ -20,15 +20,15 @@ import numpy as np
 
 from craft_shared.messages import Budgets, PromptKind
 from craft_shared.tensors import Tensors
-from craft_tuner.adapter import Adapter, describe
+from craft_tuner.adapter.adapter import Adapter, describe
 from craft_tuner.blackbox import BlackBox, Task
-from craft_tuner.budget import Plan, Workload, plan_generations
-from craft_tuner.config import FitConfig
-from craft_tuner.generations import Bought, fit_generations
-from craft_tuner.method import OnProgress
-from craft_tuner.prompt_only import cross_entropy, views_read
-from craft_tuner.runs import Run
-from craft_tuner.search import Vector, check_finite
+from craft_tuner.config.fit_config import FitConfig
+from craft_tuner.methods.base import OnProgress
+from craft_tuner.methods.loop import Bought, fit_generations
+from craft_tuner.methods.prompt_only import cross_entropy, views_read
+from craft_tuner.plan import Plan, Workload, plan_generations
+from craft_tuner.runs.run import Run
+from craft_tuner.search.base import Vector, check_finite
 from craft_tuner.seeds import Stream, stream
 from craft_tuner.texts import dataset_templates, imagenet_templates
 
@@ -114,7 +114,7 @@ class TemplateSearch:
 
 
 class Editing:
-    """Ask and tell over templates (`craft_tuner.search.Search`); none is asked twice.
+    """Ask and tell over templates (`craft_tuner.search.base.Search`); none is asked twice.
 
     A point is a template: float64 (text_words,) of indices into the vocabulary, then -1. The
     vocabulary has the words and marks of all templates, so quotation marks are left out.

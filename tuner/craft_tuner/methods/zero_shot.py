@@ -1,12 +1,12 @@
 """Zero-shot: the model as it is, the number that every method stands beside."""
 
 from craft_shared.messages import Budgets, PromptKind
-from craft_tuner.adapter import Adapter
+from craft_tuner.adapter.adapter import Adapter
 from craft_tuner.blackbox import BlackBox, Task
-from craft_tuner.budget import Plan, Workload, plan_phases
-from craft_tuner.config import FitConfig
-from craft_tuner.method import OnProgress
-from craft_tuner.runs import Run
+from craft_tuner.config.fit_config import FitConfig
+from craft_tuner.methods.base import OnProgress
+from craft_tuner.plan import Plan, Workload, plan_phases
+from craft_tuner.runs.run import Run
 
 
 class ZeroShot:

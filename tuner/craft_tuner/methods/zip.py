@@ -20,18 +20,18 @@ from numpy.typing import NDArray
 from scipy.linalg import hadamard
 
 from craft_shared.messages import Budgets, PromptKind
-from craft_tuner.adapter import Adapter
+from craft_tuner.adapter.adapter import Adapter
 from craft_tuner.blackbox import BlackBox, FloatArray, Task
-from craft_tuner.budget import Plan, Workload, plan_generations
-from craft_tuner.config import FitConfig
-from craft_tuner.generations import fit_generations
-from craft_tuner.method import OnProgress
-from craft_tuner.prompt_only import PromptSearch, views_read
-from craft_tuner.runs import Run
-from craft_tuner.search import Vector
+from craft_tuner.config.fit_config import FitConfig
+from craft_tuner.methods.base import OnProgress
+from craft_tuner.methods.loop import fit_generations
+from craft_tuner.methods.prompt_only import PromptSearch, views_read
+from craft_tuner.plan import Plan, Workload, plan_generations
+from craft_tuner.runs.run import Run
+from craft_tuner.search.base import Vector
+from craft_tuner.search.spsa import Descent, Gains, Rule, segments
 from craft_tuner.seeds import Stream, stream
 from craft_tuner.threads import one_blas_thread
-from craft_tuner.zeroth_order import Descent, Gains, Rule, segments
 
 
 class Zip:

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from craft_tuner.data.pictures import Picture
-from craft_tuner.examples import changed, examples, thumbnails
-from craft_tuner.predictions import Predicted
 from craft_tuner.report.read import RunRecord
 from craft_tuner.report.table import Cell, Row, Table, cells, count, percent, points
+from craft_tuner.runs.predictions import Predicted
+from craft_tuner.runs.thumbnails import changed, examples, thumbnails
 
 MATRIX_CLASSES = 20
 """With more classes, the commonest mistakes are listed in place of the whole matrix."""

@@ -13,14 +13,14 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from craft_tuner import curves, durable
-from craft_tuner.curves import Curve
+from craft_tuner import files as durable
 from craft_tuner.data.pictures import Picture
 from craft_tuner.errors import UsageError
-from craft_tuner.report import classes, tables
+from craft_tuner.report import classes, curves, tables
+from craft_tuner.report.curves import Curve
 from craft_tuner.report.read import RunRecord, read_runs
 from craft_tuner.report.table import count, percent, points
-from craft_tuner.runs import Run
+from craft_tuner.runs.run import Run
 
 REPORT = "report.html"
 CURVES = "curves"

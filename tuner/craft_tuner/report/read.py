@@ -12,13 +12,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from craft_tuner import examples, predictions, runs
 from craft_tuner.data.sources import title
-from craft_tuner.diagnostics import Diagnostics
 from craft_tuner.errors import RunError, UsageError
-from craft_tuner.examples import Thumbnails
-from craft_tuner.journal import METRICS, Metrics
-from craft_tuner.predictions import Predicted
+from craft_tuner.runs import predictions
+from craft_tuner.runs import run as runs
+from craft_tuner.runs import thumbnails as examples
+from craft_tuner.runs.diagnostics import Diagnostics
+from craft_tuner.runs.journal import METRICS, Metrics
+from craft_tuner.runs.predictions import Predicted
+from craft_tuner.runs.thumbnails import Thumbnails
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class RunRecord:
         return tuple((self.result.get("evaluation") or {}).get("class_names", ()))
 
     def score(self, way: str) -> Mapping[str, Any] | None:
-        """The `craft_tuner.evaluate.Score` of one way; None if it was not measured."""
+        """The `craft_tuner.inference.evaluate.Score` of one way; None if it was not measured."""
         return (self.result.get("evaluation") or {}).get(way)
 
     @property

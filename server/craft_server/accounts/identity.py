@@ -1,0 +1,147 @@
+"""Who a key is: its facts, how they stand in a row, and what is allowed of them.
+
+Must not know tokens, how a key is found or changed, or HTTP.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Literal
+
+from sqlalchemy import Row
+
+from craft_server.db.store import from_us, to_us
+from craft_shared import admin
+from craft_shared.errors import Code, Refusal
+from craft_shared.limits import MAX_OWNER_CHARS
+from craft_shared.messages import Policy
+
+MAX_LIMIT = 10**15
+"""Largest budget: sums of three such numbers are exact in every database and in JSON."""
+
+_LAST_US = to_us(datetime(9999, 12, 31, tzinfo=UTC))
+
+UNLIMITED: Literal["unlimited"] = "unlimited"
+NEVER: Literal["never"] = "never"
+
+ANYTHING = Policy()
+"""The policy of a key that has none."""
+
+
+ANY_VERSION = -1
+"""Instead of a key's version: whatever it is."""
+
+
+class Scope(StrEnum):
+    """What a key may do."""
+
+    LOGITS_READ = "logits:read"
+    IMAGES_WRITE = "images:write"
+    USAGE_READ = "usage:read"
+    ADMIN = "admin"
+
+
+CLIENT_SCOPES = tuple(Scope(name) for name in admin.CLIENT_SCOPES)
+"""All but `admin`, which a key has alone or not at all."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """Who is asking, and what they may do; times are UTC.
+
+    `version` changes with all of it but the budget. `token_until` is when the token that was shown
+    stops working, where a rotation left it some time.
+    """
+
+    id: str
+    owner: str
+    scopes: tuple[Scope, ...]
+    created_at: datetime
+    expires_at: datetime | None
+    revoked_at: datetime | None
+    version: int = 0
+    policy: Policy = ANYTHING
+    token_until: datetime | None = None
+
+
+def invalid_key() -> Refusal:
+    """The one answer to every token that buys nothing."""
+    detail = "the API key is unknown, revoked or expired, or was not copied whole"
+    return Refusal(Code.INVALID_KEY, detail, param="Authorization")
+
+
+def is_live(row: Row[Any], now: int) -> bool:
+    """Is the key in this row neither revoked nor expired?"""
+    return row.revoked_at is None and (row.expires_at is None or now < row.expires_at)
+
+
+def key_in(row: Row[Any], *, token_until: datetime | None = None) -> Key:
+    """The key in a row."""
+    return Key(
+        id=row.id,
+        owner=row.owner,
+        scopes=tuple(scope for scope in Scope if scope in row.scopes.split()),
+        created_at=from_us(row.created_at),
+        expires_at=None if row.expires_at is None else from_us(row.expires_at),
+        revoked_at=None if row.revoked_at is None else from_us(row.revoked_at),
+        version=row.version,
+        policy=Policy.model_validate_json(row.policy),
+        token_until=token_until,
+    )
+
+
+def shown(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Columns as the audit trail shows them."""
+    moment = row.get("expires_at")
+    return dict(row) if moment is None else {**row, "expires_at": from_us(moment).isoformat()}
+
+
+# --- what is allowed ----------------------------------------------------------------------------
+
+
+def scopes_in(scopes: Iterable[Scope]) -> str:
+    """Scopes as they are stored."""
+    wanted = sorted(set(scopes))
+    if not wanted or (Scope.ADMIN in wanted and len(wanted) > 1):
+        allowed = f"one or more of {', '.join(CLIENT_SCOPES)}, or {Scope.ADMIN} alone"
+        detail = f"scopes {', '.join(wanted) or 'none'}; needed: {allowed}"
+        raise Refusal(Code.INVALID_REQUEST, detail, param="scopes")
+    return " ".join(wanted)
+
+
+def check_moment(name: str, moment: datetime) -> int:
+    """A moment as it is stored; refuses one that no calendar shows in UTC."""
+    stored = to_us(moment)
+    if not 0 <= stored <= _LAST_US:
+        detail = f"{name} {moment.isoformat()} is not a moment from 1970 to 9999, UTC"
+        raise Refusal(Code.INVALID_REQUEST, detail, param=name)
+    return stored
+
+
+def check_spent(row: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Refuse a limit in `now` below what a key's row says is spent already."""
+    for counter in ("queries", "logit_vectors"):
+        name, spent, waiting = (f"{counter}_{word}" for word in ("limit", "used", "held"))
+        limit, total = now.get(name), row[spent] + row[waiting]
+        if limit is not None and limit < total:
+            detail = (
+                f"{name} {limit} is below {row[spent]} used + {row[waiting]} held = {total}; "
+                "set at least that"
+            )
+            raise Refusal(Code.INVALID_REQUEST, detail, param=name)
+
+
+def check_limit(name: str, limit: Any) -> int:
+    """Refuse a budget out of range."""
+    if type(limit) is not int or not 0 <= limit <= MAX_LIMIT:
+        detail = f"{name} {limit!r} is not a whole number from 0 to {MAX_LIMIT}"
+        raise Refusal(Code.INVALID_REQUEST, detail, param=name)
+    return limit
+
+
+def check_owner(owner: str) -> None:
+    """Refuse the name of an owner that cannot be stored or shown."""
+    if not 0 < len(owner) <= MAX_OWNER_CHARS or not owner.isprintable():
+        detail = f"owner {owner!r} is not 1 to {MAX_OWNER_CHARS} printable characters"
+        raise Refusal(Code.INVALID_REQUEST, detail, param="owner")

@@ -1,0 +1,1 @@
+"""The HTTP boundary: routes, bodies, responses, errors and limits on connections."""

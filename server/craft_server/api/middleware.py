@@ -1,0 +1,186 @@
+"""The outermost layer: request ids, and bounds on bodies before anybody reads them.
+
+Pure ASGI: it passes `http.disconnect` on untouched, which decorator-style middleware hides.
+"""
+
+import asyncio
+import secrets
+import time
+from dataclasses import dataclass
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from craft_server.accounts.rate_limit import WINDOW_S, Standing
+from craft_server.observability.logs import REQUEST_ID
+from craft_shared.errors import Code, Refusal
+from craft_shared.tensors import TENSOR_MEDIA_TYPE
+
+RETRY_AFTER_S = 5
+
+_LONGEST_ID = 64
+
+_HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
+
+_LARGE_TYPES = frozenset({TENSOR_MEDIA_TYPE, "multipart/form-data"})
+"""Bodies that take as much memory as they have bytes. JSON takes up to 40 times that."""
+
+_SMALL = 2**20
+"""Bytes that every body may have, whatever is in memory: nobody can keep small requests out."""
+
+
+@dataclass(frozen=True)
+class BodyLimits:
+    """What bodies may take: one of tensors or files, one of JSON, all together; and time."""
+
+    bytes: int
+    json_bytes: int
+    all_bytes: int
+    seconds: float
+
+
+class RequestId:
+    """Gives each request an id: in `scope["state"]`, the reply's X-Request-Id, errors and logs.
+
+    With `trusting`, the X-Request-Id of a proxy in front is taken if it is short and plain.
+    """
+
+    def __init__(self, app: ASGIApp, *, trusting: bool = False) -> None:
+        self._app = app
+        self._trusting = trusting
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = Headers(scope=scope).get("x-request-id", "") if self._trusting else ""
+        request_id = given if _is_plain(given) else f"req_{secrets.token_hex(12)}"
+        scope.setdefault("state", {})["request_id"] = request_id
+        REQUEST_ID.set(request_id)
+
+        async def marked(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-Id"] = request_id
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+                if rate := scope["state"].get("rate"):
+                    headers.update(rate_headers(rate))
+            await send(message)
+
+        await self._app(scope, receive, marked)
+
+
+def rate_headers(rate: Standing) -> dict[str, str]:
+    """Where a key's rate stands, as draft-ietf-httpapi-ratelimit-headers-10 writes it."""
+    return {
+        "RateLimit-Policy": f'"calls";q={rate.limit};w={WINDOW_S}',
+        "RateLimit": f'"calls";r={rate.remaining};t={rate.wait_s or rate.reset_s}',
+    }
+
+
+def _is_plain(given: str) -> bool:
+    """Is it 1 to 64 visible ASCII characters?"""
+    return 0 < len(given) <= _LONGEST_ID and all("!" <= char <= "~" for char in given)
+
+
+class BodyCap:
+    """Bounds bodies before and while they are read: size, encoding, time, and all in memory.
+
+    A refusal is raised to whoever reads the body. It costs the sender the request, and the reader
+    no more than one piece over the limit.
+
+    Args:
+        app: what reads the bodies.
+        limits: what they may take.
+    """
+
+    def __init__(self, app: ASGIApp, *, limits: BodyLimits) -> None:
+        self._app = app
+        self._limits = limits
+        self._in_memory = 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        body = _Body(receive, Headers(scope=scope), self._limits)
+
+        async def counted() -> Message:
+            message = await body.receive()
+            grown = body.large - body.counted
+            body.counted += grown
+            self._in_memory += grown
+            if self._in_memory > self._limits.all_bytes:
+                detail = f"bodies of {self._limits.all_bytes} bytes in all are in work already"
+                raise Refusal(Code.OVERLOADED, detail, param="body", retry_after_s=RETRY_AFTER_S)
+            return message
+
+        try:
+            await self._app(scope, counted, send)
+        finally:
+            self._in_memory -= body.counted
+
+
+class _Body:
+    """One request's body on its way in."""
+
+    def __init__(self, receive: Receive, headers: Headers, limits: BodyLimits) -> None:
+        self._receive = receive
+        self._headers = headers
+        self._limits = limits
+        self._complete = False
+        self._bytes = 0
+        self._seconds_left = limits.seconds
+        kind = headers.get("content-type", "").split(";")[0].strip().lower()
+        self._most = limits.bytes if kind in _LARGE_TYPES else limits.json_bytes
+        self.counted = 0
+
+    @property
+    def large(self) -> int:
+        """Bytes over what every body may have."""
+        return max(0, self._bytes - _SMALL)
+
+    async def receive(self) -> Message:
+        """The next piece, or a refusal."""
+        self._check_header()
+        message = await (self._receive() if self._complete else self._in_time())
+        self._complete = self._complete or not message.get("more_body", False)
+        self._bytes += len(message.get("body", b""))
+        if self._bytes > self._most:
+            raise self._too_large(f"more than {self._bytes}")
+        return message
+
+    async def _in_time(self) -> Message:
+        """Only the time that is spent waiting counts: a server in work does not hurt a sender."""
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(self._seconds_left):
+                return await self._receive()
+        except TimeoutError as error:
+            detail = (
+                f"the body had {self._bytes} bytes after {self._limits.seconds:g} s and was not "
+                "complete; send less at a time"
+            )
+            raise Refusal(
+                Code.DEADLINE_EXCEEDED, detail, param="body", retry_after_s=RETRY_AFTER_S
+            ) from error
+        finally:
+            self._seconds_left -= time.monotonic() - began
+
+    def _check_header(self) -> None:
+        encoding = self._headers.get("content-encoding", "identity")
+        if encoding != "identity":
+            detail = f"Content-Encoding {encoding!r} is not accepted; send the body as it is"
+            raise Refusal(Code.MEDIA_TYPE, detail, param="Content-Encoding")
+        length = self._headers.get("content-length", "0")
+        if length.isdecimal() and int(length) > self._most:
+            raise self._too_large(length)
+
+    def _too_large(self, size: str) -> Refusal:
+        detail = f"a body of {size} bytes; at most {self._most} are allowed"
+        if self._most < self._limits.bytes:
+            detail += f", and {self._limits.bytes} of {' or '.join(sorted(_LARGE_TYPES))}"
+        return Refusal(Code.TOO_LARGE, detail, param="body")

@@ -1,0 +1,79 @@
+"""Uploads by content address, and image sets."""
+
+import asyncio
+from functools import partial
+from typing import Any
+
+from fastapi import APIRouter, Request
+from starlette.datastructures import UploadFile
+
+from craft_server.api.bodies import describe, media_type, read_json
+from craft_server.api.dependencies import ImagesKey, PartsOf
+from craft_shared.errors import Code, Refusal
+from craft_shared.messages import ImageSet, ImageSetRequest, Manifest, ManifestReply, UploadReply
+
+router = APIRouter(tags=["images"])
+
+_MULTIPART = "multipart/form-data"
+_FILES: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            _MULTIPART: {
+                "schema": {
+                    "type": "object",
+                    "required": ["files"],
+                    "properties": {
+                        "files": {
+                            "type": "array",
+                            "minItems": 1,
+                            "items": {"type": "string", "format": "binary"},
+                        }
+                    },
+                }
+            }
+        },
+    }
+}
+
+
+@router.post("/v1/images/missing", openapi_extra=describe(Manifest))
+async def missing(request: Request, parts: PartsOf, key: ImagesKey) -> ManifestReply:
+    """Say which images are not here yet, so that nothing is sent twice."""
+    manifest = await read_json(request, Manifest)
+    absent = await asyncio.to_thread(parts.images.missing, key.owner, manifest.ids)
+    return ManifestReply(missing=absent)
+
+
+@router.post("/v1/images", openapi_extra=_FILES)
+async def upload(request: Request, parts: PartsOf, key: ImagesKey) -> UploadReply:
+    """Upload image files (field `files`): JPEG, PNG or WEBP. All are kept, or none."""
+    media_type(request, _MULTIPART)
+    read = partial(_read_files, request, parts.settings.max_files)
+    quota = key.policy.image_bytes
+    return UploadReply(images=await parts.uploads.add(key.owner, read, owner_bytes=quota))
+
+
+async def _read_files(request: Request, max_files: int) -> list[bytes]:
+    """The files of a multipart body, which nobody has read yet; the cap on bodies bounds them."""
+    async with request.form(max_files=max_files, max_fields=0) as form:
+        files = [item for item in form.getlist("files") if isinstance(item, UploadFile)]
+        if not files or len(files) != len(form.multi_items()):
+            detail = "send one or more files, each in a multipart field named `files`"
+            raise Refusal(Code.INVALID_REQUEST, detail, param="files")
+        return [await file.read() for file in files]
+
+
+@router.post("/v1/image-sets", openapi_extra=describe(ImageSetRequest))
+async def create_set(request: Request, parts: PartsOf, key: ImagesKey) -> ImageSet:
+    """Name an ordered list of uploaded images; the same list always has the same id."""
+    wanted = await read_json(request, ImageSetRequest)
+    return await asyncio.to_thread(
+        parts.images.create_set, key.owner, wanted.images, name=wanted.name
+    )
+
+
+@router.get("/v1/image-sets/{set_id}")
+async def get_set(set_id: str, parts: PartsOf, key: ImagesKey) -> ImageSet:
+    """What a set is called and how many images it has."""
+    return await asyncio.to_thread(parts.images.describe_set, key.owner, set_id)

@@ -1,0 +1,87 @@
+"""POST /v1/logits: the only door through which a model's answers leave."""
+
+import asyncio
+from typing import Annotated, TypeVar
+
+from fastapi import APIRouter, Header, Request, Response
+
+from craft_server.accounts.identity import Key
+from craft_server.api.bodies import JSON_MEDIA_TYPE, describe, media_type, wants_tensors
+from craft_server.api.dependencies import LogitsKey, LogitsKeyNow, PartsOf
+from craft_server.api.responses import hung_up, response_to
+from craft_server.engine.blackbox import FloatArray
+from craft_server.logits.service import Delivery
+from craft_shared.errors import CODES, Code, Refusal
+from craft_shared.messages import LogitsReply, LogitsRequest
+from craft_shared.tensors import TENSOR_MEDIA_TYPE
+from craft_shared.wire import decode_request, offsets_from_json, parse
+
+router = APIRouter(tags=["logits"])
+
+T = TypeVar("T")
+
+_SMALL = 2**16
+"""Bytes that are read in less time than handing them to another thread takes."""
+
+
+@router.post(
+    "/v1/logits",
+    response_model=LogitsReply,
+    responses={200: {"content": {TENSOR_MEDIA_TYPE: {}}}},
+    openapi_extra=describe(LogitsRequest, tensors=True),
+)
+async def logits(
+    request: Request,
+    parts: PartsOf,
+    key: LogitsKey,
+    key_now: LogitsKeyNow,
+    idempotency_key: Annotated[str, Header(description="the same on every retry")] = "",
+) -> Response:
+    """Score P prompts of K classes on an image set. Costs P queries, once per Idempotency-Key."""
+    message, offsets = await _read(request)
+    service = parts.service
+
+    async def buy(key: Key) -> Delivery:
+        order = await service.order(key, message, offsets=offsets, idempotency_key=idempotency_key)
+        return await _unless_left(request, service.start(order))
+
+    try:
+        delivery = await buy(key)
+    except Refusal as refusal:
+        if CODES[refusal.code].retryable:
+            raise
+        now = await key_now()
+        if now.version == key.version:
+            raise
+        delivery = await buy(now)
+    return await response_to(
+        delivery, tensors=wants_tensors(request), deadline_s=parts.settings.deadline_s
+    )
+
+
+async def _read(request: Request) -> tuple[LogitsRequest, FloatArray | None]:
+    kind = media_type(request, JSON_MEDIA_TYPE, TENSOR_MEDIA_TYPE)
+    decode = decode_request if kind == TENSOR_MEDIA_TYPE else _decode_json
+    body = await request.body()
+    return decode(body) if len(body) <= _SMALL else await asyncio.to_thread(decode, body)
+
+
+def _decode_json(body: bytes) -> tuple[LogitsRequest, FloatArray | None]:
+    message = parse(LogitsRequest, body)
+    return message, offsets_from_json(message)
+
+
+async def _unless_left(request: Request, task: "asyncio.Task[T]") -> T:
+    """Await work, cancelling it if the client hangs up meanwhile."""
+    watcher = asyncio.ensure_future(hung_up(request.receive))
+    try:
+        await asyncio.wait([task, watcher], return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            task.cancel()
+            await asyncio.wait([task])
+    finally:
+        watcher.cancel()
+        task.cancel()
+    if task.cancelled():
+        raise Refusal(Code.DEADLINE_EXCEEDED, "the client hung up; nothing was charged")
+    return task.result()

@@ -1,0 +1,1 @@
+"""The command line `craft-server`: options, commands and how they print."""

@@ -1,0 +1,36 @@
+"""The commands `craft-server db status | upgrade`: the schema of the database."""
+
+import typer
+
+from craft_server.cli import examples as cli_examples
+from craft_server.cli.console import say, show, show_json
+from craft_server.cli.options import AsJson, DatabaseUrl, DataDir, settings_of
+from craft_server.db.schema import HEAD, pending
+from craft_server.db.store import Store, revision
+
+app = typer.Typer(help="The schema of the database.", no_args_is_help=True, rich_markup_mode=None)
+
+
+@app.command(epilog=cli_examples.DB_STATUS)
+def status(
+    *, as_json: AsJson = False, data_dir: DataDir = None, database_url: DatabaseUrl = None
+) -> None:
+    """Show the revision of the database, the newest one, and those between them.
+
+    A database without tables has no revision: it is given the newest at once.
+    """
+    settings = settings_of(data_dir=data_dir, database_url=database_url)
+    found = revision(settings.resolved_database_url)
+    row = {"revision": found, "head": HEAD, "pending": pending(found)}
+    if as_json:
+        show_json(row)
+    else:
+        show([row])
+
+
+@app.command(epilog=cli_examples.DB_UPGRADE)
+def upgrade(*, data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:
+    """Bring the database to the newest revision; all of it is done, or nothing."""
+    settings = settings_of(data_dir=data_dir, database_url=database_url)
+    Store(settings.resolved_database_url, migrate=True).close()
+    say(f"the database is at revision {HEAD}")

@@ -1,0 +1,96 @@
+"""The command line: `craft-server serve | keys | usage`.
+
+Thin: reads options, calls the part that knows, shows what comes back. Only `serve` loads a model.
+Exit codes: 0 done, 1 it failed, 2 it was asked wrongly.
+"""
+
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+
+from craft_server.cli import db as cli_db
+from craft_server.cli import examples as cli_examples
+from craft_server.cli import keys as cli_keys
+from craft_server.cli.console import say
+from craft_server.cli.options import DatabaseUrl, DataDir, settings_of
+from craft_server.cli.usage import usage
+from craft_server.db.schema import SchemaError
+from craft_server.settings import ModelError
+from craft_shared.errors import Code, Refusal
+
+app = typer.Typer(
+    help="A metered CLIP server: prompts in, logits out, every query counted.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(cli_keys.app, name="keys")
+app.add_typer(cli_db.app, name="db")
+app.command(epilog=cli_examples.USAGE)(usage)
+
+
+def main() -> None:
+    """Run the command line; a failure is one sentence and an exit code."""
+    try:
+        app()
+    except Refusal as refusal:
+        if refusal.code is Code.NOT_READY:
+            cause = getattr(refusal.__cause__, "orig", None) or refusal.detail
+            _stop(f"the database does not answer: {cause}", 1)
+        _stop(refusal.detail, 2)
+    except (ModelError, SchemaError, OSError) as error:
+        _stop(str(error), 1)
+    except ValueError as error:
+        _stop(_sentence(error), 2)
+
+
+@app.command(epilog=cli_examples.SERVE)
+def serve(  # noqa: PLR0913 - one parameter per option
+    *,
+    host: Annotated[str | None, typer.Option(help="Address to listen on")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to listen on")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="`embedded`, an open_clip name, or the path of a config")
+    ] = None,
+    pretrained: Annotated[
+        str | None, typer.Option(help="open_clip tag, or the path of a checkpoint")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="float32, float16 or bfloat16: arithmetic of the model")
+    ] = None,
+    data_dir: DataDir = None,
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Serve a model until SIGTERM; what is not given here comes from CRAFT_SERVER_* or defaults."""
+    settings = settings_of(
+        host=host,
+        port=port,
+        model=model,
+        pretrained=pretrained,
+        device=device,
+        precision=precision,
+        data_dir=data_dir,
+        database_url=database_url,
+    )
+    from craft_server import app as server  # noqa: PLC0415 - the other commands load no server
+
+    server.serve(settings)
+
+
+# --- failures -----------------------------------------------------------------------------------
+
+
+def _sentence(error: ValueError) -> str:
+    if not isinstance(error, ValidationError):
+        return str(error)
+    from craft_shared.wire import refuse_invalid  # noqa: PLC0415 - loads numpy, for this alone
+
+    return refuse_invalid(error).detail
+
+
+def _stop(sentence: str, code: int) -> None:
+    say(f"craft-server: {sentence}")
+    raise SystemExit(code)

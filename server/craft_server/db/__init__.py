@@ -1,0 +1,1 @@
+"""The database: tables, schema revisions, transactions and group commit."""

@@ -1,0 +1,290 @@
+"""The one transactional store: all that must survive a crash is in here, and nothing else is true.
+
+Owns the engine, the two kinds of transaction and how a time is stored. Must not know what is in
+the store: opening it has schema.py make or upgrade the tables, one process at a time.
+
+SQLite by default: WAL, synchronous=FULL, and BEGIN IMMEDIATE for writes, so that one writer at a
+time reads and changes what nobody else can change. One writer at a time also means that many small
+writes are best made in one transaction (`together`; teller.py does that). Any other URL that
+SQLAlchemy knows works by the same statements where they are valid; Postgres at its default READ
+COMMITTED is the one meant.
+"""
+
+import logging
+import re
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import (
+    URL,
+    Connection,
+    Engine,
+    create_engine,
+    event,
+    make_url,
+    text,
+)
+from sqlalchemy.exc import (
+    ArgumentError,
+    DataError,
+    DBAPIError,
+    IntegrityError,
+    NotSupportedError,
+    ProgrammingError,
+)
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from craft_server.db import schema
+from craft_shared.errors import Code, Refusal
+
+RETRY_AFTER_S = 1
+"""What a client is told to wait while the store does not answer."""
+
+_LOG = logging.getLogger(__name__)
+
+
+class StoreDown(Refusal):
+    """The refusal of everybody while the store does not answer."""
+
+
+# --- time ---------------------------------------------------------------------------------------
+
+Clock = Callable[[], int]
+"""Microseconds since 1970 UTC: how every time is stored. Injected, so that tests can jump it."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+def wall_clock() -> int:
+    """The machine's clock, in microseconds since 1970 UTC."""
+    return time.time_ns() // 1000
+
+
+def to_us(moment: datetime) -> int:
+    """A moment as it is stored, exact; one without a time zone is taken as UTC."""
+    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return (aware - _EPOCH) // _MICROSECOND
+
+
+def from_us(stored: int) -> datetime:
+    """A stored time as a moment in UTC."""
+    return _EPOCH + stored * _MICROSECOND
+
+
+# --- transactions -------------------------------------------------------------------------------
+
+_OUR_BUGS = (DataError, IntegrityError, NotSupportedError, ProgrammingError)
+"""A broken constraint or statement is no outage: it must be seen, not retried."""
+
+_ONE_AT_A_TIME = text("SELECT pg_advisory_xact_lock(7232648)")
+_WAIT_FOR_TABLES = text("SELECT set_config('lock_timeout', :longest, true)")
+"""While an upgrade waits for a table, so do all who want to read it after."""
+_BUSY_TIMEOUT_S = 5.0
+_WAL_PAUSE_S = 0.01
+
+_FULL, _NORMAL = "PRAGMA synchronous=FULL", "PRAGMA synchronous=NORMAL"
+_IMMEDIATE = "BEGIN IMMEDIATE"
+_ANY_ORDER = "PRAGMA foreign_keys=OFF"  # a table is replaced while others refer to it
+
+
+class Statement:
+    """SQL with `:names` that runs on the driver itself, in a transaction of a `Store`.
+
+    A purchase is five small statements, and SQLAlchemy takes longer over each than SQLite does.
+    The driver must take values by name as sqlite3 or psycopg does.
+    """
+
+    def __init__(self, sql: str) -> None:
+        self._sql = {"qmark": sql, "pyformat": re.sub(r":(\w+)", r"%(\1)s", sql)}
+
+    def first(self, tx: Connection, values: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Run it; gives the first row that it returns, by column."""
+        cursor = tx.connection.cursor()
+        cursor.execute(self._sql[tx.dialect.paramstyle], values)
+        row = cursor.fetchone() if cursor.description else None
+        names = cursor.description or ()
+        cursor.close()
+        return None if row is None else dict(zip((name[0] for name in names), row, strict=True))
+
+
+class Store:
+    """The database behind a SQLAlchemy URL, at the newest revision of its schema.
+
+    Thread-safe, and safe with other processes on the same database.
+    """
+
+    def __init__(
+        self, url: str, *, busy_timeout_s: float = _BUSY_TIMEOUT_S, migrate: bool = True
+    ) -> None:
+        """Open the database; make its tables if it is empty, upgrade them if they are old.
+
+        Args:
+            url: `sqlite:///PATH` (the folder is made) or another SQLAlchemy URL.
+            busy_timeout_s: longest wait for another writer or for a free connection, seconds.
+            migrate: False refuses an empty or old database instead.
+
+        Raises:
+            ValueError: the URL cannot be used.
+            SchemaError: the database is newer than this code, or its upgrade is off or failed.
+            Refusal: `not_ready`, the database does not answer.
+        """
+        self._engine = _engine(url, busy_timeout_s)
+        self._reader = self._engine.execution_options(craft_begin=("BEGIN",))
+        self._writer = self._engine.execution_options(craft_begin=(_FULL, _IMMEDIATE))
+        self._hasty = self._engine.execution_options(craft_begin=(_NORMAL, _IMMEDIATE))
+        self._open = threading.local()
+        with self.read() as tx:
+            current = schema.revision(tx) == schema.HEAD
+        if not current:
+            self._bring_to_head(busy_timeout_s, migrate=migrate)
+
+    def _bring_to_head(self, busy_timeout_s: float, *, migrate: bool) -> None:
+        """In one transaction; others that start now wait for it, and find all done."""
+        first = (_ANY_ORDER, _FULL, _IMMEDIATE)
+        try:
+            with _transaction(self._engine.execution_options(craft_begin=first)) as tx:
+                if not self.one_writer:
+                    tx.execute(_ONE_AT_A_TIME)
+                    tx.execute(_WAIT_FOR_TABLES, {"longest": str(round(busy_timeout_s * 1000))})
+                found = schema.bring(tx, migrate=migrate)
+        finally:
+            self._engine.dispose()  # and with it the connection that checks no foreign keys
+        if found not in {None, schema.HEAD}:
+            _LOG.warning("the database was upgraded from revision %s to %s", found, schema.HEAD)
+
+    def read(self) -> AbstractContextManager[Connection]:
+        """A transaction that only looks. On SQLite all its statements see one moment."""
+        return _transaction(self._reader)
+
+    @property
+    def one_writer(self) -> bool:
+        """Does the database let one writer in at a time, so that grouping writes pays?"""
+        return self._engine.dialect.name == "sqlite"
+
+    def write(self) -> AbstractContextManager[Connection]:
+        """A transaction that commits at the end of the block, or is undone if the block raises.
+
+        Inside a block of `together` it is a part of that transaction and can still be undone alone.
+        """
+        shared: Connection | None = getattr(self._open, "connection", None)
+        return _transaction(self._writer) if shared is None else _part(shared)
+
+    @contextmanager
+    def together(self, *, durable: bool = True) -> Iterator[None]:
+        """All `write` blocks of this thread inside commit as one transaction, or none of them.
+
+        If not `durable`, SQLite does not wait for the disk: the commit survives this process, but
+        a power failure may undo it, unless a durable one came after.
+        """
+        with _transaction(self._writer if durable else self._hasty) as connection:
+            self._open.connection = connection
+            try:
+                yield
+            finally:
+                self._open.connection = None
+
+    def close(self) -> None:
+        """Give back every connection; the store cannot be used in a `with` block meanwhile."""
+        self._engine.dispose()
+
+
+def revision(url: str) -> str | None:
+    """The revision of a database, which is looked at and not changed; None if it is empty.
+
+    Raises:
+        ValueError: the URL cannot be used.
+        Refusal: `not_ready`, the database does not answer.
+    """
+    engine = _engine(url, _BUSY_TIMEOUT_S)
+    try:
+        with _transaction(engine.execution_options(craft_begin=("BEGIN",))) as tx:
+            return schema.revision(tx)
+    finally:
+        engine.dispose()
+
+
+@contextmanager
+def _transaction(engine: Engine) -> Iterator[Connection]:
+    """The one place where an outage becomes a refusal, so that the server fails closed."""
+    driver = engine.dialect.loaded_dbapi
+    driver_bugs = tuple(getattr(driver, error.__name__) for error in _OUR_BUGS)
+    try:
+        with engine.begin() as connection:
+            yield connection
+    except (*_OUR_BUGS, *driver_bugs):
+        raise
+    except (DBAPIError, PoolTimeout, driver.Error) as error:
+        raise StoreDown(
+            Code.NOT_READY,
+            "the store does not answer; the same Idempotency-Key is never charged twice",
+            retry_after_s=RETRY_AFTER_S,
+        ) from error
+
+
+@contextmanager
+def _part(connection: Connection) -> Iterator[Connection]:
+    """A part of an open transaction, undone alone if the block raises."""
+    driver: Any = connection.connection.driver_connection  # three plain words need no compiler
+    driver.execute("SAVEPOINT part")
+    try:
+        yield connection
+    except BaseException:
+        driver.execute("ROLLBACK TO part")
+        raise
+    finally:
+        driver.execute("RELEASE part")
+
+
+def _engine(url: str, busy_timeout_s: float) -> Engine:
+    try:
+        parsed = make_url(url)
+        if parsed.get_backend_name() == "sqlite":
+            return _sqlite(parsed, busy_timeout_s)
+        return create_engine(parsed, pool_timeout=busy_timeout_s, pool_pre_ping=True)
+    except (ArgumentError, ModuleNotFoundError) as error:
+        raise ValueError(f"database_url cannot be used: {error}") from error
+
+
+def _sqlite(url: URL, busy_timeout_s: float) -> Engine:
+    if url.database in {None, "", ":memory:"}:
+        raise ValueError("database_url needs a file, as in sqlite:///var/craft.db, got none")
+    Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(
+        url, pool_timeout=busy_timeout_s, connect_args={"timeout": busy_timeout_s}
+    )
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # the driver begins nothing by itself: `begin` does
+        _switch_to_wal(connection, busy_timeout_s)
+        for pragma in ("synchronous=FULL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        driver: Any = connection.connection.driver_connection
+        for statement in connection.get_execution_options()["craft_begin"]:
+            driver.execute(statement)
+
+    return engine
+
+
+def _switch_to_wal(connection: Any, patience_s: float) -> None:
+    """Several processes may open a new file at once, and SQLite does not wait here by itself."""
+    end = time.monotonic() + patience_s
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(_WAL_PAUSE_S)
+        else:
+            return

@@ -1,0 +1,200 @@
+"""From an image set to features on the device: the one place where images are encoded.
+
+    set's matrix -> records in memory -> records on disk -> decode, preprocess, encode
+
+Owns the caches of matrices and records, and the order of the work. Must not know budgets, queues
+or HTTP: whoever asks hands in the way to the device thread.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Protocol, TypeVar
+
+from craft_server.engine.blackbox import BlackBox, Features, Pixels
+from craft_server.engine.feature_cache import FeatureStore
+from craft_server.images.store import ImageSetRecord, ImageStore
+from craft_server.lru import Recent
+from craft_server.observability.telemetry import Tier
+from craft_server.settings import Settings
+
+T = TypeVar("T")
+
+_TURN_BATCHES = 16
+
+
+class RunOnDevice(Protocol):
+    """Runs a job on the device thread and gives its result."""
+
+    async def __call__(self, job: Callable[[], T]) -> T:
+        """Run one job."""
+        ...
+
+
+class FeatureShelf:
+    """Features of image sets, encoded once each, whoever asks and however often.
+
+    Callers encode in turns of at most 16 batches, so a large new set does not shut out a small
+    one. Within a turn one batch is decoded while the device encodes the one before: at most two
+    batches of pixels are in memory.
+
+    Args:
+        settings: sizes of caches and batches, and where the disk cache lies.
+        blackbox: encodes.
+        images: opens and decodes.
+    """
+
+    def __init__(self, settings: Settings, blackbox: BlackBox, images: ImageStore) -> None:
+        self._blackbox = blackbox
+        self._images = images
+        self._key = blackbox.image_key
+        self._batch = settings.encode_batch
+        self._matrices: Recent[str, Features] = Recent(settings.resident_images)
+        self._records: Recent[str, bytes] = Recent(settings.feature_cache)
+        self._disk = FeatureStore(
+            settings.data_dir / "features.db", capacity=settings.feature_disk_images
+        )
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="features")
+        self._lookups: Counter[tuple[str, str]] = Counter()
+        self._turn = asyncio.Lock()
+        self._loading = asyncio.Lock()
+
+    async def of(
+        self, images: ImageSetRecord, run: RunOnDevice, *, patience_s: float = 600.0
+    ) -> Features:
+        """The set's features, in its order.
+
+        What was encoded stays encoded, also if the caller is cancelled or `run` raises meanwhile.
+
+        Raises:
+            StoredImageError: an image's file cannot be opened; other callers are not affected.
+            TimeoutError: others encoded for longer than `patience_s`.
+            RuntimeError: the model gave a feature that is not finite.
+        """
+        kept = self._matrices.get([images.id])
+        self._count("device", len(images.digests), found=len(images.digests) if kept else 0)
+        if kept:
+            return kept[images.id]
+        records = await self._all_records(
+            list(dict.fromkeys(images.digests)), run, patience_s=patience_s
+        )
+        async with _within(patience_s, self._loading):
+            if kept := self._matrices.get([images.id]):
+                return kept[images.id]
+            ordered = [records[digest] for digest in images.digests]
+            matrix = await run(lambda: self._blackbox.load_features(ordered))
+            self._matrices.put({images.id: matrix}, weight=len(ordered))
+        return matrix
+
+    def tiers(self) -> list[Tier]:
+        """What was found where, and how much is kept; the device's share by its records' size."""
+        record = len(self._records.newest() or b"")
+        sizes = {
+            "device": self._matrices.weight * record,
+            "memory": self._records.weight * record,
+            "disk": self._disk.bytes,
+        }
+        return [
+            Tier(name, self._lookups[name, "hit"], self._lookups[name, "miss"], size)
+            for name, size in sizes.items()
+        ]
+
+    def close(self) -> None:
+        """Finish what is being written and close the disk cache."""
+        self._thread.shutdown()
+        self._disk.close()
+
+    async def _all_records(
+        self, digests: list[str], run: RunOnDevice, *, patience_s: float
+    ) -> dict[str, bytes]:
+        """Records of distinct images, encoding what is nowhere yet."""
+        records = await _in(self._thread, partial(self._known, first=True), digests)
+        absent = _without(digests, records)
+        for some in _slices(absent, self._batch * _TURN_BATCHES):
+            async with _within(patience_s, self._turn):
+                known = await _in(self._thread, self._known, some)  # by whoever had a turn before
+                fresh = await self._encoded(_without(some, known), run)
+            records |= known | fresh
+        return records
+
+    def _known(self, digests: Sequence[str], *, first: bool = False) -> dict[str, bytes]:
+        """Records that memory or disk has; those from disk are in memory then.
+
+        A look is counted if it is the `first` at these images, not one to see what came meanwhile.
+        """
+        records = self._records.get(digests)
+        if first:
+            self._count("memory", len(digests), found=len(records))
+        if absent := _without(digests, records):
+            stored = self._disk.get(self._key, absent)
+            if first:
+                self._count("disk", len(absent), found=len(stored))
+            self._records.put(stored)
+            records |= stored
+        return records
+
+    def _count(self, tier: str, images: int, *, found: int) -> None:
+        """Count a look at a tier; each is looked at by one thread alone."""
+        self._lookups[tier, "hit"] += found
+        self._lookups[tier, "miss"] += images - found
+
+    async def _encoded(self, digests: list[str], run: RunOnDevice) -> dict[str, bytes]:
+        """Encode images, each batch while the next is decoded; kept in memory and on disk."""
+        batches = list(_slices(digests, self._batch))
+        records: dict[str, bytes] = {}
+        writes: list[Future[None]] = []
+        ahead = self._decode(batches[0]) if batches else []
+        try:
+            for number, batch in enumerate(batches):
+                pixels = await _results(ahead)
+                ahead = self._decode(batches[number + 1]) if batch is not batches[-1] else []
+                fresh = await run(self._job(batch, pixels))
+                writes.append(self._thread.submit(self._disk.put, self._key, fresh))
+                records |= fresh
+        finally:
+            for future in ahead:
+                future.cancel()
+        await asyncio.shield(_results(writes))
+        return records
+
+    def _decode(self, batch: Sequence[str]) -> list[Future[Pixels]]:
+        return self._images.decode(batch, self._blackbox.preprocess)
+
+    def _job(self, batch: Sequence[str], pixels: list[Pixels]) -> Callable[[], dict[str, bytes]]:
+        def encode() -> dict[str, bytes]:
+            records = dict(zip(batch, self._blackbox.encode_images(pixels), strict=True))
+            pixels.clear()  # the device's thread may hold the job a moment longer
+            self._records.put(records)  # here, so that it is kept if nobody waits any more
+            return records
+
+        return encode
+
+
+@asynccontextmanager
+async def _within(patience_s: float, lock: asyncio.Lock) -> AsyncIterator[None]:
+    """Hold a lock, having waited so long for it at most."""
+    async with asyncio.timeout(patience_s):
+        await lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+async def _in(thread: Executor, work: Callable[[list[str]], T], argument: list[str]) -> T:
+    return await asyncio.get_running_loop().run_in_executor(thread, work, argument)
+
+
+async def _results(futures: Sequence[Future[T]]) -> list[T]:
+    return await asyncio.gather(*map(asyncio.wrap_future, futures))
+
+
+def _without(digests: Sequence[str], known: Mapping[str, bytes]) -> list[str]:
+    return [digest for digest in digests if digest not in known]
+
+
+def _slices(items: list[T], size: int) -> list[list[T]]:
+    return [items[start : start + size] for start in range(0, len(items), size)]

@@ -1,0 +1,304 @@
+"""One worker per device: bounded admission, a fair queue, and one thread that works.
+
+Owns admission and the order of device work. Must not know keys, budgets or models: a work is a
+function and what it is called with. Admission comes before any budget is touched, so that overload
+never takes holds.
+
+fair_queue.py has the order: owners take turns, works of one group may run together in one call. The
+thread takes what waits as soon as it is free; it never waits for more to come.
+"""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from craft_server.concurrency import Outcome
+from craft_server.engine.fair_queue import FairQueue
+from craft_server.observability.telemetry import Telemetry
+from craft_shared.errors import Code, Refusal
+
+T = TypeVar("T")
+
+Launch = Callable[[Sequence[Any]], Sequence[Callable[[], T]]]
+"""Starts work on items and gives, for each, a function that waits for the item's result.
+
+On a device that computes beside the host the next batch is launched before the last one is waited
+for; elsewhere launching is all the work and waiting takes no time.
+"""
+
+_RETRY_AFTER_S = 2
+
+
+@dataclass(frozen=True)
+class Work(Generic[T]):
+    """One piece of device work; `size` counts against `most_together` where groups are merged."""
+
+    owner: str
+    launch: Launch[T]
+    item: Any = None
+    group: Hashable | None = None
+    size: int = 1
+
+    @staticmethod
+    def alone(owner: str, job: Callable[[], T]) -> "Work[T]":
+        """A plain function, run by itself."""
+
+        def launch(_: Sequence[None]) -> list[Callable[[], T]]:
+            value = job()
+            return [lambda: value]
+
+        return Work(owner, launch)
+
+
+class Deadline:
+    """Until when a request has to be done, from now on."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._end = time.monotonic() + seconds
+
+    @property
+    def left_s(self) -> float:
+        """Seconds left, at least 0."""
+        return max(0.0, self._end - time.monotonic())
+
+    def passed(self, where: str) -> Refusal:
+        """The refusal of a request whose time ended at some place."""
+        detail = f"not finished after {self._seconds:g} s; the time ended {where}"
+        return Refusal(Code.DEADLINE_EXCEEDED, detail, retry_after_s=_RETRY_AFTER_S)
+
+
+class Done(NamedTuple, Generic[T]):
+    """A result and the seconds it took, waiting and running; when it ended, by `monotonic`."""
+
+    value: T
+    waited_s: float
+    ran_s: float
+    ended: float
+
+
+class DeviceWorker:
+    """Runs works one batch after the other on a thread of its own.
+
+    A work that waits can be cancelled and is then never run; one that runs is finished. An
+    exception belongs to its work alone, also in a batch: the thread lives on.
+    """
+
+    def __init__(
+        self,
+        *,
+        requests: int,
+        units: int,
+        most_together: int = 0,
+        ahead: bool = False,
+        start: Callable[[], None] = lambda: None,
+        telemetry: Telemetry | None = None,
+    ) -> None:
+        """Bound what is admitted.
+
+        Args:
+            requests: most requests admitted at a time, waiting and running.
+            units: most texts and images those may ask for together.
+            most_together: largest sum of sizes in one merged batch; 0 merges nothing.
+            ahead: launch the next batch before waiting for the last one.
+            start: called on the thread before any work.
+            telemetry: told of each batch.
+        """
+        self._room = {"requests": requests, "units": units}
+        self._admitted = {"requests": 0, "units": 0}
+        self._queue: FairQueue[_Ticket] = FairQueue(most_together=most_together)
+        self._ahead = ahead
+        self._start = start
+        self._telemetry = telemetry or Telemetry()
+        self._draining = False
+        self._running_since: float | None = None
+        self._last_success = self._last_failure = float("-inf")
+        threading.Thread(target=self._serve, name="device", daemon=True).start()
+
+    @property
+    def draining(self) -> bool:
+        """True once `drain` or `close` was called: nothing new is admitted."""
+        return self._draining
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds since the batch that runs now began; 0 if none does."""
+        since = self._running_since
+        return 0.0 if since is None else time.monotonic() - since
+
+    @property
+    def well_s(self) -> float:
+        """Seconds since a batch ended well; infinite if none did, or the last one failed."""
+        if self._last_failure > self._last_success:
+            return float("inf")
+        return time.monotonic() - self._last_success
+
+    @property
+    def waiting(self) -> int:
+        """Works in the queue."""
+        return len(self._queue)
+
+    @property
+    def admitted(self) -> tuple[int, int]:
+        """Requests in work, waiting and running, and the units that they asked for."""
+        return self._admitted["requests"], self._admitted["units"]
+
+    @contextmanager
+    def admit(self, units: int = 1) -> Iterator[None]:
+        """Hold a place, and room for `units`, for the body of the `with`.
+
+        A request that alone is larger than all room is let in when nobody else is.
+
+        Raises:
+            Refusal: `draining` or `overloaded`, both with Retry-After.
+        """
+        if self._draining:
+            raise shutting_down()
+        asked = {"requests": 1, "units": units}
+        for name, amount in asked.items():
+            taken, room = self._admitted[name], self._room[name]
+            if taken and taken + amount > room:
+                detail = f"{taken} {name} are in work and {amount} more asked for; room for {room}"
+                raise Refusal(Code.OVERLOADED, detail, retry_after_s=_RETRY_AFTER_S)
+        for name, amount in asked.items():
+            self._admitted[name] += amount
+        try:
+            yield
+        finally:
+            for name, amount in asked.items():
+                self._admitted[name] -= amount
+
+    async def run(self, works: Sequence[Work[T]], *, deadline: Deadline) -> list[Done[T]]:
+        """Queue works and wait for all their results.
+
+        If the caller is cancelled while all of them wait, they are dropped and never run, and the
+        cancellation goes on; once one has begun, all are finished and their results returned. If
+        one fails, those that still wait are dropped.
+
+        Raises:
+            Refusal: `deadline_exceeded` (a running work's result is then thrown away),
+                `draining` if one was dropped.
+        """
+        loop = asyncio.get_running_loop()
+        tickets = [_Ticket(work, loop, loop.create_future()) for work in works]
+        if not self._queue.put(tickets):
+            raise _dropped()
+        results = [ticket.result for ticket in tickets]
+        until = asyncio.FIRST_EXCEPTION
+        try:
+            await asyncio.wait(results, timeout=deadline.left_s, return_when=until)
+        except asyncio.CancelledError:
+            if self._queue.withdraw(tickets, unless_begun=True):
+                raise
+            await asyncio.wait(results, return_when=until)
+        left = self._queue.withdraw(tickets)
+        done = [ticket.done() for ticket in tickets if ticket.result.done()]  # raises what failed
+        if len(done) < len(tickets):
+            for result in results:
+                result.cancel()
+            raise deadline.passed("in the queue" if left == len(tickets) else "on the device")
+        return done
+
+    def drain(self) -> None:
+        """Admit nothing more; what was admitted goes on."""
+        self._draining = True
+
+    def close(self) -> None:
+        """Admit nothing more, drop what waits, let the running batch finish."""
+        self._draining = True
+        for ticket in self._queue.close():
+            ticket.tell(Outcome(None, _dropped()))
+
+    # --- the thread -----------------------------------------------------------------------------
+
+    def _serve(self) -> None:
+        self._start()
+        launched: _Launched | None = None
+        while (batch := self._queue.take(wait=launched is None)) is not None:
+            before, launched = launched, self._launch(batch) if batch else None
+            if before is not None:
+                self._finish(before)
+            if launched is not None and not self._ahead:
+                self._finish(launched)
+                launched = None
+            self._running_since = None if launched is None else launched.tickets[0].began
+
+    def _launch(self, batch: "list[_Ticket]") -> "_Launched":
+        began = time.monotonic()
+        self._running_since = self._running_since or began
+        for ticket in batch:
+            ticket.began = began
+        self._telemetry.launched([began - ticket.asked for ticket in batch])
+        try:
+            return _Launched(batch, batch[0].work.launch([ticket.work.item for ticket in batch]))
+        except BaseException as error:  # noqa: BLE001 - it belongs to whoever waits
+            return _Launched(batch, [partial(_raise, error)] * len(batch))
+
+    def _finish(self, launched: "_Launched") -> None:
+        outcomes = [Outcome.of(wait) for wait in launched.waits]
+        self._telemetry.finished(time.monotonic() - launched.tickets[0].began)
+        for ticket, outcome in zip(launched.tickets, outcomes, strict=True):
+            if outcome.error is not None and len(launched.tickets) > 1:
+                self._finish(self._launch([ticket]))  # only the one at fault is to fail
+                continue
+            if outcome.error is None:
+                self._last_success = time.monotonic()
+            elif not isinstance(outcome.error, Refusal):
+                self._last_failure = time.monotonic()
+            ticket.tell(outcome)
+
+
+@dataclass(eq=False)
+class _Ticket:
+    """A work in the queue or on the device."""
+
+    work: Work[Any]
+    loop: asyncio.AbstractEventLoop
+    result: "asyncio.Future[Any]"
+    asked: float = field(default_factory=time.monotonic)
+    began: float = 0.0
+    ended: float = 0.0
+
+    @property
+    def owner(self) -> str:
+        return self.work.owner
+
+    @property
+    def group(self) -> Hashable | None:
+        return self.work.group
+
+    @property
+    def size(self) -> int:
+        return self.work.size
+
+    def done(self) -> Done[Any]:
+        waited_s, ran_s = self.began - self.asked, self.ended - self.began
+        return Done(self.result.result(), waited_s, ran_s, self.ended)
+
+    def tell(self, outcome: Outcome) -> None:
+        self.ended = time.monotonic()
+        if not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(outcome.tell, self.result)
+
+
+class _Launched(NamedTuple):
+    tickets: list[_Ticket]
+    waits: Sequence[Callable[[], Any]]
+
+
+def _raise(error: BaseException) -> None:
+    raise error
+
+
+def shutting_down() -> Refusal:
+    """The refusal of whoever comes after a drain began."""
+    return Refusal(Code.DRAINING, "the server is shutting down", retry_after_s=_RETRY_AFTER_S)
+
+
+def _dropped() -> Refusal:
+    return Refusal(Code.DRAINING, "the server shut down before the work began")

@@ -1,0 +1,1 @@
+"""Images of owners: decoding, admission, bytes by content and image sets."""

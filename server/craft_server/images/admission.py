@@ -1,0 +1,130 @@
+"""Admission of uploads: how many bodies may be in memory at a time; the rest wait unread.
+
+Must not know HTTP: whoever asks hands in the way to read the body.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+
+from craft_server.images.store import ImageStore
+from craft_shared.errors import Code, Refusal
+from craft_shared.messages import StoredImage
+
+_RETRY_AFTER_S = 5
+
+
+class UploadDoor:
+    """Lets a few uploads in at a time and stores them on threads of its own.
+
+    An upload waits for decoding and for the disk: on the event loop's common threads it would
+    keep the ledger waiting too.
+
+    Args:
+        images: where images are kept.
+        places: uploads read and stored at a time.
+        deadline_s: longest wait plus reading, so that slow senders do not keep the places.
+    """
+
+    def __init__(self, images: ImageStore, *, places: int, deadline_s: float) -> None:
+        self._images = images
+        self._places = Places(places)
+        self._deadline_s = deadline_s
+        self._threads = ThreadPoolExecutor(places, thread_name_prefix="upload")
+
+    async def add(
+        self,
+        owner: str,
+        read: Callable[[], Awaitable[Sequence[bytes]]],
+        *,
+        owner_bytes: int | None = None,
+    ) -> list[StoredImage]:
+        """Wait for a place, read the files, keep them; see `ImageStore.add`.
+
+        Raises:
+            Refusal: `deadline_exceeded`, or what `read` or `ImageStore.add` refuse.
+        """
+        end = time.monotonic() + self._deadline_s
+
+        def keep(files: Sequence[bytes]) -> list[StoredImage]:
+            return self._images.add(owner, files, owner_bytes=owner_bytes, end=end)
+
+        try:
+            async with asyncio.timeout(self._deadline_s), self._places.one(owner):
+                return await self._on_thread(keep, await read())
+        except TimeoutError as error:
+            detail = f"the upload was not read after {self._deadline_s:g} s; send fewer files"
+            raise Refusal(Code.DEADLINE_EXCEEDED, detail, retry_after_s=_RETRY_AFTER_S) from error
+
+    def close(self) -> None:
+        """Let running uploads finish and end the threads."""
+        self._threads.shutdown()
+
+    async def _on_thread(
+        self, keep: Callable[[Sequence[bytes]], list[StoredImage]], files: Sequence[bytes]
+    ) -> list[StoredImage]:
+        """Store on a thread; the place is taken until that ends, also if the caller leaves."""
+        work = asyncio.get_running_loop().run_in_executor(self._threads, keep, files)
+        try:
+            return await asyncio.shield(work)
+        finally:
+            await asyncio.wait([work])
+
+
+class Places:
+    """A few places that owners share: who has fewest goes first, and nobody takes the last one.
+
+    With one place, owners take it in turns.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._free = count
+        self._most = max(1, count - 1)
+        self._taken: Counter[str] = Counter()
+        self._waiting: list[tuple[str, asyncio.Event]] = []
+        self._last = ""
+
+    @asynccontextmanager
+    async def one(self, owner: str) -> AsyncIterator[None]:
+        """Have a place within the block."""
+        await self._enter(owner)
+        try:
+            yield
+        finally:
+            self._leave(owner)
+
+    async def _enter(self, owner: str) -> None:
+        turn = asyncio.Event()
+        self._waiting.append((owner, turn))
+        self._let_in()
+        try:
+            await turn.wait()
+        except asyncio.CancelledError:
+            if turn.is_set():
+                self._leave(owner)
+            else:
+                self._waiting.remove((owner, turn))
+            raise
+
+    def _leave(self, owner: str) -> None:
+        self._free += 1
+        self._taken[owner] -= 1
+        self._taken += Counter()  # forgets who has none
+        self._let_in()
+
+    def _let_in(self) -> None:
+        def rank(waiting: tuple[str, asyncio.Event]) -> tuple[int, bool]:
+            return self._taken[waiting[0]], waiting[0] == self._last
+
+        while self._free and self._waiting:
+            owner, turn = first = min(self._waiting, key=rank)
+            if self._taken[owner] >= self._most:
+                return
+            self._waiting.remove(first)
+            self._free -= 1
+            self._taken[owner] += 1
+            self._last = owner
+            turn.set()

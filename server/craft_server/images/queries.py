@@ -1,0 +1,82 @@
+"""The tables of images and image sets, and the statements on them, each built once.
+
+Building a statement takes longer than running it. Must not know files, decoding or limits.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import (
+    Connection,
+    Dialect,
+    Insert,
+    Table,
+    bindparam,
+    func,
+    select,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+
+from craft_server.db.tables import image_sets, images
+
+_IDS_PER_QUERY = 1000
+
+
+_OWNED = select(images.c.digest).where(
+    images.c.owner == bindparam("owner"),
+    images.c.digest.in_(bindparam("digests", expanding=True)),
+)
+_TOTALS = select(func.count(), func.coalesce(func.sum(images.c.bytes), 0)).where(
+    images.c.owner == bindparam("owner")
+)
+_FIND_SET = select(image_sets).where(
+    image_sets.c.owner == bindparam("owner"), image_sets.c.id == bindparam("id")
+)
+
+
+_LOCKS = 0x696D6167
+"""The first half of the names of our locks in Postgres: nobody else's begin so."""
+
+
+def lock_owner(connection: Connection, owner: str) -> None:
+    """Let no other transaction add images of this owner before this one ends.
+
+    SQLite has one writer at a time and needs no lock. Two owners of one hash only wait in turn.
+    """
+    if connection.dialect.name != "sqlite":
+        name = int.from_bytes(hashlib.sha256(owner.encode()).digest()[:4], "big", signed=True)
+        connection.execute(select(func.pg_advisory_xact_lock(_LOCKS, name)))
+
+
+def owned(connection: Connection, owner: str, digests: Iterable[str]) -> set[str]:
+    """Those of the digests that the owner has uploaded."""
+    wanted = list(digests)
+    found: set[str] = set()
+    for start in range(0, len(wanted), _IDS_PER_QUERY):
+        some = wanted[start : start + _IDS_PER_QUERY]
+        found.update(connection.execute(_OWNED, {"owner": owner, "digests": some}).scalars())
+    return found
+
+
+def totals(connection: Connection, owner: str) -> tuple[int, int]:
+    """How many images an owner has, and their bytes."""
+    count, size = connection.execute(_TOTALS, {"owner": owner}).one()
+    return count, size
+
+
+def find_set(connection: Connection, owner: str, identifier: str) -> Any:
+    """The row of an owner's set, or None."""
+    return connection.execute(_FIND_SET, {"owner": owner, "id": identifier}).first()
+
+
+def insert_new(connection: Connection, table: Table, rows: list[dict[str, Any]]) -> None:
+    """Insert the rows whose keys are new, also if another replica inserts the same just now."""
+    connection.execute(insertion(connection.dialect, table), rows)
+
+
+def insertion(dialect: Dialect, table: Table) -> Insert:
+    """An INSERT that leaves rows alone which are there already, in SQLite or in Postgres."""
+    if dialect.name == "sqlite":
+        return sqlite.insert(table).on_conflict_do_nothing()
+    return postgresql.insert(table).on_conflict_do_nothing()

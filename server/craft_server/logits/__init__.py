@@ -1,0 +1,1 @@
+"""A purchase of logits: price, payment, computation and what a key is told."""

@@ -1,0 +1,271 @@
+"""An order's logits on the device: image features once, texts piece by piece, then the product.
+
+Owns how an order becomes device works and what is checked of their results. Must not know budgets,
+the meter or HTTP.
+
+A reply of a few megabytes is computed `whole`. A larger one is a `Stream`: all its texts are
+encoded, which is where the work and what can go wrong are, and its blocks are computed while they
+are sent. Either way the same order gives the same bits in whatever company, unless the server was
+told to merge the works of several clients.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from craft_server.engine.blackbox import Awaited, BlackBox, Features, FloatArray, Piece, Texts
+from craft_server.engine.features import FeatureShelf
+from craft_server.engine.scheduler import Deadline, DeviceWorker, Done, Work
+from craft_server.logits.disclosure import tell
+from craft_server.logits.pricing import Order
+from craft_server.observability.tracing import Tracer
+from craft_shared.messages import LogitsRequest, TextPrompts
+
+
+class Block(NamedTuple):
+    """Some prompts of one encoded piece on some images; only a single prompt's images are cut."""
+
+    piece: int
+    prompts: slice
+    images: slice
+
+
+T = TypeVar("T")
+Logits = NDArray[np.floating]
+
+BLOCK_LOGITS = 2**20
+"""Logits in a block, 4 MB in float32: what a reply takes of memory, however large it is."""
+
+_DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
+_CANARY = "the canary"
+
+
+def dtype_of(request: LogitsRequest) -> np.dtype[Any]:
+    """The number format a client asked for, little-endian."""
+    return _DTYPES[request.dtype]
+
+
+def fits_a_block(shape: tuple[int, int, int]) -> bool:
+    """Is a reply (P, N, K) small enough to be computed whole?"""
+    return shape[0] * shape[1] * shape[2] <= BLOCK_LOGITS
+
+
+class Whole(NamedTuple):
+    """All logits of an order (P, N, K), and the seconds spent waiting and computing."""
+
+    logits: Logits
+    seconds: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Stream:
+    """An order whose texts are encoded: its logits can be had block by block.
+
+    Attributes:
+        proof: float32 (P, K), the logits of every prompt and class on the first image. They are
+            finite, and so are all others then; their digest stands for the reply's.
+        blocks: logits in the reply's order, each computed when it is asked for.
+        seconds: spent waiting and computing so far.
+    """
+
+    proof: FloatArray
+    blocks: AsyncIterator[Logits]
+    seconds: dict[str, float]
+
+
+class _Part(NamedTuple):
+    """One work of an order: encode a piece, then multiply with these images."""
+
+    piece: Piece
+    features: Features
+    images: slice
+
+
+class _Encoded(NamedTuple):
+    texts: Texts
+    logits: FloatArray
+    """(p, n, K)."""
+
+
+class Scorer:
+    """Runs orders on one device worker."""
+
+    def __init__(
+        self,
+        blackbox: BlackBox,
+        shelf: FeatureShelf,
+        worker: DeviceWorker,
+        *,
+        deadline_s: float,
+        tracer: Tracer,
+    ) -> None:
+        self._blackbox = blackbox
+        self._shelf = shelf
+        self._worker = worker
+        self._deadline_s = deadline_s
+        self._tracer = tracer
+
+    async def whole(self, order: Order) -> Whole:
+        """Logits of a small order in the dtype asked for.
+
+        Raises:
+            Refusal: `deadline_exceeded`, `draining`.
+            RuntimeError: the model gave nonsense.
+        """
+        clock = _Clock(self._deadline_s, self._tracer)
+        features = await self._features(order, clock)
+        parts = await self._encode(order, features, clock, images=slice(0, order.shape[1]))
+        logits = np.empty(order.shape, dtype_of(order.request))
+        for run, part in zip(order.prompts.pieces, parts, strict=True):
+            logits[run] = await _told(part.logits, order)
+        return Whole(logits, clock.seconds)
+
+    async def stream(self, order: Order) -> Stream:
+        """Encode the texts of a large order; its blocks are computed as they are read.
+
+        Raises: as `whole`; a failure while blocks are read is raised there.
+        """
+        clock = _Clock(self._deadline_s, self._tracer)
+        features = await self._features(order, clock)
+        parts = await self._encode(order, features, clock, images=slice(0, 1))
+        proof = np.concatenate([part.logits for part in parts])[:, 0]
+        texts = [part.texts for part in parts]
+        return Stream(proof, self._blocks(order, texts, features), clock.seconds)
+
+    async def check(self, *, deadline_s: float) -> None:
+        """Score one text on one image."""
+        await self._worker.run([Work.alone(_CANARY, self._canary)], deadline=Deadline(deadline_s))
+
+    async def _features(self, order: Order, clock: "_Clock") -> Features:
+        async def run(job: Callable[[], T]) -> T:
+            work = Work.alone(order.key.id, job)
+            (done,) = await self._worker.run([work], deadline=clock.deadline)
+            return clock.count(done)
+
+        try:
+            return await self._shelf.of(order.images, run, patience_s=clock.deadline.left_s)
+        except TimeoutError as error:
+            raise clock.deadline.passed("while others' images were encoded") from error
+
+    async def _encode(
+        self, order: Order, features: Features, clock: "_Clock", *, images: slice
+    ) -> list[_Encoded]:
+        """All pieces are queued at once, so that the device never waits for the next."""
+        prompts = order.prompts
+        works: list[Work[_Encoded]] = [
+            Work(
+                order.key.id,
+                self._launch,
+                _Part(Piece(prompts, run), features, images),
+                group=prompts.group,
+                size=(run.stop - run.start) * prompts.tokens,
+            )
+            for run in prompts.pieces
+        ]
+        done = await self._worker.run(works, deadline=clock.deadline)
+        parts = [clock.count(part) for part in done]
+        for run, part in zip(prompts.pieces, parts, strict=True):
+            _check(part.logits, (run.stop - run.start, images.stop - images.start, order.shape[2]))
+        return parts
+
+    def _launch(self, parts: Sequence[_Part]) -> list[Callable[[], _Encoded]]:
+        """Encode pieces in one pass and start their products. On the device thread."""
+        encoded = self._blackbox.encode_texts([part.piece for part in parts])
+        return [self._start(part, texts) for part, texts in zip(parts, encoded, strict=True)]
+
+    def _start(self, part: _Part, texts: Texts) -> Callable[[], _Encoded]:
+        run = part.piece.run
+        whole = slice(0, run.stop - run.start)
+        logits = self._blackbox.logits(texts, part.features, prompts=whole, images=part.images)
+        return lambda: _Encoded(texts, logits())
+
+    async def _blocks(
+        self, order: Order, texts: list[Texts], features: Features
+    ) -> AsyncIterator[Logits]:
+        """Each block is a work of its own, so that other clients' come between."""
+        _, images, classes = order.shape
+        for block in cut(order.prompts.pieces, images, classes=classes, limit=BLOCK_LOGITS):
+            launch = partial(self._launch_block, texts[block.piece], features, block)
+            work: Work[FloatArray] = Work(order.key.id, launch)
+            (done,) = await self._worker.run([work], deadline=Deadline(self._deadline_s))
+            _trace(self._tracer, done)
+            told = await _told(done.value, order)
+            yield told.astype(dtype_of(order.request), copy=False)
+
+    def _launch_block(
+        self, texts: Texts, features: Features, block: Block, _: Sequence[None]
+    ) -> list[Awaited]:
+        where = {"prompts": block.prompts, "images": block.images}
+        return [self._blackbox.logits(texts, features, **where)]
+
+    def _canary(self) -> None:
+        request = LogitsRequest(
+            model=self._blackbox.card.id,
+            image_set="set_" + "0" * 32,
+            class_names=["canary"],
+            prompts=TextPrompts(templates=["a photo of a {}."]),
+        )
+        box, side, one = self._blackbox, self._blackbox.card.image_size, slice(0, 1)
+        pixels = box.preprocess(Image.new("RGB", (side, side)))
+        features = box.load_features(box.encode_images([pixels]))
+        (texts,) = box.encode_texts([Piece(box.prepare(request, None), one)])
+        _check(box.logits(texts, features, prompts=one, images=one)(), (1, 1, 1))
+
+
+class _Clock:
+    """One order's deadline, and where its time went."""
+
+    def __init__(self, deadline_s: float, tracer: Tracer) -> None:
+        self.deadline = Deadline(deadline_s)
+        self._tracer = tracer
+        self.seconds = {"queue": 0.0, "model": 0.0}
+
+    def count(self, done: Done[T]) -> T:
+        self.seconds["queue"] += done.waited_s
+        self.seconds["model"] += done.ran_s
+        _trace(self._tracer, done)
+        return done.value
+
+
+async def _told(logits: FloatArray, order: Order) -> FloatArray:
+    """What of finite logits the key is told."""
+    output = order.key.policy.output
+    return logits if output.kind == "logits" else await asyncio.to_thread(tell, logits, output)
+
+
+def _trace(tracer: Tracer, done: Done[Any]) -> None:
+    began = done.ended - done.ran_s
+    tracer.past("queue", began=began - done.waited_s, ended=began)
+    tracer.past("device", began=began, ended=done.ended)
+
+
+def _check(logits: FloatArray, shape: tuple[int, int, int]) -> None:
+    if logits.shape != shape:
+        raise RuntimeError(f"the model gave logits {logits.shape}, expected {shape}")
+    if not np.isfinite(logits).all():
+        raise RuntimeError("the model gave a logit that is not finite")
+
+
+def cut(pieces: Sequence[slice], images: int, *, classes: int, limit: int) -> Iterator[Block]:
+    """Blocks of at most `limit` logits, or one row of `classes` where that is more.
+
+    Args:
+        pieces: runs of prompts; a block's prompts are counted from its piece's start.
+        images: N.
+        classes: K.
+        limit: logits in a block.
+    """
+    rows = max(1, limit // classes)
+    together = max(1, rows // images)
+    for index, piece in enumerate(pieces):
+        count = piece.stop - piece.start
+        for start in range(0, count, together):
+            prompts = slice(start, min(start + together, count))
+            for first in range(0, images, rows):
+                yield Block(index, prompts, slice(first, min(first + rows, images)))

@@ -1,0 +1,1 @@
+"""Budgets that cannot be overshot: reservations, settlement, the ledger and its audits."""

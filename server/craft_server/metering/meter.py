@@ -1,0 +1,365 @@
+"""Budgets: reserve before the work, settle before the first byte of the reply.
+
+Owns all that is written to `requests`, `ledger` and the columns `used` and `held` of `keys`:
+tables.py has the tables, ledger.py reads them. Must not know models, images, tokens or HTTP. The
+price is an exact integer known before any work, nothing is counted in memory, and every change is
+one transaction:
+
+    reserve   OPEN, HOLD, IN_WORK        not opened: replay, 409 or 422; no room: 402 or 429
+    settle    SETTLE, CHARGE, RECORD     if the hold expired meanwhile, MOVE and HOLD come first
+    release   MOVE, GIVE_BACK            expire and recover do the same to each stale hold
+
+A request is a key and an Idempotency-Key. It is `held` while being worked on, then `settled` for
+good, or `released` or `expired`, from where a retry with the same fingerprint may hold it again as
+its next attempt. Only the attempt that holds a request can settle or release it. An expired hold
+was given back: settling it takes the room again, and delivers nothing if the room has gone.
+
+The statements are valid on SQLite >= 3.35 and on Postgres. SQLite lets one writer in at a time.
+Postgres (READ COMMITTED) waits for a row, then checks the WHERE again on what the row has become;
+a transaction locks at most one request and then one key, so none can wait in a circle.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sqlalchemy import Connection, Row, TextClause, select, text
+
+from craft_server.accounts.identity import ANY_VERSION, invalid_key, is_live
+from craft_server.db.store import Clock, Statement, Store, wall_clock
+from craft_server.db.tables import keys, requests
+from craft_server.metering.ledger import Ledger, budgets_in, budgets_of
+from craft_server.observability.telemetry import Telemetry
+from craft_shared.errors import Code, Refusal
+from craft_shared.messages import Budget, Budgets, Counters
+
+OPEN = Statement("""
+    INSERT INTO requests (key_id, idem_key, fingerprint, state, attempt, holder,
+                          held_at, expires_at, queries, calls, logit_vectors, texts)
+    VALUES (:key_id, :idem_key, :fingerprint, 'held', 1, :holder,
+            :now, :expires_at, :queries, :calls, :logit_vectors, :texts)
+    ON CONFLICT (key_id, idem_key) DO UPDATE
+    SET state = 'held', attempt = requests.attempt + 1, holder = excluded.holder,
+        held_at = excluded.held_at, expires_at = excluded.expires_at,
+        queries = excluded.queries, calls = excluded.calls,
+        logit_vectors = excluded.logit_vectors, texts = excluded.texts
+    WHERE requests.state IN ('released', 'expired')
+      AND requests.fingerprint = excluded.fingerprint
+    RETURNING attempt""")
+
+HOLD = Statement("""
+    UPDATE keys SET queries_held = queries_held + :queries,
+                    logit_vectors_held = logit_vectors_held + :logit_vectors
+    WHERE id = :key_id
+      AND revoked_at IS NULL AND (expires_at IS NULL OR :now < expires_at)
+      AND (:version < 0 OR version = :version)
+      AND queries_used + queries_held + :queries <= queries_limit
+      AND (logit_vectors_limit IS NULL
+           OR logit_vectors_used + logit_vectors_held + :logit_vectors <= logit_vectors_limit)
+    RETURNING id""")
+
+IN_WORK = Statement("""
+    SELECT count(*) AS requests FROM requests WHERE key_id = :key_id AND state = 'held'""")
+
+SETTLE = Statement("""
+    UPDATE requests
+    SET state = 'settled', settled_at = :now, reply_sha256 = :reply_sha256, reply = :reply
+    WHERE key_id = :key_id AND idem_key = :idem_key AND attempt = :attempt AND state = 'held'
+    RETURNING queries, calls, logit_vectors, texts""")
+
+CHARGE = Statement("""
+    UPDATE keys SET queries_held = queries_held - :queries,
+                    queries_used = queries_used + :queries,
+                    logit_vectors_held = logit_vectors_held - :logit_vectors,
+                    logit_vectors_used = logit_vectors_used + :logit_vectors
+    WHERE id = :key_id
+    RETURNING queries_limit, queries_used, queries_held,
+              logit_vectors_limit, logit_vectors_used, logit_vectors_held""")
+
+RECORD = Statement("""
+    INSERT INTO ledger (at, key_id, request_id, model, image_set, prompts, images, classes,
+                        queries, calls, logit_vectors, texts, tag, run, milliseconds)
+    VALUES (:now, :key_id, :idem_key, :model, :image_set, :prompts, :images, :classes,
+            :queries, :calls, :logit_vectors, :texts, :tag, :run, :milliseconds)""")
+
+MOVE = Statement("""
+    UPDATE requests SET state = :state
+    WHERE key_id = :key_id AND idem_key = :idem_key AND attempt = :attempt AND state = :was
+    RETURNING queries, logit_vectors""")
+
+GIVE_BACK = Statement("""
+    UPDATE keys SET queries_held = queries_held - :queries,
+                    logit_vectors_held = logit_vectors_held - :logit_vectors
+    WHERE id = :key_id""")
+
+STALE = text("""
+    SELECT key_id, idem_key, attempt FROM requests
+    WHERE state = 'held' AND (expires_at <= :now OR held_at > :future)""")
+
+ORPHANED = text("""
+    SELECT key_id, idem_key, attempt FROM requests WHERE state = 'held' AND holder = :holder""")
+
+FORGET = text("""
+    UPDATE requests SET reply = NULL WHERE reply IS NOT NULL AND settled_at <= :before""")
+
+RETRY_AFTER_S = 1
+"""What a client is told to wait for work in flight."""
+
+DAY_S = 24 * 60 * 60
+_SECOND_US = 1_000_000
+_FUTURE_US = 60 * _SECOND_US
+"""A hold made this far in the future is stale as well: the clock was set back since."""
+
+
+@dataclass(frozen=True)
+class Hold:
+    """A reserved request; the attempt tells it from those before and after it."""
+
+    key_id: str
+    idem_key: str
+    attempt: int
+
+
+@dataclass(frozen=True)
+class Replay:
+    """A request that was bought before: asking again is free, `cost` says what it did cost.
+
+    `reply` is None where it was too large or is too old to be stored: compute it again and compare
+    its SHA-256, in hex, with `reply_sha256`. `id` is the request's Idempotency-Key.
+    """
+
+    id: str
+    reply: bytes | None
+    reply_sha256: str
+    cost: Counters
+
+
+@dataclass(frozen=True)
+class LedgerLine:
+    """What the ledger says of a settled request beside its cost."""
+
+    model: str
+    image_set: str
+    prompts: int
+    images: int
+    classes: int
+    tag: str = ""
+    run: str = ""
+    milliseconds: int = 0
+
+
+class Meter(Ledger):
+    """A ledger that sells work against budgets; thread-safe, and safe with other processes."""
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        clock: Clock = wall_clock,
+        holder: str = "",
+        reply_bytes: int = 2**20,
+        reply_kept_s: float = DAY_S,
+        telemetry: Telemetry | None = None,
+    ) -> None:
+        """Meter on a store; replies of up to `reply_bytes` are stored for `reply_kept_s`.
+
+        `holder` names the process whose holds these are, the same after a restart. `telemetry` is
+        told what expired; what is settled or released is known once it is committed, to others.
+        """
+        super().__init__(store)
+        self._clock = clock
+        self._holder = holder
+        self._reply_bytes = reply_bytes
+        self._telemetry = telemetry or Telemetry()
+        self._reply_kept_us = round(reply_kept_s * _SECOND_US)
+
+    def reserve(  # noqa: PLR0913 - all that a purchase is
+        self,
+        key_id: str,
+        idem_key: str,
+        *,
+        fingerprint: str,
+        cost: Counters,
+        hold_s: float,
+        version: int = ANY_VERSION,
+        at_a_time: int | None = None,
+    ) -> Hold | Replay:
+        """Hold the price of a request, or find that it was paid before.
+
+        Args:
+            key_id: who pays.
+            idem_key: the Idempotency-Key.
+            fingerprint: digest of all that decides the reply; a retry has the same.
+            cost: the price.
+            hold_s: seconds until the hold is given back if nobody settles or releases it.
+            version: of the key when it was verified; a key that changed since buys nothing.
+            at_a_time: most requests that the key may hold, this one included.
+
+        Raises:
+            Refusal: `invalid_key` if the key was changed since it was verified, or expired;
+                `request_in_progress`, `idempotency_key_reused`, `rate_limited`, or
+                `budget_exhausted` and `budget_held`, whose `param` is the limit in the way.
+        """
+        values = {"key_id": key_id, "idem_key": idem_key, "fingerprint": fingerprint}
+        values |= cost.model_dump() | {"holder": self._holder, "version": version}
+        with self._store.write() as tx:
+            now = self._clock()
+            expires_at = now + round(hold_s * _SECOND_US)
+            opened = OPEN.first(tx, values | {"now": now, "expires_at": expires_at})
+            if opened is None:
+                _check_unchanged(tx, key_id, now, version)
+                return _replay(_request(tx, key_id, idem_key), fingerprint)
+            if HOLD.first(tx, values | {"now": now}) is None:
+                _check_unchanged(tx, key_id, now, version)
+                raise _no_room(budgets_of(tx, key_id), cost)
+            _check_in_work(tx, key_id, at_a_time)
+            return Hold(key_id, idem_key, opened["attempt"])
+
+    def settle(self, hold: Hold, reply: bytes, *, line: LedgerLine, keep: bool = True) -> Budgets:
+        """Charge a held request; only then may its reply leave the server.
+
+        What is settled already is not charged again: it is paid for, deliver it.
+
+        Args:
+            hold: what `reserve` gave.
+            reply: what of the reply is the same whenever it is computed (not the budgets).
+            line: what to write into the ledger.
+            keep: store `reply` for replays if it is small, not only its digest.
+
+        Raises:
+            Refusal: `deadline_exceeded`, nothing is charged and nothing may be delivered: the hold
+                was released, or it expired and a retry holds the request or the room has gone.
+        """
+        kept = reply if keep and len(reply) <= self._reply_bytes else None
+        digest = hashlib.sha256(reply).hexdigest()
+        with self._store.write() as tx:
+            now = self._clock()
+            values = vars(hold) | {"now": now, "reply": kept, "reply_sha256": digest}
+            cost = SETTLE.first(tx, values)
+            if cost is None and _revive(tx, hold, now):
+                cost = SETTLE.first(tx, values)
+            if cost is not None:
+                RECORD.first(tx, values | vars(line) | cost)
+                stands = CHARGE.first(tx, {"key_id": hold.key_id, **cost})
+                return budgets_of(tx, hold.key_id) if stands is None else budgets_in(stands)
+            if _request(tx, hold.key_id, hold.idem_key).state != "settled":
+                raise _too_late()
+            return budgets_of(tx, hold.key_id)
+
+    def release(self, hold: Hold) -> bool:
+        """Give a hold back uncharged; False, and nothing is done, if it is no longer held."""
+        with self._store.write() as tx:
+            return _give_back(tx, hold, "released") is not None
+
+    def expire(self) -> int:
+        """Give back stale holds and drop old replies: at start, then regularly.
+
+        Returns:
+            How many holds were given back.
+        """
+        now = self._clock()
+        count = self._sweep(STALE, {"now": now, "future": now + _FUTURE_US})
+        with self._store.write() as tx:
+            tx.execute(FORGET, {"before": now - self._reply_kept_us})
+        return count
+
+    def recover(self) -> int:
+        """Give back what this holder held when it last died: once, before its first request.
+
+        Returns:
+            How many holds were given back.
+        """
+        return self._sweep(ORPHANED, {"holder": self._holder})
+
+    def _sweep(self, which: TextClause, values: dict[str, Any]) -> int:
+        with self._store.read() as tx:
+            found = tx.execute(which, values).all()
+        count = 0
+        for row in found:
+            with self._store.write() as tx:
+                cost = _give_back(tx, Hold(*row), "expired")
+            if cost is not None:
+                count += 1
+                self._telemetry.units("expired", **cost)
+        return count
+
+
+def _check_unchanged(tx: Connection, key_id: str, now: int, version: int) -> None:
+    key = tx.execute(select(keys).where(keys.c.id == key_id)).first()
+    if key is not None and not (is_live(key, now) and version in {ANY_VERSION, key.version}):
+        raise invalid_key()
+
+
+def _check_in_work(tx: Connection, key_id: str, allowed: int | None) -> None:
+    """Exact: HOLD has locked the key's row, so that its requests are counted one after another."""
+    if allowed is None:
+        return
+    held = IN_WORK.first(tx, {"key_id": key_id})
+    if held is not None and held["requests"] > allowed:
+        detail = f"{allowed} requests of this key are in work, which is all that it may have"
+        raise Refusal(Code.RATE_LIMITED, detail, param="concurrency", retry_after_s=RETRY_AFTER_S)
+
+
+def _revive(tx: Connection, hold: Hold, now: int) -> bool:
+    """Take an expired hold again, unless a retry did, or there is no more room."""
+    cost = MOVE.first(tx, vars(hold) | {"was": "expired", "state": "held"})
+    if cost is None:
+        return False
+    held = {"key_id": hold.key_id, "now": now, "version": ANY_VERSION, **cost}
+    if HOLD.first(tx, held) is None:
+        raise _too_late()
+    return True
+
+
+def _give_back(
+    tx: Connection, hold: Hold, state: Literal["released", "expired"]
+) -> dict[str, int] | None:
+    """What was given back; None if it was no longer held."""
+    cost = MOVE.first(tx, vars(hold) | {"was": "held", "state": state})
+    if cost is not None:
+        GIVE_BACK.first(tx, {"key_id": hold.key_id, **cost})
+    return cost
+
+
+def _request(tx: Connection, key_id: str, idem_key: str) -> Row[Any]:
+    where = requests.c.key_id == key_id, requests.c.idem_key == idem_key
+    return tx.execute(select(requests).where(*where)).one()
+
+
+def _replay(found: Row[Any], fingerprint: str) -> Replay:
+    """What was sold before, if that is what stands in the way of opening the request."""
+    name, param = f"Idempotency-Key {found.idem_key!r}", "Idempotency-Key"
+    if found.fingerprint != fingerprint:
+        detail = f"{name} belongs to another request; every request needs its own"
+        raise Refusal(Code.IDEMPOTENCY_KEY_REUSED, detail, param=param)
+    if found.state != "settled":
+        detail = f"the request with {name} is still being worked on"
+        raise Refusal(Code.REQUEST_IN_PROGRESS, detail, param=param, retry_after_s=RETRY_AFTER_S)
+    cost = Counters.model_validate(found, from_attributes=True)
+    return Replay(found.idem_key, found.reply, found.reply_sha256, cost)
+
+
+def _no_room(budgets: Budgets, cost: Counters) -> Refusal:
+    """Why a price does not fit: for good (402), or until what is in flight settles (429)."""
+    limits = {"queries": (budgets.queries, cost.queries)}
+    if budgets.logit_vectors is not None:
+        limits["logit_vectors"] = (budgets.logit_vectors, cost.logit_vectors)
+    for name, (budget, needed) in limits.items():
+        if needed > budget.limit - budget.used:
+            return Refusal(Code.BUDGET_EXHAUSTED, _figures(name, budget, needed), param=name)
+    tight = (name for name, (budget, needed) in limits.items() if needed > budget.remaining)
+    name = next(tight, "queries")  # on Postgres, room may have come since HOLD found none
+    detail = _figures(name, *limits[name])
+    return Refusal(Code.BUDGET_HELD, detail, param=name, retry_after_s=RETRY_AFTER_S)
+
+
+def _figures(name: str, budget: Budget, needed: int) -> str:
+    return (
+        f"needs {needed} {name}, {budget.remaining} remain: "
+        f"limit {budget.limit}, used {budget.used}, held {budget.held}"
+    )
+
+
+def _too_late() -> Refusal:
+    detail = "the hold on the budget was given back before the work was done; nothing is charged"
+    return Refusal(Code.DEADLINE_EXCEEDED, detail, retry_after_s=RETRY_AFTER_S)

@@ -1,0 +1,1 @@
+"""CLIP: loading, exact packed text encoding and image encoding; torch lives here."""

@@ -1,0 +1,229 @@
+"""Loading a model: the embedded one, an open_clip name, or a local config and checkpoint.
+
+Weights are read without executing anything from the file (safetensors, or torch's weights-only
+reader). The digest on the card covers every tensor in float32, so the same weights have the same
+digest from whatever file they come and in whatever precision they run.
+"""
+
+import hashlib
+import importlib.resources
+import json
+import logging
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import open_clip
+import torch
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from open_clip.transformer import QuickGELU
+from safetensors.torch import load_file
+from torch import Tensor
+
+from craft_server.models.clip.device import stay_small
+from craft_server.models.clip.model import ClipBlackBox
+from craft_server.models.clip.text import TextEncoder, can_be_cut
+from craft_server.models.clip.vision import RECORD_FORMAT, ImageEncoder
+from craft_server.settings import EMBEDDED, ModelError, Settings
+from craft_shared.messages import CardLimits, ModelCard
+
+_PRECISIONS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
+
+
+class Source(NamedTuple):
+    """Where a model comes from, as open_clip sees it.
+
+    `quick_gelu` is what the checkpoint was trained with: `RN50::openai` needs it although the
+    architecture `RN50` does not say so, and gives quietly worse logits without.
+    """
+
+    name: str
+    pretrained: str | None
+    id: str
+    quick_gelu: bool
+
+
+def load_clip(settings: Settings, limits: CardLimits) -> ClipBlackBox:
+    """Load the model that the settings name, onto its device.
+
+    Raises:
+        ModelError: unknown name or tag, missing or unreadable file, no network, no such device.
+    """
+    device = pick_device(settings.device)
+    threads = settings.threads or torch.get_num_threads()
+    stay_small()
+    source = find_source(settings)
+    tokenizer = load_tokenizer(source.name)
+    model = create_model(source, "float32", torch.device("cpu"))
+    digest = digest_of(model)
+    if settings.precision != "float32":  # open_clip builds other norm layers for half precision
+        model = create_model(source, settings.precision, device)
+    model = model.to(device)
+    tower = getattr(model, "text", model)
+    cut = can_be_cut(tower)
+    text = TextEncoder(tower, tokenizer, full=None if cut else model.encode_text)
+    kinds = [kind for kind in settings.prompt_kinds if cut or kind == "text"]
+    if not kinds:
+        raise ModelError(f"{source.id}: this text tower takes text prompts only; allow them")
+    preprocess = PreprocessCfg(**model.visual.preprocess_cfg)
+    card = ModelCard(
+        id=source.id,
+        digest=digest,
+        context_width=text.width,
+        context_length=text.context_length,
+        image_size=_side(model.visual.image_size),
+        logit_scale=float(model.logit_scale.exp()),
+        prompt_kinds=kinds,
+        dtype=settings.precision,
+        text_path=text.path,
+        limits=limits,
+    )
+    bias = 0.0 if model.logit_bias is None else float(model.logit_bias)
+    images = ImageEncoder(
+        model,
+        image_transform_v2(preprocess, is_train=False),
+        dtype=getattr(torch, settings.precision),
+        batch=settings.encode_batch,
+        key=_image_key(card, preprocess),
+    )
+    return ClipBlackBox(card, text, images, bias=bias, threads=threads)
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of a setting; `auto` takes cuda, else mps, else cpu.
+
+    Raises:
+        ModelError: no such device here.
+    """
+    found = ["cpu"]
+    if torch.backends.mps.is_available():
+        found.insert(0, "mps")
+    if torch.cuda.is_available():
+        found.insert(0, "cuda")
+    wanted = found[0] if name == "auto" else name
+    if wanted.split(":")[0] not in found:
+        raise ModelError(f"device {name!r} is not here; available: auto, {', '.join(found)}")
+    return torch.device(wanted)
+
+
+def find_source(settings: Settings) -> Source:
+    """The model that the settings name, registered with open_clip.
+
+    Raises:
+        ModelError: no such model, or no checkpoint named for it.
+    """
+    name, pretrained = settings.model, settings.pretrained
+    if name == EMBEDDED:
+        config = importlib.resources.files("craft_server") / "embedded" / "embedded.json"
+        open_clip.add_model_config(Path(str(config)))
+        return Source(EMBEDDED, None, f"{EMBEDDED}::1", quick_gelu=False)
+    if name.endswith(".json"):
+        config_path = Path(name)
+        if not config_path.is_file():
+            raise ModelError(f"model config {name} does not exist")
+        open_clip.add_model_config(config_path)
+        name = config_path.stem
+    if name not in open_clip.list_models():
+        raise ModelError(
+            f"model {name!r} is neither `{EMBEDDED}`, nor a .json config, nor an open_clip name; "
+            f"names: {', '.join(open_clip.list_models()[:8])}, ..."
+        )
+    if pretrained is None:
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
+        raise ModelError(f"{name} needs --pretrained: a checkpoint file or a tag; tags: {tags}")
+    label = Path(pretrained).stem if Path(pretrained).exists() else pretrained
+    quick_gelu = open_clip.get_pretrained_cfg(name, pretrained).get("quick_gelu", False)
+    return Source(name, pretrained, f"{name}::{label}", quick_gelu)
+
+
+def create_model(source: Source, precision: str, device: torch.device) -> Any:
+    """The open_clip model itself with its weights, in eval mode and without gradients.
+
+    Raises:
+        ModelError: the checkpoint is missing or does not fit.
+    """
+    logging.disable(logging.CRITICAL)  # open_clip logs tracebacks of what we explain below
+    try:
+        model = open_clip.create_model(
+            source.name,
+            pretrained=source.pretrained,
+            precision=_PRECISIONS[precision],
+            device=device,
+            force_quick_gelu=source.quick_gelu,
+            pretrained_text=False,
+        )
+        if source.name == EMBEDDED:
+            model.load_state_dict(_embedded_weights())
+    except Exception as error:
+        raise ModelError(_explain(source, error)) from error
+    finally:
+        logging.disable(logging.NOTSET)
+    return model.eval().requires_grad_(requires_grad=False)
+
+
+def _explain(source: Source, error: Exception) -> str:
+    file = source.pretrained or ""
+    if Path(file).exists():
+        return f"checkpoint {file} does not fit {source.name}: {error}"
+    tags = open_clip.list_pretrained_tags_by_model(source.name)
+    if file in tags:
+        return (
+            f"{source.id}: the checkpoint could not be downloaded ({error}). Without internet, "
+            f"fetch it elsewhere and pass the file: --pretrained /path/to/checkpoint"
+        )
+    return (
+        f"{file!r} is neither a file nor a checkpoint tag of {source.name}; tags: "
+        f"{', '.join(tags) or 'none'}"
+    )
+
+
+def _embedded_weights() -> dict[str, Tensor]:
+    """The shipped weights; the token table is stored as the rows that training ever used."""
+    folder = importlib.resources.files("craft_server") / "embedded"
+    stored = load_file(str(folder / "weights.safetensors"))
+    rows, ids = stored.pop("token_embedding.rows"), stored.pop("token_embedding.ids")
+    config = json.loads((folder / "embedded.json").read_text())
+    table = torch.zeros(config["text_cfg"]["vocab_size"], rows.shape[1])
+    table[ids.long()] = rows.float()
+    return {"token_embedding.weight": table, **{k: v.float() for k, v in stored.items()}}
+
+
+def load_tokenizer(name: str) -> Any:
+    """CLIP's tokenizer of an open_clip model.
+
+    Raises:
+        ModelError: the model needs another one.
+    """
+    try:
+        tokenizer = open_clip.get_tokenizer(name)
+    except ImportError as error:
+        raise ModelError(f"{name} needs another tokenizer than CLIP's: {error}") from error
+    if not hasattr(tokenizer, "sot_token_id"):
+        raise ModelError(f"{name} does not use CLIP's tokenizer; only that one is supported")
+    return tokenizer
+
+
+def digest_of(model: Any) -> str:
+    """SHA-256 over every tensor of a float32 model and the one choice no tensor shows."""
+    quick = any(isinstance(module, QuickGELU) for module in model.modules())
+    digest = hashlib.sha256(b"quick_gelu" if quick else b"gelu")
+    for name, tensor in sorted(model.state_dict().items()):
+        plain = tensor.contiguous()
+        digest.update(f"{name} {plain.dtype} {list(plain.shape)}".encode())
+        digest.update(plain.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _image_key(card: ModelCard, preprocess: PreprocessCfg) -> str:
+    """SHA-256 over all that turns an image's bytes into a record."""
+    parts = {
+        "format": RECORD_FORMAT,
+        "checkpoint": card.digest,
+        "precision": card.dtype,
+        "preprocess": asdict(preprocess),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _side(size: int | tuple[int, int]) -> int:
+    return size if isinstance(size, int) else size[0]

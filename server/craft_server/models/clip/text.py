@@ -1,0 +1,317 @@
+"""From prompts to text features: tokens, soft contexts, and the fastest exact way through a tower.
+
+A text tower of open_clip is an embedding table, a transformer and a read-out. CoOp
+(arXiv 2109.01134) and CraFT change the embeddings of the context tokens of
+`start, context, class name, suffix, end`; here a soft prompt is an offset to those embeddings.
+
+Three ways, all exact; the model card says which one a checkpoint takes:
+
+    packed prefix        causal, read out at end-of-text, plain blocks: see packed.py
+    cut at end-of-text   causal, read out at end-of-text: positions behind the last end are left out
+    full length          any other tower: open_clip's own `encode_text`, for text prompts only
+
+Shapes: P prompts, K classes, T texts (K for soft prompts, P * K for templates), L tokens,
+W width of a token embedding, D width of the joint space.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import takewhile
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from craft_server.engine.blackbox import runs
+from craft_server.models.clip.device import to_device
+from craft_server.models.clip.packed import Layout, can_be_packed, lay_out, run_packed
+from craft_shared.errors import Code, Refusal
+
+PACKED, CUT, FULL = "packed prefix", "cut at end-of-text", "full length"
+
+_TOKENS_PER_PASS = {"cpu": 4096}
+_TOKENS_PER_PASS_ELSEWHERE = 65_536
+_TEXTS_REMEMBERED = 65_536
+_LAYOUTS_REMEMBERED = 64
+
+Row = tuple[int, ...]
+"""Token ids of one text, start and end included."""
+
+
+class Tokenizer(Protocol):
+    """What is used of open_clip's SimpleTokenizer (CLIP's byte-pair encoding)."""
+
+    sot_token_id: int
+    eot_token_id: int
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids without start and end."""
+        ...
+
+
+@dataclass(frozen=True)
+class TextPlan:
+    """Checked and tokenised prompts; made once per request, on the CPU.
+
+    Attributes:
+        rows: the T texts' tokens, prompts outermost.
+        classes: K.
+        offsets: (P, n_ctx, W) float32 to add at positions 1..n_ctx, or None for templates.
+    """
+
+    rows: tuple[Row, ...]
+    classes: int
+    offsets: Tensor | None
+
+    @property
+    def prompts(self) -> int:
+        """P."""
+        return len(self.rows) // self.classes if self.offsets is None else len(self.offsets)
+
+    @property
+    def group(self) -> tuple[int, tuple[Row, ...]] | None:
+        """Equal for soft prompts of the same texts: those may be encoded in one pass."""
+        return None if self.offsets is None else (self.offsets.shape[1], self.rows)
+
+    def part(self, prompts: slice) -> "TextPlan":
+        """Some of the prompts."""
+        if self.offsets is not None:
+            return TextPlan(self.rows, self.classes, self.offsets[prompts])
+        texts = slice(prompts.start * self.classes, prompts.stop * self.classes)
+        return TextPlan(self.rows[texts], self.classes, None)
+
+    def with_others(self, others: Sequence["TextPlan"]) -> "TextPlan":
+        """The prompts of plans of one group behind each other."""
+        if not others:
+            return self
+        offsets = [cast("Tensor", plan.offsets) for plan in (self, *others)]
+        return TextPlan(self.rows, self.classes, torch.cat(offsets))
+
+
+class TextEncoder:
+    """Encodes token plans with one open_clip text tower.
+
+    Args:
+        tower: open_clip's `CLIP`, or the `text` part of a `CustomTextCLIP`.
+        tokenizer: its tokenizer.
+        full: open_clip's `encode_text`, (T, context_length) ids -> (T, D), for towers that cannot
+            be cut.
+        pack: False takes the cut path where the packed one would do, to compare them.
+    """
+
+    def __init__(
+        self,
+        tower: Any,
+        tokenizer: Tokenizer,
+        *,
+        full: Callable[[Tensor], Tensor] | None = None,
+        pack: bool = True,
+    ) -> None:
+        self._tower = tower
+        self._tokenizer = tokenizer
+        self._full = full
+        self._packed = pack and full is None and can_be_packed(tower)
+        self._tokens = lru_cache(_TEXTS_REMEMBERED)(self._tokenise)
+        self._layouts = lru_cache(_LAYOUTS_REMEMBERED)(self._lay_out)
+        self.width: int = tower.token_embedding.weight.shape[1]
+        self.context_length: int = tower.context_length
+
+    @property
+    def path(self) -> str:
+        """Which exact path encodes: stated on the model card."""
+        if self._full is not None:
+            return FULL
+        return PACKED if self._packed else CUT
+
+    def plan_soft(
+        self, context: str, names: Sequence[str], suffix: str, offsets: Tensor
+    ) -> TextPlan:
+        """Plan P soft prompts; `offsets` float32 (P, n_ctx, W).
+
+        Raises:
+            Refusal: the context's tokens do not match the offsets, or a text is too long.
+        """
+        words = tuple(self._tokenizer.encode(context))
+        if offsets.shape[1:] != (len(words), self.width):
+            detail = (
+                f"offsets of shape {list(offsets.shape)}; context {context!r} has {len(words)} "
+                f"tokens of width {self.width}: (P, {len(words)}, {self.width}) is needed"
+            )
+            raise Refusal(Code.INVALID_REQUEST, detail, param="prompts.offsets")
+        rows = tuple(self._tokens(f"{context} {name}{suffix}") for name in names)
+        for name, row in zip(names, rows, strict=True):
+            if row[1 : 1 + len(words)] != words:
+                detail = f"context {context!r} does not stay apart from class name {name!r}"
+                raise Refusal(Code.INVALID_REQUEST, detail, param="prompts.context")
+        return TextPlan(rows, len(names), offsets)
+
+    def plan_templates(self, templates: Sequence[str], names: Sequence[str]) -> TextPlan:
+        """Plan P text templates, each with one `{}`; T = P * K, prompts outermost."""
+        rows = tuple(
+            self._tokens(template.replace("{}", name)) for template in templates for name in names
+        )
+        return TextPlan(rows, len(names), None)
+
+    def pieces(self, plan: TextPlan) -> tuple[slice, ...]:
+        """The prompts in runs that one pass of the tower takes, each in bounded memory.
+
+        They depend on the plan alone, so the same plan gives the same bits in whatever company.
+        """
+        return runs(plan.prompts, self.tokens_per_pass // self.tokens_per_prompt(plan))
+
+    @torch.inference_mode()
+    def encode(self, plan: TextPlan) -> Tensor:
+        """Normalised text features, float32 (P, K, D), on the tower's device, piece by piece."""
+        return torch.cat([self.encode_piece(plan.part(piece)) for piece in self.pieces(plan)])
+
+    @torch.inference_mode()
+    def encode_piece(self, plan: TextPlan) -> Tensor:
+        """The same in one pass: for a plan of one piece, or several of one group together."""
+        if plan.offsets is None:
+            features = self._templates_packed(plan) if self._packed else self._templates(plan)
+        else:
+            features = self._soft_packed(plan) if self._packed else self._soft(plan)
+        return nn.functional.normalize(features.float(), dim=-1)
+
+    # --- packed prefix --------------------------------------------------------------------------
+
+    def _soft_packed(self, plan: TextPlan) -> Tensor:
+        """(P, K, D): one layout for all prompts, another prefix for each."""
+        offsets = to_device(cast("Tensor", plan.offsets), self.device)
+        classes = []
+        for layout in self._layouts(plan.rows, 1 + offsets.shape[1]):
+            prefix = self._embed(layout.prefix).repeat(len(offsets), 1, 1)  # (P, C, W)
+            prefix[:, 1:] += offsets.to(prefix.dtype)
+            classes.append(self._read_out(run_packed(self._tower, prefix, layout)))  # (P, k, D)
+        return torch.cat(classes, dim=1)
+
+    def _templates_packed(self, plan: TextPlan) -> Tensor:
+        """(P, K, D), template by template: its texts share what comes before the class name."""
+        prompts = []
+        for first in range(0, len(plan.rows), plan.classes):
+            rows = plan.rows[first : first + plan.classes]
+            shared = min(_in_common(rows), min(map(len, rows)) - 1)
+            parts = [
+                self._read_out(run_packed(self._tower, self._embed(layout.prefix)[None], layout))
+                for layout in self._layouts(rows, shared)
+            ]
+            prompts.append(torch.cat(parts, dim=1))  # (1, K, D)
+        return torch.cat(prompts)
+
+    def _lay_out(self, rows: tuple[Row, ...], shared: int) -> list[Layout]:
+        """Layouts of consecutive classes, each within the budget of one pass."""
+        parts: list[list[Row]] = [[]]
+        room = self.tokens_per_pass
+        for row in rows:
+            tokens = len(row) - shared
+            if parts[-1] and tokens > room:
+                parts.append([])
+                room = self.tokens_per_pass
+            parts[-1].append(row)
+            room -= tokens
+        return [lay_out(part, shared).to(self.device) for part in parts]
+
+    # --- cut at end-of-text, and full length ----------------------------------------------------
+
+    def _templates(self, plan: TextPlan) -> Tensor:
+        """(P, K, D)."""
+        ids, ends = self._padded(plan.rows)
+        step = max(1, self.tokens_per_pass // ids.shape[1])
+        if self._full is not None:
+            whole = nn.functional.pad(ids, (0, self.context_length - ids.shape[1]))
+            chunks = [self._full(part) for part in torch.split(whole, step)]
+        else:
+            parts = zip(torch.split(ids, step), torch.split(ends, step), strict=True)
+            chunks = [self._run(self._embed(some), last) for some, last in parts]
+        return torch.cat(chunks).reshape(plan.prompts, plan.classes, -1)
+
+    def _soft(self, plan: TextPlan) -> Tensor:
+        """(P, K, D)."""
+        ids, ends = self._padded(plan.rows)
+        offsets = to_device(cast("Tensor", plan.offsets), self.device)
+        step = max(1, self.tokens_per_pass // ids.shape[1])
+        classes = []
+        for some, last in zip(torch.split(ids, step), torch.split(ends, step), strict=True):
+            texts = self._embed(some).repeat(len(offsets), 1, 1, 1)  # (P, k, L, W)
+            texts[:, :, 1 : 1 + offsets.shape[1]] += offsets[:, None].to(texts.dtype)
+            features = self._run(texts.flatten(0, 1), last.repeat(len(offsets)))  # (P * k, D)
+            classes.append(features.reshape(len(offsets), len(some), -1))
+        return torch.cat(classes, dim=1)
+
+    def _run(self, embeddings: Tensor, ends: Tensor) -> Tensor:
+        """(T, L, W) token embeddings -> (T, D), as open_clip's `CLIP.encode_text` does."""
+        tower, length = self._tower, embeddings.shape[1]
+        x = embeddings + tower.positional_embedding[:length].to(embeddings.dtype)
+        x = tower.transformer(x, attn_mask=tower.attn_mask[:length, :length])
+        return self._read_out(x[torch.arange(len(x), device=x.device), ends])
+
+    def _padded(self, rows: Sequence[Row]) -> tuple[Tensor, Tensor]:
+        """Ids (T, L), cut after the longest text and padded with 0, and (T,) end positions."""
+        ends = torch.tensor([len(row) - 1 for row in rows])
+        ids = torch.zeros(len(rows), int(ends.max()) + 1, dtype=torch.int64)
+        for index, row in enumerate(rows):
+            ids[index, : len(row)] = torch.tensor(row)
+        return ids.to(self.device), ends.to(self.device)
+
+    # --- both -----------------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tower computes."""
+        return cast("torch.device", self._tower.positional_embedding.device)
+
+    @property
+    def tokens_per_pass(self) -> int:
+        """Tokens that go through the tower together."""
+        return _TOKENS_PER_PASS.get(self.device.type, _TOKENS_PER_PASS_ELSEWHERE)
+
+    def tokens_per_prompt(self, plan: TextPlan) -> int:
+        """Tokens that a prompt of the plan sends through the tower."""
+        rows = plan.rows[: plan.classes]
+        if not self._packed:
+            longest = self.context_length if self._full is not None else max(map(len, plan.rows))
+            return longest * len(rows)
+        shared = 0 if plan.offsets is None else 1 + plan.offsets.shape[1]
+        return shared + sum(len(row) - shared for row in rows)
+
+    def _embed(self, ids: Tensor) -> Tensor:
+        """Token embeddings (..., W) in the tower's dtype."""
+        return cast(
+            "Tensor", self._tower.token_embedding(ids).to(self._tower.transformer.get_cast_dtype())
+        )
+
+    def _read_out(self, x: Tensor) -> Tensor:
+        """Last hidden states (T, W) at end-of-text -> features (T, D)."""
+        x = self._tower.ln_final(x)
+        projection = self._tower.text_projection
+        if isinstance(projection, nn.Linear):
+            x = projection(x)
+        elif projection is not None:
+            x = x @ projection.to(x.dtype)
+        return x
+
+    def _tokenise(self, text: str) -> Row:
+        tokenizer = self._tokenizer
+        row = (tokenizer.sot_token_id, *tokenizer.encode(text), tokenizer.eot_token_id)
+        if len(row) > self.context_length:
+            shown = text if len(text) <= 60 else text[:57] + "..."
+            detail = f"{shown!r} takes {len(row)} tokens, at most {self.context_length} fit"
+            raise Refusal(Code.TOO_MANY_TOKENS, detail, param="prompts")
+        return row
+
+
+def _in_common(rows: Sequence[Row]) -> int:
+    """How many tokens all texts begin with: as many as the first and the last in order do."""
+    pairs = zip(min(rows), max(rows), strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
+def can_be_cut(tower: Any) -> bool:
+    """Is the tower causal, with its read-out at end-of-text and nothing appended?"""
+    pool = getattr(tower, "text_pool_type", getattr(tower, "pool_type", None))
+    return (
+        getattr(tower, "attn_mask", None) is not None
+        and getattr(tower, "cls_emb", None) is None
+        and pool in {"argmax", "eos"}
+    )

@@ -1,0 +1,144 @@
+"""A deterministic black box in numpy, for tests and for measuring the server without a model.
+
+It has what matters of a CLIP: cosine logits with a scale, class names that matter, and a smooth
+dependence on the offsets. `craft-server serve --model stub` starts it; it imports no torch.
+"""
+
+import hashlib
+import time
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import cast
+
+import numpy as np
+from PIL.Image import Image
+
+from craft_server.engine.blackbox import (
+    Awaited,
+    Features,
+    FloatArray,
+    Piece,
+    Pixels,
+    Prompts,
+    Texts,
+    runs,
+)
+from craft_shared.errors import Code, Refusal
+from craft_shared.messages import CardLimits, LogitsRequest, ModelCard, SoftPrompts
+
+WIDTH = 16
+N_CTX = 4
+LENGTH = 77
+EMBED = 24
+SIDE = 8
+SCALE = 100.0
+TOKENS_PER_PASS = 4096
+
+_Plan = tuple[list[list[str]], FloatArray | None]
+"""Texts by prompt and class (of soft prompts one row), and offsets."""
+
+
+class StubBlackBox:
+    """Logits from hashes of words and a coarse thumbnail of the image."""
+
+    def __init__(self, limits: CardLimits, *, seconds_per_query: float = 0.0) -> None:
+        """Spend `seconds_per_query` asleep per prompt, as a device that is the bottleneck would."""
+        self._seconds_per_query = seconds_per_query
+        self.card = ModelCard(
+            id="stub::0",
+            digest=hashlib.sha256(b"stub::0").hexdigest(),
+            context_width=WIDTH,
+            context_length=LENGTH,
+            image_size=SIDE,
+            logit_scale=SCALE,
+            prompt_kinds=["soft", "text"],
+            dtype="float32",
+            text_path="hash",
+            limits=limits,
+        )
+        self.tokens_per_pass = TOKENS_PER_PASS
+        self.asynchronous = False
+        self.image_key = hashlib.sha256(b"stub::0 records 1").hexdigest()
+        self._mixing = _noise("offsets", (N_CTX * WIDTH, EMBED)) / np.sqrt(N_CTX * WIDTH)
+        self._eye = _noise("image", (SIDE * SIDE * 3, EMBED)) / np.sqrt(SIDE * SIDE * 3)
+
+    def start(self) -> None:
+        """Nothing to do."""
+
+    def prepare(self, request: LogitsRequest, offsets: FloatArray | None) -> Prompts:
+        """Count words as tokens; a soft prompt's context has four of them."""
+        names = tuple(request.class_names)
+        if isinstance(request.prompts, SoftPrompts):
+            templates = [f"{request.prompts.context} {{}}{request.prompts.suffix}"]
+            count = _check_offsets(request.prompts.context, offsets)
+        else:
+            templates = request.prompts.templates
+            count = len(templates)
+        texts = [[template.replace("{}", name) for name in names] for template in templates]
+        longest = max((len(text.split()) + 2, text) for row in texts for text in row)
+        if longest[0] > LENGTH:
+            detail = f"{longest[1][:60]!r} takes {longest[0]} tokens, at most {LENGTH} fit"
+            raise Refusal(Code.TOO_MANY_TOKENS, detail, param="prompts")
+        return Prompts(
+            count=count,
+            class_names=names,
+            plan=(texts, offsets),
+            pieces=runs(count, TOKENS_PER_PASS // len(names)),
+            tokens=len(names),
+            group=None if offsets is None else tuple(texts[0]),
+        )
+
+    def preprocess(self, image: Image) -> Pixels:
+        """A thumbnail's values, float32 (SIDE * SIDE * 3,) in [0, 1]."""
+        return Pixels(np.asarray(image.resize((SIDE, SIDE)), np.float32).ravel() / 255.0)
+
+    def encode_images(self, pixels: Sequence[Pixels]) -> list[bytes]:
+        """Thumbnails, projected and normalised, one after the other."""
+        thumbnails = cast("Sequence[FloatArray]", pixels)
+        return [_unit((row + 0.1) @ self._eye).astype("<f4").tobytes() for row in thumbnails]
+
+    def load_features(self, records: Sequence[bytes]) -> Features:
+        """One float32 array (N, EMBED)."""
+        return Features(np.frombuffer(b"".join(records), "<f4").reshape(len(records), EMBED))
+
+    def encode_texts(self, pieces: Sequence[Piece]) -> list[Texts]:
+        """Hashed texts, moved by the offsets, normalised: (p, K, EMBED) for each piece."""
+        time.sleep(self._seconds_per_query * sum(run.stop - run.start for _, run in pieces))
+        return [cast("Texts", self._encode(prompts.plan, run)) for prompts, run in pieces]
+
+    def _encode(self, plan: _Plan, run: slice) -> FloatArray:
+        texts, offsets = plan
+        if offsets is None:
+            return np.stack([_unit(_words(tuple(row))) for row in texts[run]])
+        moved = offsets[run].reshape(run.stop - run.start, -1) @ self._mixing
+        return _unit(_words(tuple(texts[0])) + np.tanh(moved)[:, None])
+
+    def logits(self, texts: Texts, features: Features, *, prompts: slice, images: slice) -> Awaited:
+        """Cosines times 100."""
+        words = cast("FloatArray", texts)[prompts]
+        rows = cast("FloatArray", features)[images]
+        logits = SCALE * np.einsum("pkd,nd->pnk", words, rows)
+        return lambda: logits.astype(np.float32, copy=False)
+
+
+def _check_offsets(context: str, offsets: FloatArray | None) -> int:
+    tokens = len(context.split())
+    if offsets is None or offsets.shape[1:] != (tokens, WIDTH) or tokens != N_CTX:
+        shape = None if offsets is None else list(offsets.shape)
+        detail = f"offsets of shape {shape}; this model needs (P, {N_CTX}, {WIDTH})"
+        raise Refusal(Code.INVALID_REQUEST, detail, param="prompts.offsets")
+    return len(offsets)
+
+
+@lru_cache(65_536)
+def _words(texts: tuple[str, ...]) -> FloatArray:
+    return np.stack([_noise(text, (EMBED,)) for text in texts])
+
+
+def _noise(word: str, shape: tuple[int, ...]) -> FloatArray:
+    seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "little")
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def _unit(array: FloatArray) -> FloatArray:
+    return cast("FloatArray", array / np.linalg.norm(array, axis=-1, keepdims=True))

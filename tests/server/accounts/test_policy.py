@@ -1,0 +1,202 @@
+"""What a policy allows, over HTTP: the card tells the key, the door refuses the rest uncharged."""
+
+import numpy as np
+import pytest
+
+from craft_shared import wire
+from craft_shared.messages import Output, Policy
+from tests.support.serving import image_set, soft_body, tensor_headers, text_request
+
+
+@pytest.fixture
+def as_key(anonymous, mint_key):
+    """Make the client a key with a policy and return the key."""
+
+    def become(**policy):
+        minted = mint_key(100, policy=Policy(**policy))
+        anonymous.headers["Authorization"] = f"Bearer {minted.token}"
+        return minted
+
+    return become
+
+
+def ask(client, set_id, name="one", **fields):
+    body = text_request(set_id) | fields
+    return client.post("/v1/logits", json=body, headers={"Idempotency-Key": name})
+
+
+def test_a_key_sees_its_policy(anonymous, as_key):
+    as_key(max_classes=3, output=Output(kind="label"))
+    policy = anonymous.get("/v1/key").json()["policy"]
+    assert policy["max_classes"] == 3
+    assert policy["output"]["kind"] == "label"
+
+
+def test_the_card_is_what_the_key_may_do(anonymous, as_key):
+    as_key()
+    whole = anonymous.get("/v1/models/stub::0").json()
+    as_key(max_classes=3, max_images=10**9, prompt_kinds=["text"], output=Output(kind="label"))
+    card = anonymous.get("/v1/models/stub::0").json()
+    assert (card["prompt_kinds"], card["output"]) == (["text"], "label")
+    assert card["limits"]["classes"] == 3
+    assert card["limits"]["images"] == whole["limits"]["images"]
+    assert anonymous.get("/v1/models").json()["models"] == [card]
+
+
+def test_a_model_that_the_key_may_not_use_is_neither_listed_nor_sold(anonymous, as_key):
+    as_key(models=["other"])
+    assert anonymous.get("/v1/models").json()["models"] == []
+    assert anonymous.get("/v1/models/stub::0").json()["code"] == "unknown_model"
+    reply = ask(anonymous, image_set(anonymous))
+    assert (reply.status_code, reply.json()["code"]) == (403, "model_denied")
+    assert "'other'" in reply.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("policy", "status", "code", "param"),
+    [
+        ({"prompt_kinds": ["soft"]}, 403, "prompt_kind_denied", "prompts.kind"),
+        ({"prompt_kinds": []}, 403, "prompt_kind_denied", "prompts.kind"),
+        ({"max_classes": 1}, 413, "too_large", "class_names"),
+        ({"max_images": 2}, 413, "too_large", "image_set"),
+    ],
+)
+def test_what_the_policy_forbids_is_refused_and_costs_nothing(
+    anonymous, as_key, policy, status, code, param
+):
+    as_key(**policy)
+    reply = ask(anonymous, image_set(anonymous, count=3))
+    found = reply.json()
+    assert (reply.status_code, found["code"], found["param"]) == (status, code, param)
+    budget = anonymous.get("/v1/key").json()["budgets"]["queries"]
+    assert (budget["used"], budget["held"]) == (0, 0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize(
+    "output",
+    [
+        Output(kind="rounded", step=0.5),
+        Output(kind="log_probabilities"),
+        Output(kind="top_k", k=1),
+        Output(kind="label"),
+    ],
+    ids=lambda output: output.kind,
+)
+def test_an_output_policy_holds_in_tensors_and_json_whole_and_in_blocks(
+    anonymous, as_key, monkeypatch, output, large, dtype
+):
+    if large:
+        monkeypatch.setattr("craft_server.logits.scoring.BLOCK_LOGITS", 4)
+    offsets = np.random.default_rng(0).normal(size=(3, 4, 16)).astype(np.float32)
+    as_key()
+    body = soft_body(image_set(anonymous), offsets, dtype=dtype)
+    plain = anonymous.post("/v1/logits", content=body, headers=tensor_headers("plain"))
+    _, logits = wire.decode_reply(plain.content)
+    as_key(output=output)
+    told = anonymous.post("/v1/logits", content=body, headers=tensor_headers("told"))
+    _, seen = wire.decode_reply(told.content)
+    assert seen.shape == logits.shape
+    assert seen.dtype == np.dtype(dtype)
+    assert not np.array_equal(seen, logits)
+    if output.kind != "rounded":
+        assert (seen.argmax(axis=-1) == logits.argmax(axis=-1)).all()
+    again = anonymous.post("/v1/logits", content=body, headers=tensor_headers("told"))
+    assert again.headers["idempotent-replayed"] == "true"
+    np.testing.assert_array_equal(wire.decode_reply(again.content)[1], seen)
+    headers = tensor_headers("json", Accept="application/json")
+    as_json = anonymous.post("/v1/logits", content=body, headers=headers).json()["logits"]
+    listed = np.array(as_json, dtype=object)
+    assert [value is None for value in listed.flat] == list(np.isneginf(seen).flat)
+    wire.parse(type(wire.decode_reply(told.content)[0]), anonymous_reply(as_json, told))
+
+
+def anonymous_reply(logits, reply):
+    """A reply of the protocol with these logits in JSON."""
+    message, _ = wire.decode_reply(reply.content)
+    return message.model_copy(update={"logits": logits}).model_dump_json()
+
+
+def test_a_key_has_no_more_requests_in_work_than_its_policy_says(client, app, mint_key):
+    meter = app.state.meter
+    key = mint_key(100, policy=Policy(max_concurrent=2))
+    set_id = image_set(client)
+    client.headers["Authorization"] = f"Bearer {key.token}"
+    from craft_shared.messages import Counters
+
+    cost = Counters(queries=1, calls=1, logit_vectors=1, texts=1)
+    holds = [
+        meter.reserve(key.key.id, f"h{n}", fingerprint="f", cost=cost, hold_s=60) for n in range(2)
+    ]
+    reply = ask(client, set_id, "third")
+    assert (reply.status_code, reply.json()["code"]) == (429, "rate_limited")
+    assert reply.json()["param"] == "concurrency"
+    assert "retry-after" in reply.headers
+    budget = client.get("/v1/key").json()["budgets"]["queries"]
+    assert (budget["used"], budget["held"]) == (0, 2)
+    meter.release(holds[0])
+    assert ask(client, set_id, "third").status_code == 200
+
+
+def test_calls_a_minute_are_limited_and_told(anonymous, as_key):
+    as_key(requests_per_minute=2)
+    first, second, third = (anonymous.get("/v1/key") for _ in range(3))
+    assert [reply.status_code for reply in (first, second, third)] == [200, 200, 429]
+    assert first.headers["ratelimit-policy"] == '"calls";q=2;w=60'
+    assert first.headers["ratelimit"].startswith('"calls";r=1;')
+    assert third.json()["code"] == "rate_limited"
+    assert third.headers["ratelimit"].startswith('"calls";r=0;')
+    assert 1 <= int(third.headers["retry-after"]) <= 30
+
+
+def test_a_recent_identity_counts_as_well(anonymous, as_key):
+    set_id = None
+    as_key()
+    set_id = image_set(anonymous)
+    as_key(requests_per_minute=2)
+    replies = [ask(anonymous, set_id, f"n{number}").status_code for number in range(3)]
+    assert replies == [200, 200, 429]
+
+
+def test_without_a_limit_no_rate_is_told(client):
+    assert "ratelimit" not in client.get("/v1/key").headers
+
+
+# --- a change holds from the next request on ----------------------------------------------------
+
+
+def test_a_tightened_policy_holds_for_the_very_next_purchase(client, app):
+    keys = app.state.parts.keys
+    key_id = client.get("/v1/key").json()["id"]
+    set_id = image_set(client)
+    assert ask(client, set_id, "before").status_code == 200
+    keys.change(key_id, policy=Policy(prompt_kinds=["soft"]))
+    refused = ask(client, set_id, "after")
+    assert refused.json()["code"] == "prompt_kind_denied"
+    keys.change(key_id, policy=Policy(output=Output(kind="label")))
+    assert ask(client, set_id, "later").json()["logits"][0][0].count(0.0) == 1
+
+
+def test_a_rotated_token_buys_nothing_more_and_the_new_one_at_once(client, app):
+    keys = app.state.parts.keys
+    key_id = client.get("/v1/key").json()["id"]
+    set_id = image_set(client)
+    assert ask(client, set_id, "before").status_code == 200
+    minted = keys.rotate(key_id)
+    for name in ("before", "after"):
+        assert ask(client, set_id, name).json()["code"] == "invalid_key"
+    client.headers["Authorization"] = f"Bearer {minted.token}"
+    assert ask(client, set_id, "after").status_code == 200
+    again = ask(client, set_id, "before")
+    assert again.headers["idempotent-replayed"] == "true"
+
+
+def test_during_a_grace_both_tokens_buy(client, app):
+    keys = app.state.parts.keys
+    key_id = client.get("/v1/key").json()["id"]
+    set_id = image_set(client)
+    minted = keys.rotate(key_id, grace_s=3600)
+    assert ask(client, set_id, "old").status_code == 200
+    client.headers["Authorization"] = f"Bearer {minted.token}"
+    assert ask(client, set_id, "new").status_code == 200

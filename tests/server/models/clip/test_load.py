@@ -1,0 +1,238 @@
+"""Loading models: by open_clip name, by local config, the embedded one; and clear refusals."""
+
+import json
+import os
+import subprocess
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+from open_clip.transform import PreprocessCfg, image_transform_v2
+from PIL import Image
+from safetensors.torch import save_file
+
+from craft_server.app import card_limits
+from craft_server.models.clip.load import _image_key, load_clip, pick_device
+from craft_server.settings import ModelError
+from craft_shared.errors import Code, Refusal
+from craft_shared.messages import LogitsRequest
+from tests.support.serving import SCRIPTS, features_of, score, settings_in
+
+CONFIG = {
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8},
+    "text_cfg": {
+        "context_length": 77,
+        "vocab_size": 49408,
+        "width": 64,
+        "heads": 2,
+        "layers": 1,
+    },
+}
+PICTURES = [
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (50, 40, 3), dtype=np.uint8))
+    for seed in range(3)
+]
+NAMES = ["cat", "grand piano"]
+
+
+def load(folder, **fields):
+    settings = settings_in(folder, **fields)
+    return load_clip(settings, card_limits(settings))
+
+
+def checkpoint(folder, name, kind="safetensors"):
+    """Random weights of an open_clip model in a file; returns the model and the file."""
+    torch.manual_seed(0)
+    model = open_clip.create_model(name).eval()
+    path = folder / f"weights.{kind}"
+    if kind == "safetensors":
+        save_file(model.state_dict(), str(path))
+    else:
+        torch.save({"state_dict": model.state_dict()}, path)
+    return model, path
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "tiny-test.json"
+    path.write_text(json.dumps(CONFIG))
+    open_clip.add_model_config(path)
+    return path
+
+
+def scored(box, templates=("a photo of a {}.",)):
+    request = LogitsRequest.model_validate(
+        {
+            "model": box.card.id,
+            "image_set": "set_" + "0" * 32,
+            "class_names": NAMES,
+            "prompts": {"kind": "text", "templates": list(templates)},
+        }
+    )
+    return score(box, request, features_of(box, PICTURES))
+
+
+def expected(model, template="a photo of a {}."):
+    """open_clip's own logits (N, K), through its own preprocessing."""
+    transform = image_transform_v2(PreprocessCfg(**model.visual.preprocess_cfg), is_train=False)
+    with torch.inference_mode():
+        images = model.encode_image(torch.stack([transform(p) for p in PICTURES]), normalize=True)
+        tokens = open_clip.SimpleTokenizer()([template.format(name) for name in NAMES])
+        texts = model.encode_text(tokens, normalize=True)
+        return (model.logit_scale.exp() * images @ texts.T).numpy()
+
+
+@pytest.mark.slow
+def test_rn50_with_a_local_checkpoint_gives_open_clips_own_logits(tmp_path):
+    model, path = checkpoint(tmp_path, "RN50")
+    box = load(tmp_path, model="RN50", pretrained=str(path))
+    assert box.card.id == "RN50::weights"
+    assert (box.card.context_width, box.card.image_size) == (512, 224)
+    assert np.abs(scored(box)[0] - expected(model)).max() < 1e-3
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "pt"])
+def test_a_local_config_and_checkpoint_load_from_either_file_kind(tmp_path, config, kind):
+    model, path = checkpoint(tmp_path, "tiny-test", kind)
+    box = load(tmp_path, model=str(config), pretrained=str(path))
+    assert box.card.id == "tiny-test::weights"
+    assert box.card.text_path == "packed prefix"
+    logits = scored(box, ["a photo of a {}.", "{}"])
+    assert np.abs(logits[0] - expected(model)).max() < 1e-4
+    assert np.abs(logits[1] - expected(model, "{}")).max() < 1e-4
+    assert box.card.logit_scale == pytest.approx(model.logit_scale.exp().item())
+
+
+def test_the_digest_is_the_weights_not_the_file_or_the_precision(tmp_path, config):
+    _, path = checkpoint(tmp_path, "tiny-test")
+    _, other = checkpoint(tmp_path, "tiny-test", "pt")
+    first = load(tmp_path, model=str(config), pretrained=str(path))
+    assert first.card.digest == load(tmp_path, model="tiny-test", pretrained=str(other)).card.digest
+    half = load(tmp_path, model="tiny-test", pretrained=str(path), precision="bfloat16")
+    assert first.card.digest == half.card.digest
+    assert np.abs(scored(half) - scored(first)).max() < 0.5
+    model, _ = checkpoint(tmp_path, "tiny-test")
+    model.text_projection.data[0, 0] += 1e-3
+    save_file(model.state_dict(), str(path))
+    moved = load(tmp_path, model="tiny-test", pretrained=str(path))
+    assert first.card.digest != moved.card.digest
+
+
+def test_records_of_other_weights_preprocessing_or_precision_have_another_key(tmp_path, config):
+    _, path = checkpoint(tmp_path, "tiny-test")
+    plain = {"model": str(config), "pretrained": str(path)}
+    keys = {load(tmp_path, **plain).image_key, load(tmp_path, **plain).image_key}
+    assert len(keys) == 1
+    keys.add(load(tmp_path, **plain, precision="bfloat16").image_key)
+    other = PreprocessCfg(size=(32, 32), interpolation="bilinear")
+    keys.add(_image_key(load(tmp_path, **plain).card, other))
+    assert len(keys) == 3
+    model, _ = checkpoint(tmp_path, "tiny-test")
+    model.visual.layer1[0].conv1.weight.data[0, 0] += 1e-3
+    save_file(model.state_dict(), str(path))
+    keys.add(load(tmp_path, **plain).image_key)
+    assert len(keys) == 4
+
+
+def test_a_pickle_that_would_run_code_is_refused(tmp_path, config):
+    class Evil:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "owned"),))
+
+    path = tmp_path / "evil.pt"
+    torch.save({"state_dict": Evil()}, path)
+    with pytest.raises(ModelError, match="does not fit tiny-test"):
+        load(tmp_path, model=str(config), pretrained=str(path))
+    assert not (tmp_path / "owned").exists()
+
+
+def test_a_siglip_like_tower_takes_text_only_and_says_so(tmp_path):
+    uncut = CONFIG | {"custom_text": True, "init_logit_bias": -10.0}
+    uncut["text_cfg"] = CONFIG["text_cfg"] | {"no_causal_mask": True, "pool_type": "last"}
+    path = tmp_path / "uncut-test.json"
+    path.write_text(json.dumps(uncut))
+    open_clip.add_model_config(path)
+    model, weights = checkpoint(tmp_path, "uncut-test")
+    box = load(tmp_path, model=str(path), pretrained=str(weights))
+    assert (box.card.text_path, box.card.prompt_kinds) == ("full length", ["text"])
+    assert np.abs(scored(box)[0] - (expected(model) - 10)).max() < 1e-4
+    soft = LogitsRequest.model_validate(
+        {
+            "model": box.card.id,
+            "image_set": "set_" + "0" * 32,
+            "class_names": NAMES,
+            "prompts": {"kind": "soft", "context": "a photo of a"},
+        }
+    )
+    with pytest.raises(Refusal) as caught:
+        box.prepare(soft, np.zeros((1, 4, 64), np.float32))
+    assert caught.value.code is Code.PROMPT_KIND_DENIED
+    with pytest.raises(ModelError, match="takes text prompts only"):
+        load(tmp_path, model=str(path), pretrained=str(weights), prompt_kinds=("soft",))
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"model": "RN51"}, "neither `embedded`, nor a .json config, nor an open_clip name"),
+        ({"model": "absent.json"}, "absent.json does not exist"),
+        ({"model": "RN50"}, "needs --pretrained: a checkpoint file or a tag; tags: openai"),
+        ({"model": "RN50", "pretrained": "opanai"}, "neither a file nor a checkpoint tag"),
+        ({"model": "RN50", "pretrained": "openai", "device": "tpu"}, "device 'tpu' is not here"),
+    ],
+)
+def test_what_cannot_be_loaded_is_said_in_a_sentence(tmp_path, fields, says):
+    with pytest.raises(ModelError, match=says):
+        load(tmp_path, **fields)
+
+
+def test_a_checkpoint_of_another_architecture_is_named(tmp_path, config):
+    _, path = checkpoint(tmp_path, "tiny-test")
+    with pytest.raises(ModelError, match="does not fit RN50"):
+        load(tmp_path, model="RN50", pretrained=str(path))
+
+
+def test_a_download_without_internet_says_what_to_do(tmp_path):
+    """The real download path, with the hub switched off by its own switch."""
+    settings = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "NO_COLOR": "1"}
+    done = subprocess.run(
+        [
+            SCRIPTS / "craft-server",
+            *("serve", "--model", "RN50", "--pretrained", "openai", "--data-dir", str(tmp_path)),
+        ],
+        env=os.environ | settings,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "RN50::openai: the checkpoint could not be downloaded" in done.stderr
+    assert "--pretrained /path/to/checkpoint" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_openai_checkpoints_run_with_the_activation_they_were_trained_with(tmp_path, monkeypatch):
+    """RN50 as open_clip configures it has GELU; `openai` weights need QuickGELU."""
+    from craft_server.models.clip import load as module
+
+    asked = {}
+    monkeypatch.setattr(
+        module.open_clip, "create_model", lambda name, **options: asked.update(options) or 1 / 0
+    )
+    with pytest.raises(ModelError):
+        load_clip(settings_in(tmp_path, model="RN50", pretrained="openai"), None)
+    assert asked["force_quick_gelu"] is True
+
+
+def test_devices_are_picked_or_refused():
+    assert pick_device("cpu").type == "cpu"
+    assert pick_device("auto").type in {"cpu", "cuda", "mps"}
+
+
+def test_a_tokenizer_that_is_not_clips_is_refused_before_weights_are_read(tmp_path):
+    file = tmp_path / "weights.pt"
+    file.touch()
+    with pytest.raises(ModelError, match="ViT-B-16-SigLIP needs another tokenizer"):
+        load(tmp_path, model="ViT-B-16-SigLIP", pretrained=str(file))

@@ -1,0 +1,146 @@
+"""The cells of a grid, and what they cost before any begins."""
+
+import pytest
+
+from craft_shared.messages import Counters
+from craft_tuner import methods
+from craft_tuner.bench.grid import Grid, parse_methods, parse_numbers
+from craft_tuner.bench.plans import Bill, check_payable, plan_grid
+from craft_tuner.errors import BudgetExhausted, DataError, UsageError
+from tests.support.tuner_fakes import some_budgets
+from tests.support.tuner_server import model_card
+
+
+@pytest.fixture(autouse=True)
+def zoo(tmp_path, monkeypatch):
+    """Two classes of three training images and one test image; empty files will do."""
+    for split, count in (("train", 3), ("test", 1)):
+        for label in ("cat", "ox"):
+            for index in range(count):
+                path = tmp_path / "zoo" / split / label / f"{index}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.touch()
+    monkeypatch.chdir(tmp_path)
+
+
+def a_grid(**changes):
+    axes = {"data": ("zoo",), "shots": (2, 1), "seeds": (1, 2), "methods": ("bbt",)}
+    return Grid(**(axes | changes))
+
+
+def names(grid, card=None):
+    return [planned.cell.name for planned in plan_grid(grid, card or model_card())]
+
+
+# --- the grid -----------------------------------------------------------------------------------
+
+
+def test_every_combination_is_a_cell_with_settings_of_its_own():
+    grid = a_grid(budgets=(90, 200), settings={"population": 8})
+    cells = list(grid.cells("zoo", "bbt"))
+    assert len(cells) == 8
+    assert len({cell.name for cell in cells}) == 8
+    assert cells[1].name == "zoo-bbt-2shots-seed1-200queries"
+    config = cells[-1].config
+    assert (config.shots, config.seed, config.budget, config.population) == (1, 2, 200, 8)
+
+
+def test_auto_takes_the_preset_of_the_datasets_name():
+    def preset(**changes):
+        return next(a_grid(**changes).cells("coop:dtd@/data", "bbt")).config.preset
+
+    assert preset() == "dtd"
+    assert preset(preset="digits") == "digits"
+    assert next(a_grid().cells("photos", "bbt")).config.preset is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"shots": (2, 2)}, "--shots names 2 twice"),
+        ({"seeds": ()}, "--seeds is empty"),
+        ({"methods": ("magic",)}, "--methods 'magic' does not exist; there are: zero_shot"),
+        ({"settings": {"seed": 3}}, "seed is not a setting of a bench; say it with --seeds"),
+        ({"data": ("a/photos", "b/photos")}, "a/photos and --data b/photos are both called photos"),
+        ({"settings": {"sigmas": 3}}, "no setting is called sigmas; did you mean sigma?"),
+        ({"data": ("nowhere",)}, "there is no dataset at 'nowhere'"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(changes, words):
+    with pytest.raises(UsageError, match=words):
+        plan_grid(a_grid(**changes), model_card())
+
+
+def test_lists_are_read_with_commas():
+    assert parse_numbers("16, 8,4", option="--shots") == (16, 8, 4)
+    assert parse_methods("all") == methods.names()
+    assert parse_methods("bbt,craft") == ("bbt", "craft")
+    for text in ("0", "4,x", "-1", "1.5"):
+        with pytest.raises(UsageError, match=r"--shots .*; needed: whole numbers from 1"):
+            parse_numbers(text, option="--shots")
+
+
+# --- plans --------------------------------------------------------------------------------------
+
+
+def test_a_method_that_asks_of_nothing_but_the_test_is_one_cell_a_dataset():
+    found = names(a_grid(methods=("zero_shot", "bbt"), budgets=(90,)))
+    assert found[0] == "zoo-zero_shot"
+    assert len(found) == 1 + 4
+
+
+def test_a_cell_that_cannot_be_has_a_reason_and_the_others_have_plans():
+    few, *_, good = plan_grid(a_grid(shots=(99, 1), seeds=(1,)), model_card())
+    assert (few.plan, good.refusal) == (None, "")
+    assert "99 shots need 99; add images or use --shots 3" in few.refusal
+    assert good.plan.total.queries == 40 * 49 + 2
+
+
+def test_a_model_that_sells_no_soft_prompts_leaves_the_methods_that_need_none():
+    card = model_card().model_copy(update={"prompt_kinds": ["text"]})
+    grid = a_grid(methods=("zero_shot", "bbt"), shots=(1,), seeds=(1,))
+    plain, soft = plan_grid(grid, card)
+    assert plain.plan is not None
+    assert "sends soft prompts, and this key may send text prompts" in soft.refusal
+
+
+def test_data_that_cannot_be_read_stops_all(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError):
+        plan_grid(a_grid(data=("zoo", str(tmp_path / "empty"))), model_card())
+
+
+# --- what can be paid ---------------------------------------------------------------------------
+
+
+def bills(**changes):
+    grid = a_grid(methods=("bbt", "craft"), shots=(2, 1), seeds=(1, 2), budgets=(90,), **changes)
+    return [Bill(one.cell, one.plan.total) for one in plan_grid(grid, model_card())]
+
+
+def test_a_sum_that_the_key_just_covers_is_begun():
+    """bbt: 2 generations of 40 and 2 tests; craft: 2 of 41 and 2 tests."""
+    needed = 4 * 82 + 4 * 84
+    check_payable(bills(), some_budgets(needed))
+    with pytest.raises(BudgetExhausted, match="need 664 queries and the key has 663 left, 1 too"):
+        check_payable(bills(), some_budgets(needed - 1))
+
+
+def test_a_refusal_lists_what_there_is_to_leave_out():
+    with pytest.raises(BudgetExhausted) as refused:
+        check_payable(bills(), some_budgets(10))
+    lines = refused.value.message.splitlines()[1:]
+    assert [line.strip() for line in lines] == [
+        "--data: zoo 664",
+        "--methods: bbt 328, craft 336",
+        "--shots: 2 332, 1 332",
+        "--seeds: 1 332, 2 332",
+        "--budgets: 90 664",
+    ]
+
+
+def test_logit_vectors_are_counted_where_the_key_is_limited_in_them():
+    few = [Bill(bills()[0].cell, Counters(queries=1, calls=1, logit_vectors=900, texts=1))]
+    check_payable(few, some_budgets(10, vectors=900))
+    with pytest.raises(BudgetExhausted, match="need 900 logit vectors and the key has 899 left"):
+        check_payable(few, some_budgets(10, vectors=899))

@@ -1,0 +1,293 @@
+"""Linear heads: formulas by hand, the choice by held-out loss, and the gate."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from craft_tuner.heads import selection as heads
+from craft_tuner.heads.linear import Linear, gda, logistic, moments
+from craft_tuner.heads.prompt_selection import informative
+from craft_tuner.heads.selection import Shots, choose, folds_of
+
+
+def clusters(
+    *,
+    classes: int,
+    images: int,
+    views: int = 1,
+    spread: float = 1.0,
+    width: int = 12,
+    seed: int = 0,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows (images * classes * views, width) around a mean for each class, and image labels."""
+    draw = np.random.RandomState(0)
+    labels = np.repeat(np.arange(classes), images)
+    centres = draw.randn(classes, width) * 2
+    clean = centres[labels] + spread * draw.randn(len(labels), width)
+    rows = [clean + 0.1 * draw.randn(*clean.shape) for _ in range(views)]
+    return np.concatenate(rows).astype(np.float32).astype(np.float64), labels
+
+
+def test_gda_is_the_log_ratio_of_gaussians_with_one_covariance() -> None:
+    a = np.array([[0.0, 0], [2, 0], [0, 3], [2, 5]])
+    labels = np.array([0, 0, 1, 1])
+    # Means (1, 0) and (1, 4); within-class covariance [[1, .5], [.5, .5]]; nothing shrunk.
+    linear = gda(moments(a, labels, 2), shrinkage=0.0)
+    inverse = np.linalg.inv([[1, 0.5], [0.5, 0.5]])
+    means = np.array([[1.0, 0], [1, 4]])
+    np.testing.assert_allclose(linear.weight, inverse @ means.T)
+    np.testing.assert_allclose(linear.bias, [-0.5 * m @ inverse @ m for m in means])
+
+
+def test_gda_shrinks_towards_the_mean_variance() -> None:
+    a = np.array([[0.0, 0], [2, 0], [0, 3], [2, 5]])
+    linear = gda(moments(a, np.array([0, 0, 1, 1]), 2), shrinkage=0.5)
+    covariance = 0.5 * np.array([[1, 0.5], [0.5, 0.5]]) + 0.5 * 0.75 * np.eye(2)
+    means = np.array([[1.0, 0], [1, 4]])
+    np.testing.assert_allclose(linear.weight, np.linalg.solve(covariance, means.T))
+
+
+def test_a_class_without_examples_is_at_the_origin_of_gda() -> None:
+    linear = gda(moments(np.array([[1.0], [3.0]]), np.array([0, 0]), 2), shrinkage=1.0)
+    assert linear.weight[0, 1] == 0
+    assert linear.bias[1] == 0
+
+
+def test_logistic_regression_is_at_the_minimum_of_its_loss() -> None:
+    draw = np.random.RandomState(1)
+    a, offset = draw.randn(40, 3), draw.randn(40, 4)
+    labels = draw.randint(4, size=40)
+    ridge = 0.05
+
+    def loss(w: np.ndarray) -> float:
+        scores = offset + a @ w[:-1] + w[-1]
+        log_sum = np.log(np.exp(scores).sum(axis=1))
+        value = (log_sum - scores[np.arange(40), labels]).mean()
+        return float(value + ridge / 2 * (w**2).sum())
+
+    linear = logistic(a, labels, offset, ridge=ridge, steps=500)
+    best = np.vstack([linear.weight, linear.bias])
+    for _ in range(30):
+        assert loss(best) <= loss(best + 1e-2 * draw.randn(*best.shape))
+
+
+def test_with_a_large_ridge_the_offset_alone_is_left() -> None:
+    draw = np.random.RandomState(1)
+    a, offset = draw.randn(40, 3), 5 * np.eye(4)[np.arange(40) % 4]
+    linear = logistic(a, np.arange(40) // 10, offset, ridge=1e9)
+    assert np.abs(linear.weight).max() < 1e-6
+    assert np.abs(linear.bias).max() < 1e-6
+
+
+@given(
+    counts=st.lists(st.integers(1, 9), min_size=1, max_size=6),
+    folds=st.integers(2, 5),
+    seed=st.integers(0, 99),
+)
+def test_every_class_is_spread_over_the_folds(counts, folds, seed) -> None:
+    labels = np.repeat(np.arange(len(counts)), counts)
+    fold = folds_of(labels, folds, seed)
+    for label, count in enumerate(counts):
+        sizes = np.bincount(fold[labels == label], minlength=folds)
+        assert sizes.sum() == count
+        assert sizes.max() - sizes.min() <= 1
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_head_learns_what_zero_shot_does_not_know(own) -> None:
+    x, labels = clusters(classes=3, images=8, views=3)
+    choice = choose(Shots(x, labels, 3, own=own), seed=1)
+    test, truth = clusters(classes=3, images=50)
+    assert choice.readout is not None
+    scores = choice.readout(test[None].astype(np.float32), None)
+    assert (scores.argmax(axis=1) == truth).mean() > 0.9
+    assert choice.held_out["accuracy"] > 0.9
+    assert ("zero_shot_accuracy" in choice.held_out) == own
+
+
+def test_zero_shot_that_is_right_stays_where_other_columns_are_noise() -> None:
+    draw = np.random.RandomState(0)
+    labels = np.repeat(np.arange(3), 4)
+    sure = 8.0 * np.eye(3)[labels] + 0.1 * draw.randn(12, 3)
+    x = np.hstack([sure, draw.randn(12, 20)])
+    choice = choose(Shots(x, labels, 3, own=True), seed=1)
+    assert choice.held_out["zero_shot_accuracy"] == 1
+    scores = sure if choice.readout is None else choice.readout(x[None].astype(np.float32), None)
+    assert (scores.argmax(axis=1) == labels).all()
+
+
+def test_the_gate_keeps_zero_shot_where_no_head_is_better_held_out() -> None:
+    # Shots whose labels are random: nothing can be learnt, and zero-shot knows a little.
+    draw = np.random.RandomState(4)
+    labels = np.tile(np.arange(2), 12)
+    x = draw.randn(24, 6)
+    x[:, :2] += 1.5 * np.eye(2)[labels]
+    choice = choose(Shots(x, labels, 2, own=True), seed=3)
+    assert choice.held_out["loss"] <= choice.held_out["zero_shot_loss"]
+
+
+def test_one_shot_a_class_has_nothing_to_hold_out_and_stands_on_zero_shot() -> None:
+    x, labels = clusters(classes=4, images=1, views=5)
+    choice = choose(Shots(x, labels, 4, own=True), seed=1)
+    (spec,) = choice.kept
+    assert (spec.family, spec.power) == ("logistic", 0.5)
+    assert choice.held_out == {}
+    assert choice.readout is not None
+
+
+def test_large_tasks_leave_the_iterative_family_out(monkeypatch) -> None:
+    monkeypatch.setattr(heads, "MAX_WORK", 1.0)
+    x, labels = clusters(classes=3, images=4)
+    choice = choose(Shots(x, labels, 3), seed=1)
+    assert {spec.family for spec in choice.kept} == {"gda"}
+
+
+def test_the_sum_of_heads_is_the_sum_of_their_scores() -> None:
+    x, labels = clusters(classes=3, images=5, views=2)
+    shots = Shots(x, labels, 3, own=True)
+    specs = (
+        heads.Spec("gda", 0.0, 1e-4, 0.1, 0.5),
+        heads.Spec("logistic", 1.0, 1e-5, 0.01, 1.0),
+    )
+    one, other = (heads._average(shots, [(spec, 1.0)]) for spec in specs)
+    # One that is there twice counts twice.
+    both = heads._average(shots, [(specs[0], 0.2), (specs[1], 1.5), (specs[0], 0.05)])
+    rows = x[None].astype(np.float32)
+    expected = 0.25 * one(rows, None) + 1.5 * other(rows, None)
+    np.testing.assert_allclose(both(rows, None), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_more_columns_than_rows_give_the_same_spaces_as_their_transpose() -> None:
+    wide, labels = clusters(classes=2, images=3, width=30)
+    choice = choose(Shots(wide, labels, 2), seed=1)
+    assert choice.readout is not None
+    scores = choice.readout(wide[None].astype(np.float32), None)
+    assert (scores.argmax(axis=1) == labels).all()
+
+
+def test_the_same_seed_chooses_the_same_head() -> None:
+    x, labels = clusters(classes=3, images=6, views=2)
+    one, two = (choose(Shots(x, labels, 3, own=True), seed=5) for _ in range(2))
+    assert one.kept == two.kept
+    assert one.readout is not None
+    assert two.readout is not None
+    assert np.array_equal(one.readout.layers[0].weight, two.readout.layers[0].weight)
+
+
+def test_after_the_plain_prompt_each_informative_one_maximises_the_determinant() -> None:
+    logits = np.random.RandomState(2).randn(5, 9, 3) * np.array([1, 2, 3, 2, 1])[:, None, None]
+    centred = logits - logits.mean(axis=1, keepdims=True)
+    tau = (centred**2).mean()
+
+    def worth(chosen: tuple[int, ...]) -> float:
+        total = np.eye(9) + sum(centred[p] @ centred[p].T for p in chosen) / tau
+        return float(np.linalg.slogdet(total)[1])
+
+    expected: tuple[int, ...] = (0,)
+    while len(expected) < 5:
+        rest = [index for index in range(5) if index not in expected]
+        expected = max(((*expected, index) for index in rest), key=worth)
+    assert informative(logits.astype(np.float32)) == [*expected]
+
+
+def test_gda_of_one_example_a_class_is_the_nearest_mean() -> None:
+    a = np.array([[1.0, 0], [-1, 0], [0, 2]])
+    linear = gda(moments(a, np.arange(3), 3), shrinkage=0.3)
+    assert np.isfinite(linear.weight).all()
+    points = np.array([[0.9, 0.3], [-0.2, 0.1], [0.1, 1.4]])
+    nearest = ((points[:, None] - a) ** 2).sum(axis=2).argmin(axis=1)
+    assert ((points @ linear.weight + linear.bias).argmax(axis=1) == nearest).all()
+
+
+def test_three_shots_a_class_leave_every_candidate_finite() -> None:
+    x, labels = clusters(classes=5, images=3)
+    choice = choose(Shots(x, labels, 5), seed=1)
+    assert np.isfinite(choice.held_out["loss"])
+
+
+@pytest.mark.parametrize(("images", "ridge"), [(1, 0.1), (2, 0.025)])
+def test_few_shots_hold_nothing_out_and_weigh_the_prior_less_the_more_they_are(
+    images, ridge
+) -> None:
+    x, labels = clusters(classes=4, images=images)
+    choice = choose(Shots(x, labels, 4, own=True), seed=1)
+    assert [spec.strength for spec in choice.kept] == [ridge]
+    assert choice.held_out == {}
+
+
+@pytest.mark.parametrize(("images", "weight"), [(3, 2 / 3), (8, 1 / 4)])
+def test_the_prior_is_worth_two_shots_beside_what_was_held_out(images, weight) -> None:
+    x, labels = clusters(classes=3, images=images, spread=2.0)
+    shots = Shots(x, labels, 3, own=True)
+    choice = choose(shots, seed=1)
+    *held, prior = choice.kept
+    assert (prior.family, prior.power, prior.strength) == ("logistic", 0.5, 0.025)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(heads, "PRIOR_SHOTS", 0)
+        without = choose(shots, seed=1)
+    assert [*without.kept] == held
+    alone = heads._average(shots, [(prior, 1.0)])
+    rows = x[None].astype(np.float32)
+    expected = (1 - weight) * without.readout(rows, None) + weight * alone(rows, None)
+    np.testing.assert_allclose(choice.readout(rows, None), expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("counts", "chosen"), [((8, 8, 1), True), ((8, 0, 8), False)])
+def test_one_class_of_few_shots_does_not_keep_the_others_from_choosing(counts, chosen) -> None:
+    x, labels = clusters(classes=3, images=8)
+    kept = np.concatenate([np.flatnonzero(labels == k)[:n] for k, n in enumerate(counts)])
+    choice = choose(Shots(x[kept], labels[kept], 3, own=True), seed=1)
+    assert bool(choice.held_out) == chosen
+
+
+def test_what_all_logits_of_a_prompt_share_changes_no_head() -> None:
+    x, labels = clusters(classes=3, images=8, width=12)
+    prompts = x.reshape(len(x), 2, 6)
+    shifted = prompts + np.random.RandomState(1).randn(len(x), 2, 1)
+    one, other = (
+        choose(Shots(rows.reshape(len(x), 12), labels, 3, names=6), seed=1).readout
+        for rows in (prompts, shifted)
+    )
+    np.testing.assert_allclose(one.layers[0].weight, other.layers[0].weight, atol=1e-3)
+    np.testing.assert_allclose(one.layers[0].weight.reshape(3, 2, 6).sum(axis=2), 0, atol=1e-3)
+    scores = [
+        readout(np.float32(rows.transpose(1, 0, 2)), None)
+        for readout, rows in ((one, prompts), (other, shifted))
+    ]
+    np.testing.assert_allclose(*scores, atol=1e-3)
+
+
+def test_of_the_classes_alone_the_mean_of_a_prompt_stays() -> None:
+    x, labels = clusters(classes=3, images=8, width=6)
+    assert Shots(x, labels, 3, own=True, names=3).level is x
+    assert np.abs(Shots(x, labels, 3, own=True, names=6).level.sum(axis=1)).max() < 1e-12
+    # Under each of two prompts the sum of the logits alone tells the classes apart.
+    draw = np.random.RandomState(2)
+    parts = draw.randn(24, 2, 3)
+    parts += 4.0 * labels[:, None, None] - parts.mean(axis=2, keepdims=True)
+    shots = Shots(parts.reshape(24, 6), labels, 3, own=True, names=3)
+    assert choose(shots, seed=1).held_out["accuracy"] > 0.9
+
+
+def test_the_worse_half_is_left_after_the_first_fold_of_many_images(monkeypatch) -> None:
+    x, labels = clusters(classes=3, images=12, spread=4.0)
+    shots = Shots(x, labels, 3, own=True)
+    full = choose(shots, seed=1)
+    fitted: list[heads.Spec] = []
+    fit = heads._Part.fit
+
+    def counted(part: heads._Part, spec: heads.Spec) -> Linear:
+        fitted.append(spec)
+        return fit(part, spec)
+
+    monkeypatch.setattr(heads._Part, "fit", counted)
+    monkeypatch.setattr(heads, "RACE_IMAGES", 9)
+    raced = choose(shots, seed=1)
+    counts = {spec: fitted.count(spec) for spec in fitted}
+    once = [spec for spec, count in counts.items() if count == 1]
+    assert len(once) >= len(counts) // 3
+    *held, _ = raced.kept  # the last is the prior, which is in no race
+    assert not {*once} & {heads._departure(spec) for spec in held}
+    assert raced.held_out["zero_shot_loss"] == full.held_out["zero_shot_loss"]
+    assert raced.held_out["loss"] >= full.held_out["loss"]

@@ -1,0 +1,96 @@
+"""What a run moves is told before it begins; the logits to the byte, the images by a sample."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from craft_shared.messages import Counters
+from craft_tuner.commands.progress import Screen
+from craft_tuner.config.fit_config import FitConfig
+from craft_tuner.data.pictures import SAMPLE, BytesPicture, weigh
+from craft_tuner.plan import Phase, Plan
+from craft_tuner.training.traffic import Line, Load, Traffic, foresee
+from tests.support.tuner_fakes import a_card
+
+TRAFFIC = Traffic(
+    pictures=100,
+    picture_bytes=5_000_000,
+    requests=1000,
+    prompt_bytes=1_000_000,
+    logit_bytes=600_000_000,
+    dtype="float32",
+)
+
+
+def a_plan():
+    def phase(purpose, queries, calls, images):
+        cost = Counters(queries=queries, calls=calls, logit_vectors=queries * images, texts=0)
+        return Phase(purpose=purpose, what="", cost=cost)
+
+    phases = phase("fitness", 400, 10, 32), phase("head", 10, 10, 32), phase("test", 1, 1, 500)
+    return Plan(method="craft", budget=500, generations=10, population=40, phases=phases)
+
+
+def told(traffic, line):
+    text = io.StringIO()
+    with Screen(Console(file=text, width=200)) as screen:
+        screen.traffic(traffic, line)
+    return text.getvalue()
+
+
+@pytest.mark.parametrize(("dtype", "size"), [("float32", 4), ("float16", 2)])
+def test_logits_are_counted_to_the_byte_and_prompts_by_their_offsets(dtype, size):
+    config, card = FitConfig(dtype=dtype), a_card(width=6)
+    found = foresee(a_plan(), config, card, class_names=["cat", "dog"], pictures=Load(7, 70))
+    vectors = 410 * 32 + 500
+    heads = found.logit_bytes - vectors * 2 * size
+    assert 0 < heads == 21 * 700
+    offsets = 410 * config.n_ctx * 6 * 4
+    assert found.prompt_bytes - offsets == 21 * (2 * 6 + 700)
+    texts = foresee(
+        a_plan(),
+        config,
+        card,
+        class_names=["cat", "dog"],
+        pictures=Load(7, 70),
+        prompt_kind="text",
+    )
+    assert texts.prompt_bytes - 410 * 64 == 21 * (2 * 6 + 700)
+    assert (found.requests, found.pictures, found.picture_bytes) == (21, 7, 70 + 7 * 340)
+
+
+@pytest.mark.parametrize("count", [0, 1, 5, 8, 9, 100])
+def test_pictures_of_one_size_are_weighed_exactly_by_a_few(count):
+    read = []
+
+    class Read(BytesPicture):
+        def read(self):
+            read.append(self.name)
+            return super().read()
+
+    assert weigh([Read(b"12345", str(number)) for number in range(count)]) == 5 * count
+    assert len(read) == min(count, SAMPLE)
+
+
+def test_the_sample_is_spread_over_all():
+    pictures = [BytesPicture(bytes(10 * (number // 50)), "") for number in range(100)]
+    assert weigh(pictures) == 500
+
+
+def test_amounts_and_the_wait_for_the_line_are_told_before_anything_is_sent():
+    text = told(TRAFFIC, Line(round_trip_s=0.08))
+    assert "100 images of about 5.0 MB (those that the server lacks), prompts of 1.0 MB" in text
+    assert "logits of 600.0 MB in float32; --dtype float16 halves that" in text
+    assert "a round trip takes 80 ms: 1,000 calls wait 0:01:20 for the line" in text
+
+
+def test_times_are_told_once_the_rate_is_known():
+    text = told(TRAFFIC, Line(round_trip_s=0.08, bytes_per_s=1e6))
+    assert "the line takes 1.0 MB/s: about 0:00:06 to send all, 0:10:00 to receive" in text
+    assert "round trip" not in text
+
+
+def test_half_precision_is_not_advised_to_who_has_it():
+    traffic = Traffic(1, 1, 1, 1, 1, dtype="float16")
+    assert "in float16\n" in told(traffic, Line(0.1))

@@ -1,0 +1,1 @@
+"""The adapter that a fit leaves and people deploy; numpy only."""

@@ -1,0 +1,1 @@
+"""The command line `craft-tuner`: options, and what is printed."""

@@ -1,0 +1,80 @@
+"""The command line below `craft-tuner data`: look at a dataset before a query is bought.
+
+Thin, as `cli.py` is. No server is asked.
+"""
+
+from typing import Annotated, Any, Literal
+
+import typer
+
+from craft_tuner.cli.options import AsJson, Budget, ClassNames
+from craft_tuner.errors import CraftTunerError, DataError
+
+_CHECK_EXAMPLES = """\b
+Examples:
+  craft-tuner data check photos/
+  craft-tuner data check coop:oxford_pets@/data --shots 16 --sampling craft
+  craft-tuner data check coop:imagenet-a@/data --quick --json
+
+\b
+Exit codes:
+  0 a fit can begin
+  1 something is a problem, or the dataset cannot be read
+  2 flags
+"""
+
+app = typer.Typer(
+    help="Look at datasets; costs nothing.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+@app.callback()
+def data() -> None:
+    """Look at datasets; costs nothing."""
+
+
+@app.command(epilog=_CHECK_EXAMPLES)
+def check(  # noqa: PLR0913 - one parameter per option
+    source: Annotated[str, typer.Argument(help="What --data of `craft-tuner fit` takes")],
+    *,
+    preset: Annotated[
+        str | None, typer.Option(help="Settings to plan with; default: the dataset's own")
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="Method to plan for")] = None,
+    shots: Annotated[
+        int | None, typer.Option(help="Default: the most of 16, 8, 4, 2, 1 that each class has")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the shots")] = None,
+    budget: Budget = None,
+    sampling: Annotated[
+        Literal["names", "coop", "craft"] | None, typer.Option(help="Which images are the shots")
+    ] = None,
+    class_names: ClassNames = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Open no image: no damage or doubles found, no bytes")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a dataset has, what is wrong with it, and what a fit on it would need."""
+    from craft_tuner.commands import check_data as data_checks  # noqa: PLC0415 - --help needs none of it
+
+    given: dict[str, Any] = {
+        "preset": preset,
+        "method": method,
+        "shots": shots,
+        "seed": seed,
+        "budget": budget,
+        "sampling": sampling,
+    }
+    flags = {name: value for name, value in given.items() if value is not None}
+    try:
+        found = data_checks.look(source, flags, class_names=class_names, opened=not quick)
+    except DataError as error:
+        typer.echo(f"craft-tuner: {error.message}", err=True)
+        raise typer.Exit(CraftTunerError.exit_code) from error
+    typer.echo(found.model_dump_json() if as_json else found.text())
+    raise typer.Exit(0 if found.usable else CraftTunerError.exit_code)

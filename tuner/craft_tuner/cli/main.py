@@ -1,0 +1,306 @@
+"""The command line: `craft-tuner fit | evaluate | predict | export | bench | report | ...`.
+
+Thin: reads options, calls the part that knows, shows what comes back. Results go to standard
+output, everything said on the way to standard error. A failure is one sentence and the exit code
+of its kind (`craft_tuner.errors`); 130 after Ctrl-C.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from craft_tuner import methods
+from craft_tuner.cli import bench as cli_bench
+from craft_tuner.cli import data as cli_data
+from craft_tuner.cli import export as cli_export
+from craft_tuner.cli import predict as cli_predict
+from craft_tuner.cli import report as cli_report
+from craft_tuner.cli.options import (
+    AdapterPath,
+    AsJson,
+    Assignments,
+    Budget,
+    ClassNames,
+    ConfigFile,
+    Key,
+    Model,
+    Server,
+    Timeout,
+)
+from craft_tuner.cli.options import sources as gather_sources
+from craft_tuner.config import explain as choices
+from craft_tuner.config import fit_config as configuration
+from craft_tuner.config import presets as official
+from craft_tuner.config.settings import parse_assignments
+from craft_tuner.errors import CraftTunerError, UsageError
+
+_EXIT_CODES = """\b
+Exit codes:
+  0 done                          4 the key does not open it
+  1 it failed for another reason  5 the budget does not cover it
+  2 flags, settings or data       6 another model
+  3 no answer from a craft-server 7 the run directory
+  8 the fit diverged            130 interrupted (Ctrl-C)
+"""
+
+_FIT_EXAMPLES = """\b
+Examples:
+  craft-tuner fit --data digits --preset digits --run runs/first
+  craft-tuner fit --data photos/ --shots 8 --seed 2 --budget 4000 --sigma 0.02
+  craft-tuner fit --data coop:dtd@/data --preset dtd --paper-exact --seed 3
+  craft-tuner fit --data photos/ --shots 8 --track tensorboard
+  craft-tuner fit --resume runs/first
+"""
+_EVALUATE_EXAMPLES = """\b
+Examples:
+  craft-tuner evaluate runs/first --data digits --zero-shot
+  craft-tuner evaluate adapter.safetensors --data new-photos/ --json
+  craft-tuner evaluate runs/imagenet --data coop:imagenet-a@/data
+"""
+_USAGE_EXAMPLES = """\b
+Examples:
+  craft-tuner usage --by day
+"""
+_SETTINGS_EXAMPLES = """\b
+Examples:
+  craft-tuner settings
+"""
+_DEMO_EXAMPLES = """\b
+Examples:
+  craft-tuner demo --seed 2 --out runs/demo-2
+"""
+
+app = typer.Typer(
+    help="Adapt a metered black-box CLIP over HTTP: labels stay here, weights stay there.",
+    epilog=_EXIT_CODES,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+METHODS = ", ".join(methods.names())
+DATA = "Class folders, CSV or JSONL file, coop:NAME@ROOT, hf:OWNER/NAME, or `digits`"
+
+
+def main() -> None:
+    """Run the command line; a failure is one sentence and an exit code."""
+    try:
+        app()
+    except CraftTunerError as error:
+        _say(f"craft-tuner: {error.message}")
+        raise SystemExit(error.exit_code) from None
+
+
+@app.command(
+    epilog=_FIT_EXAMPLES,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def fit(  # noqa: PLR0913 - one parameter per option
+    context: typer.Context,
+    *,
+    data: Annotated[str | None, typer.Option(help=DATA)] = None,
+    preset: Annotated[str | None, typer.Option(help="Settings of a dataset of the paper")] = None,
+    method: Annotated[str | None, typer.Option(help=f"How: {METHODS}")] = None,
+    paper_exact: Annotated[
+        bool, typer.Option("--paper-exact", help="As the paper's code where a black box permits")
+    ] = False,
+    shots: Annotated[int | None, typer.Option(help="Training images per class")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of all that is random")] = None,
+    budget: Budget = None,
+    assignments: Assignments = None,
+    run: Annotated[Path | None, typer.Option(help="Directory to create for the run")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Run to go on with")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what it would spend and move, and stop")
+    ] = False,
+    class_names: ClassNames = None,
+    track: Annotated[
+        str | None,
+        typer.Option(help="Tell a tracker: tensorboard, module:callable, none [CRAFT_TRACK]"),
+    ] = None,
+    server: Server = None,
+    key: Key = None,
+    model: Model = None,
+    timeout: Timeout = None,
+    config: ConfigFile = None,
+) -> None:
+    """Adapt the model to a dataset: shots in, adapter out, every query within the budget.
+
+    Every setting (see `craft-tuner settings`) is a flag as well: --sigma 0.5 is --set sigma=0.5,
+    is CRAFT_FIT_SIGMA=0.5. Flags win over the environment, the environment over the file.
+    """
+    from craft_tuner.commands import fit as commands  # noqa: PLC0415 - --help needs none of it
+
+    sources = gather_sources(
+        config, server=server, key=key, model=model, timeout_s=timeout, track=track
+    )
+    given = {"preset": preset, "method": method, "shots": shots, "seed": seed, "budget": budget}
+    flags = {
+        **parse_assignments(assignments or []),
+        **_extra(context.args),
+        **{name: value for name, value in given.items() if value is not None},
+        **({"paper_exact": True} if paper_exact else {}),
+    }
+    if resume is not None:
+        fixed = flags | ({"dry-run": True} if dry_run else {})
+        _refuse_with_resume(fixed, data=data, run=run)
+        commands.resume(resume, sources.settings)
+        return
+    if data is None:
+        raise UsageError("what to fit? give --data FOLDER, FILE.csv, coop:NAME@ROOT or digits")
+    layers = [
+        (f"the file {config}", sources.fit),
+        ("the environment", sources.fit_environment),
+        ("flag", flags),
+    ]
+    settings = configuration.build(*(layer for _, layer in layers))
+    origins = choices.origins(layers)
+    if dry_run:
+        commands.foresee(
+            settings, sources.settings, data=data, class_names=class_names, origins=origins
+        )
+        return
+    where = run or _default_run(data, settings)
+    commands.fit(
+        where, settings, sources.settings, data=data, class_names=class_names, origins=origins
+    )
+
+
+@app.command(epilog=_EVALUATE_EXAMPLES)
+def evaluate(  # noqa: PLR0913 - one parameter per option
+    adapter: AdapterPath,
+    *,
+    data: Annotated[str, typer.Option(help=DATA)],
+    zero_shot: Annotated[
+        bool, typer.Option("--zero-shot", help="Also without the adapter")
+    ] = False,
+    as_json: AsJson = False,
+    class_names: ClassNames = None,
+    server: Server = None,
+    key: Key = None,
+    model: Model = None,
+    timeout: Timeout = None,
+    config: ConfigFile = None,
+) -> None:
+    """Measure an adapter on labelled images (the test split, where there is one).
+
+    Costs one query per image set, one more with --zero-shot. Asking again costs nothing.
+    """
+    from craft_tuner.commands import fit as commands  # noqa: PLC0415 - --help needs none of it
+
+    sources = gather_sources(config, server=server, key=key, model=model, timeout_s=timeout)
+    found = commands.evaluate(
+        adapter, sources.settings, data=data, class_names=class_names, zero_shot=zero_shot
+    )
+    if as_json:
+        typer.echo(json.dumps(found.model_dump(mode="json"), ensure_ascii=False))
+        return
+    for way in ("zero_shot", "prompt_only", "adapted"):
+        scored = getattr(found, way)
+        if scored is not None:
+            typer.echo(f"{way.replace('_', '-')}\t{scored.accuracy:.4f}\t{scored.images}")
+
+
+app.command(epilog=cli_predict.EXAMPLES)(cli_predict.predict)
+app.command(epilog=cli_export.EXAMPLES)(cli_export.export)
+app.command(epilog=cli_bench.EXAMPLES)(cli_bench.bench)
+app.command(epilog=cli_report.EXAMPLES)(cli_report.report)
+app.add_typer(cli_data.app, name="data")
+
+
+@app.command(epilog=_USAGE_EXAMPLES)
+def usage(
+    *,
+    by: Annotated[Literal["total", "day", "hour"], typer.Option(help="Time bucket")] = "total",
+    as_json: AsJson = False,
+    server: Server = None,
+    key: Key = None,
+    timeout: Timeout = None,
+    config: ConfigFile = None,
+) -> None:
+    """Show what the key has left and what the server's ledger says that it spent."""
+    from craft_tuner.commands import fit as commands  # noqa: PLC0415 - --help needs none of it
+
+    sources = gather_sources(config, server=server, key=key, timeout_s=timeout)
+    info, spent = commands.usage(sources.settings, bucket=by)
+    if as_json:
+        typer.echo(
+            json.dumps({"key": info.model_dump(mode="json"), **spent.model_dump(mode="json")})
+        )
+        return
+    queries = info.budgets.queries
+    _say(f"key {info.id} of {info.owner}: {queries.remaining:,} of {queries.limit:,} queries left")
+    typer.echo("start\tqueries\tcalls\tlogit_vectors\ttexts")
+    for bucket in spent.buckets:
+        counters = "\t".join(str(value) for _, value in bucket.counters)
+        typer.echo(f"{bucket.start.isoformat() if bucket.start else 'total'}\t{counters}")
+
+
+@app.command(epilog=_SETTINGS_EXAMPLES)
+def settings() -> None:
+    """List the methods with their cost, the presets, and every setting of a fit."""
+    from craft_tuner.training.estimate import method_lines  # noqa: PLC0415 - --help needs none of it
+
+    typer.echo("methods, with what they cost at 16 shots of ten classes:")
+    for line in method_lines():
+        typer.echo(f"  {line}")
+    typer.echo(f"presets: {', '.join(official.preset_names())}")
+    for name, field in configuration.FitConfig.model_fields.items():
+        typer.echo(f"--{name.replace('_', '-')} [{field.default}]  {field.description}")
+
+
+@app.command(epilog=_DEMO_EXAMPLES)
+def demo(
+    *,
+    seed: Annotated[int, typer.Option(help="Seed of shots, search and head")] = 1,
+    budget: Annotated[int, typer.Option(help="Queries that the demo's key may buy")] = 8000,
+    out: Annotated[
+        Path | None, typer.Option(help="Directory to create; default: runs/demo or runs/demo-N")
+    ] = None,
+    keep_server: Annotated[
+        bool, typer.Option("--keep-server", help="Leave the server running and say where")
+    ] = False,
+) -> None:
+    """Start a server, adapt its model to handwritten digits over HTTP, and show what it cost."""
+    from craft_tuner.commands.demo import run_demo  # noqa: PLC0415 - --help needs none of it
+
+    run_demo(out, seed=seed, budget=budget, keep_server=keep_server)
+
+
+# --- what stands behind the options -------------------------------------------------------------
+
+
+def _extra(arguments: list[str]) -> dict[str, Any]:
+    """Settings given as flags of their own: `--sigma 0.5`, `--head-depth=3`."""
+    assignments: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        name, equals, value = argument.partition("=")
+        if not name.startswith("--"):
+            raise UsageError(f"unexpected argument {argument!r}; see `craft-tuner fit --help`")
+        value = value if equals else next(rest, "")
+        assignments.append(f"{name.removeprefix('--').replace('-', '_')}={value}")
+    return parse_assignments(assignments)
+
+
+def _refuse_with_resume(fixed: Mapping[str, Any], *, data: str | None, run: Path | None) -> None:
+    names = [*fixed, *(["data"] if data else []), *(["run"] if run else [])]
+    if names:
+        raise UsageError(
+            f"--resume goes on with the settings of the run; leave out: {', '.join(names)}"
+        )
+
+
+def _default_run(data: str, settings: configuration.FitConfig) -> Path:
+    from craft_tuner.data.sources import title  # noqa: PLC0415 - --help needs none of it
+
+    name = f"{title(data)}-{settings.method}-{settings.shots}shots-seed{settings.seed}"
+    return Path("runs") / name
+
+
+def _say(sentence: str) -> None:
+    typer.echo(sentence, err=True)

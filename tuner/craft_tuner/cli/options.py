@@ -1,0 +1,32 @@
+"""Options and arguments that several commands of `craft-tuner` share, and settings from them."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from craft_tuner.config.settings import Sources, gather
+
+Server = Annotated[str | None, typer.Option(help="Address of the server [CRAFT_SERVER_URL]")]
+Key = Annotated[str | None, typer.Option(help="API key [CRAFT_API_KEY]")]
+Model = Annotated[str | None, typer.Option(help="Model to ask, if there are several [CRAFT_MODEL]")]
+Timeout = Annotated[float | None, typer.Option(help="Seconds to wait for a reply")]
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="TOML file of settings")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON")]
+AdapterPath = Annotated[Path, typer.Argument(help="A run directory or an adapter.safetensors")]
+ClassNames = Annotated[
+    Path | None, typer.Option(help="File of lines `folder = class name`; default: folder names")
+]
+Budget = Annotated[int | None, typer.Option(help="Queries for the whole run")]
+Assignments = Annotated[
+    list[str] | None, typer.Option("--set", help="NAME=VALUE, any setting; repeatable")
+]
+
+
+def sources(
+    config: Path | None, *, environ: Mapping[str, str] = os.environ, **flags: Any
+) -> Sources:
+    """Settings from flags, environment and the file of --config."""
+    return gather(flags, environ=environ, config=config)

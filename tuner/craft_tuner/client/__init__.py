@@ -1,0 +1,1 @@
+"""The black box over HTTP: requests, retries, uploads, answers and their cost."""

@@ -1,0 +1,179 @@
+"""What each command does between its options and its output: connect, call the use case, tell.
+
+Owns the order of connecting, checking and creating, so that a refused command leaves no run behind.
+Must not know option syntax.
+"""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from craft_shared.messages import KeyInfo, ModelCard, UsageReply
+from craft_tuner.adapter.adapter import Adapter
+from craft_tuner.client.account import choose_model, fetch_key, fetch_usage
+from craft_tuner.client.batching import images_per_set
+from craft_tuner.client.transport import Transport
+from craft_tuner.commands.progress import Screen
+from craft_tuner.commands.session import INTERRUPTED, client_for, open_server
+from craft_tuner.config.explain import Origins, sentences
+from craft_tuner.config.fit_config import FitConfig
+from craft_tuner.config.settings import Settings
+from craft_tuner.data.dataset import pictures_of
+from craft_tuner.data.sources import absolute, read_dataset
+from craft_tuner.errors import CraftTunerError, RunError
+from craft_tuner.inference import evaluate as evaluation
+from craft_tuner.inference.evaluate import Evaluation
+from craft_tuner.report import summary_rows, write_report
+from craft_tuner.runs.run import Run
+from craft_tuner.training import fit as fitting
+from craft_tuner.training import tracking
+from craft_tuner.training.fit import Prepared
+from craft_tuner.training.prepare import Setup
+
+
+def fit(
+    where: Path,
+    config: FitConfig,
+    settings: Settings,
+    *,
+    data: str,
+    class_names: Path | None = None,
+    origins: Origins | None = None,
+) -> dict[str, Any]:
+    """Start a run in a new directory and carry it out; the content of result.json.
+
+    `origins` says who set each setting.
+    """
+    with open_server(settings) as (screen, transport):
+        _tell(screen, config, origins)
+        card = choose_model(transport, settings.model)
+        setup = _setup(transport, card, data=data, class_names=class_names)
+        setup = setup.model_copy(update={"track": tracking.known(settings.track)})
+        prepared = fitting.prepare(config, setup.dataset(), transport, card=card, run=None)
+        with Run.create(where, config, setup=setup.model_dump()) as run:
+            track = setup.track
+            return _carry_out(run, prepared, transport, card=card, screen=screen, track=track)
+
+
+def foresee(
+    config: FitConfig,
+    settings: Settings,
+    *,
+    data: str,
+    class_names: Path | None = None,
+    origins: Origins | None = None,
+) -> None:
+    """Say what a run would spend and move; neither spends nor writes anything."""
+    with open_server(settings) as (screen, transport):
+        _tell(screen, config, origins)
+        card = choose_model(transport, settings.model)
+        setup = _setup(transport, card, data=data, class_names=class_names)
+        fitting.prepare(config, setup.dataset(), transport, card=card, run=None).tell(screen)
+
+
+def resume(where: Path, settings: Settings) -> dict[str, Any]:
+    """Go on with a run; settings that are not given are those it was started with."""
+    with Run.resume(where) as run:
+        try:
+            setup = Setup.model_validate(run.identity.setup)
+        except ValidationError as error:
+            raise RunError(f"{where} was not started by `craft-tuner fit`; start anew") from error
+        with open_server(settings, server=setup.server) as (screen, transport):
+            _tell(screen, run.config)
+            card = choose_model(transport, settings.model, prefer=setup.model)
+            prepared = fitting.prepare(run.config, setup.dataset(), transport, card=card, run=run)
+            track = tracking.known(settings.track or setup.track)
+            return _carry_out(run, prepared, transport, card=card, screen=screen, track=track)
+
+
+def evaluate(
+    adapter_path: Path,
+    settings: Settings,
+    *,
+    data: str,
+    class_names: Path | None,
+    zero_shot: bool,
+) -> Evaluation:
+    """Measure an adapter on a dataset's test split, or on all of it if it has none."""
+    adapter = Adapter.load(adapter_path)
+    asked = evaluation.labelled_for(adapter, read_dataset(data, class_names=class_names))
+    items = asked.items
+    with open_server(settings) as (screen, transport):
+        client = client_for(adapter, transport, settings)
+        ways = adapter.prompts_per_image + zero_shot
+        _say_cost(screen, transport, client.card, adapter, images=len(items), prompts=ways)
+        images = client.upload(
+            pictures_of(items),
+            name="evaluate",
+            classes=len(adapter.asked.class_names),
+            on_uploaded=screen.uploading(len(items)),
+        ).images
+        return evaluation.evaluate(
+            client, adapter, images, asked.labels, zero_shot=zero_shot, among=asked.among
+        )
+
+
+def usage(
+    settings: Settings, *, bucket: Literal["total", "day", "hour"]
+) -> tuple[KeyInfo, UsageReply]:
+    """What the key has left, and what the ledger says that it spent."""
+    with open_server(settings) as (_, transport):
+        return fetch_key(transport), fetch_usage(transport, bucket=bucket)
+
+
+def _tell(screen: Screen, config: FitConfig, origins: Origins | None = None) -> None:
+    for sentence in sentences(config, origins):
+        screen.say(sentence)
+
+
+def _setup(transport: Transport, card: ModelCard, *, data: str, class_names: Path | None) -> Setup:
+    return Setup(
+        server=transport.url,
+        model=card.id,
+        data=absolute(data),
+        class_names=str(class_names.absolute()) if class_names else None,
+    )
+
+
+def _carry_out(
+    run: Run,
+    prepared: Prepared,
+    transport: Transport,
+    *,
+    card: ModelCard,
+    screen: Screen,
+    track: str | None,
+) -> dict[str, Any]:
+    resumable = f"go on with: craft-tuner fit --resume {run.path}"
+    try:
+        with tracking.following(track, run, screen, say=screen.say) as watcher:
+            result = fitting.fit(run, prepared, transport, card=card, watcher=watcher)
+    except KeyboardInterrupt:
+        screen.say(f"interrupted; what was bought is kept, {resumable}")
+        raise SystemExit(INTERRUPTED) from None
+    except CraftTunerError:
+        screen.say(f"the run stopped; once the reason below is gone, {resumable}")
+        raise
+    for name, value in summary_rows(result):
+        screen.say(f"{name}: {value}")
+    screen.say(f"{result['spent_total']['queries']:,} queries spent; see {write_report(run)}")
+    return result
+
+
+def _say_cost(
+    screen: Screen,
+    transport: Transport,
+    card: ModelCard,
+    adapter: Adapter,
+    *,
+    images: int,
+    prompts: int,
+) -> None:
+    sets = -(-images // images_per_set(len(adapter.asked.class_names), card.limits))
+    left = fetch_key(transport).budgets.queries.remaining
+    screen.say(
+        f"{images:,} images in {sets} image set(s) cost {sets * prompts:,} queries "
+        f"({images * prompts:,} logit vectors), nothing if asked before; "
+        f"the key has {left:,} queries left"
+    )

@@ -1,0 +1,104 @@
+"""`craft-tuner predict` between its options and its output: price, ask batch by batch, write.
+
+Owns the order in which a refusal can still cost nothing. Must not know option syntax.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from craft_tuner.adapter.adapter import Adapter
+from craft_tuner.client.client import Client
+from craft_tuner.commands.progress import Screen
+from craft_tuner.commands.session import INTERRUPTED, client_for, open_server
+from craft_tuner.config.settings import Settings
+from craft_tuner.data.named import Named, find_pictures
+from craft_tuner.errors import BudgetExhausted, DataError
+from craft_tuner.inference.predict import Batch, ask, batches, price
+from craft_tuner.inference.writer import Sheet, rows
+
+_AGAIN = "the same command goes on (with --out, --resume keeps the lines that it has)"
+
+
+def predict(
+    adapter_path: Path,
+    paths: Sequence[Path],
+    settings: Settings,
+    *,
+    sheet: Sheet,
+    batch: int | None = None,
+    anyway: bool = False,
+) -> None:
+    """Classify image files, folders of them, and those that standard input lists.
+
+    Args:
+        adapter_path: a run directory or an adapter's file.
+        paths: what to classify; `-` stands for standard input.
+        settings: of the connection.
+        sheet: where the answers go.
+        batch: images in a batch; None: as many as the server takes.
+        anyway: begin even if the key may not pay for all.
+
+    Raises:
+        BudgetExhausted: the key cannot pay all of it; nothing is spent.
+        DataError: some images could not be used; the others are answered and written.
+    """
+    adapter = Adapter.load(adapter_path)
+    named = find_pictures(paths, sys.stdin.buffer)
+    if not named.pictures:
+        raise DataError(named.faults[0].sentence if named.faults else "no image is named")
+    sheet = replace(sheet, top=min(sheet.top, len(adapter.card.class_names)))
+    with open_server(settings) as (screen, transport):
+        client = client_for(adapter, transport, settings)
+        written = sheet.written()
+        limits = client.card.limits
+        asked = [
+            each
+            for each in batches(named.pictures, adapter, limits, size=batch)
+            if not written.issuperset(picture.name for picture in each)
+        ]
+        _check(client, adapter, asked, screen=screen, anyway=anyway)
+        try:
+            damaged = _answer(client, adapter, asked, sheet=sheet, screen=screen)
+        except KeyboardInterrupt:
+            screen.say(f"interrupted; what was answered is kept, {_AGAIN}")
+            raise SystemExit(INTERRUPTED) from None
+        except BudgetExhausted:
+            screen.say(f"the budget is used up; what was answered is kept, {_AGAIN}")
+            raise
+        _judge(named, damaged, screen)
+
+
+def _check(
+    client: Client, adapter: Adapter, asked: Sequence[Batch], *, screen: Screen, anyway: bool
+) -> None:
+    cost, budgets = price(asked, adapter), client.budgets()
+    screen.say(cost.sentence(budgets))
+    if not anyway:
+        cost.check(budgets)
+
+
+def _answer(
+    client: Client, adapter: Adapter, asked: Sequence[Batch], *, sheet: Sheet, screen: Screen
+) -> int:
+    """Ask and write every batch; how many images could not be used."""
+    names, damaged, written = adapter.card.class_names, 0, sheet.written()
+    with sheet.open() as file:
+        advance = screen.uploading(sum(len(batch) for batch in asked))
+        for batch in asked:
+            answer = ask(client, adapter, batch, on_uploaded=advance)
+            found = rows(answer, names, top=sheet.top)
+            sheet.write(file, [each for each in found if each.name not in written])
+            for error in answer.refused:
+                screen.say(f"left out: {error.message}")
+            damaged += len(answer.refused)
+    return damaged
+
+
+def _judge(named: Named, damaged: int, screen: Screen) -> None:
+    for fault in named.faults:
+        screen.say(f"left out: {fault.sentence}")
+    bad, total = damaged + len(named.faults), len(named.pictures) + len(named.faults)
+    if bad:
+        raise DataError(f"{bad:,} of {total:,} could not be used, see above; the others are done")

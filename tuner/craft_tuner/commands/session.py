@@ -1,0 +1,42 @@
+"""What every command that asks a server begins with: a screen, a connection, a client.
+
+Must not know what is asked.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+
+from craft_tuner.adapter.adapter import Adapter
+from craft_tuner.client.account import choose_model
+from craft_tuner.client.client import Client
+from craft_tuner.client.transport import Transport
+from craft_tuner.commands.progress import Screen
+from craft_tuner.config.settings import Settings
+from craft_tuner.inference import evaluate as evaluation
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
+
+@contextmanager
+def open_server(
+    settings: Settings, *, server: str | None = None, quiet: bool = False
+) -> Iterator[tuple[Screen, Transport]]:
+    """A screen and a connection; `server` is the address if the settings have none."""
+    console = Console(stderr=True, quiet=quiet)
+    connection = settings.connection(server)
+    with Screen(console) as screen, Transport(connection, notice=screen.say) as transport:
+        yield screen, transport
+
+
+def client_for(adapter: Adapter, transport: Transport, settings: Settings) -> Client:
+    """A client whose purchases are the adapter's: the same question again is free.
+
+    Raises:
+        WrongModel: the server's model is not the adapter's.
+    """
+    card = choose_model(transport, settings.model, prefer=adapter.card.model)
+    adapter.check(card)
+    return Client(transport, card, run_id=evaluation.purchase_name(adapter))

@@ -1,0 +1,1 @@
+"""What a fit is asked to do: settings, presets and what is wrong with them."""

@@ -1,0 +1,331 @@
+"""What a run is asked to do: one frozen value, built at the edge and handed down.
+
+Owns the settings of a fit, their bounds, and how layers of settings become one configuration. Must
+not know run directories, servers, torch or command lines. The numbers are those of the official
+code; presets and what `paper_exact` pins are in `official`.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from craft_shared.limits import MAX_TEMPLATE_CHARS
+from craft_tuner.config import presets as official
+from craft_tuner.config.errors import explain
+from craft_tuner.errors import UsageError
+
+BUNDLED = ("craft_plus", "bank", "auto")
+"""Methods that ask about shots and views at once."""
+
+MethodName = Literal[
+    "zero_shot",
+    "template_ensemble",
+    "head_only",
+    "text_search",
+    "bbt",
+    "spsa",
+    "zip",
+    "craft",
+    "craft_plus",
+    "bank",
+    "auto",
+]
+
+MAX_SEED = 2**32 - 1
+"""Seeds are those of `numpy.random.RandomState`, which pycma draws from."""
+
+
+def _none_word(value: object) -> object:
+    """TOML and command lines have no null: the word "none" stands for it."""
+    return None if isinstance(value, str) and value.lower() == "none" else value
+
+
+Bound = Annotated[
+    Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] | None, BeforeValidator(_none_word)
+]
+
+
+class FitConfig(BaseModel):
+    """Every setting of a fit. The defaults are the paper's for five of its eleven datasets."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    preset: str | None = Field(None, description="name of the preset these settings started from")
+    method: MethodName = Field(
+        "auto", description="how to adapt; a preset of the paper means craft unless it is said"
+    )
+    shots: int = Field(16, ge=1, le=10_000, description="training images per class")
+    seed: int = Field(1, le=MAX_SEED, description="seed of shots, projection, search and head")
+    paper_exact: bool = Field(
+        default=False,
+        description="whatever the paper's code decides is as it decides, and contradicting "
+        "settings are refused; needs a preset of the paper",
+    )
+
+    sampling: Literal["names", "coop", "craft"] = Field(
+        "names",
+        description="which images are the shots: drawn in order of names, or as CoOp's or CraFT's "
+        "code draws them from the order of a split file",
+    )
+
+    budget: int | None = Field(
+        None,
+        ge=1,
+        le=10**9,
+        description="queries for the whole run, test included; none: the paper's for these shots, "
+        "or what the key has left if that is less",
+    )
+    budgets: tuple[tuple[PositiveInt, PositiveInt], ...] = Field(
+        ((8, 8000), (2, 4000), (1, 2000)),
+        min_length=1,
+        max_length=16,
+        description="the paper's budgets as pairs (at least so many shots, queries)",
+    )
+
+    context: str = Field(
+        "a photo of a",
+        min_length=1,
+        max_length=MAX_TEMPLATE_CHARS,
+        description="words before the class name; offsets add to them",
+    )
+    context_tokens: int | None = Field(
+        None, ge=1, le=64, description="tokens of the context; none: its number of words"
+    )
+    suffix: str = Field(
+        ".", max_length=MAX_TEMPLATE_CHARS, description="what follows the class name"
+    )
+
+    intrinsic_dim: int = Field(512, ge=2, le=4096, description="d, dimensions of z searched")
+    population: int = Field(40, ge=4, le=4096, description="prompts per generation")
+    sigma: float = Field(1.0, gt=0, le=1e3, description="initial step size of CMA-ES in z")
+    bound: Bound = Field(5.0, description="z stays in [-bound, bound]; none: unbounded")
+    step_size: Literal["csa", "tpa"] = Field(
+        "csa", description="rule that adapts sigma: csa as the authors' pycma, tpa as pycma 4.5"
+    )
+    projection: Literal["normal", "uniform"] = Field(
+        "normal", description="entries of A: normal(0, std), or uniform within 1/sqrt(d)"
+    )
+    std: float = Field(0.2, gt=0, le=1e3, description="standard deviation of a normal projection")
+    head_context: Literal["mean", "best", "resampled"] = Field(
+        "mean",
+        description="prompt for head and result: mean of the search distribution, best sample "
+        "ever, or mean of a newly drawn population (as the official code does)",
+    )
+
+    head_hidden: int = Field(256, ge=1, le=65_536, description="hidden units of the head")
+    head_depth: int = Field(2, ge=2, le=3, description="weight matrices: 2 as coded, 3 as read")
+    optimiser: Literal["adam", "adamw"] = Field(
+        "adam", description="adam as coded, adamw as the paper writes"
+    )
+    lr: float = Field(1e-3, gt=0, le=10, description="learning rate of the head")
+    weight_decay: float = Field(0.01, ge=0, le=10, description="of adamw; adam has none")
+    batch_size: int = Field(256, ge=1, le=10**6, description="images per step of the head")
+    kl_weight: float = Field(0.1, ge=0, le=1e3, description="w, weight of the KL term")
+    kl_fraction: int = Field(
+        4,
+        ge=1,
+        le=1000,
+        description="n: the head's KL term counts while evaluations <= budget // n",
+    )
+
+    spsa_pairs: int = Field(5, ge=1, le=2048, description="spsa: pairs of prompts an iteration")
+    spsa_step: float = Field(
+        0.1, gt=0, le=1e3, description="spsa: first step in z (root mean square), times sigma"
+    )
+    spsa_c: float = Field(
+        0.1, gt=0, le=1e3, description="spsa: c, first perturbation of each z, times sigma"
+    )
+    spsa_alpha: float = Field(0.602, ge=0, le=1, description="spsa: steps shrink as k^-alpha")
+    spsa_gamma: float = Field(
+        0.101, ge=0, le=1, description="spsa: perturbations shrink as k^-gamma"
+    )
+
+    zip_intrinsic_dim: int = Field(
+        500, ge=1, le=65_536, description="zip: dimensions shared out among the context's tokens"
+    )
+    zip_rank: int = Field(5, ge=1, le=64, description="zip: rank of the context's low-rank part")
+    zip_pairs: int = Field(5, ge=1, le=2048, description="zip: pairs of prompts an iteration")
+    zip_a: float = Field(0.01, gt=0, le=1e3, description="zip: a, steps are a / (k + o)^alpha")
+    zip_stability: float = Field(1.0, ge=0, le=1e6, description="zip: o of these steps")
+    zip_alpha: float = Field(0.4, ge=0, le=1, description="zip: alpha of these steps")
+    zip_c: float = Field(0.01, gt=0, le=1e3, description="zip: c, perturbations are c / k^gamma")
+    zip_gamma: float = Field(0.1, ge=0, le=1, description="zip: gamma of these perturbations")
+
+    dtype: Literal["float32", "float16"] = Field(
+        "float32",
+        description="of logits on the line; float16 halves the replies and rounds logits of 16 to "
+        "32 by up to 0.008",
+    )
+
+    views: int = Field(8, ge=1, le=1024, description="augmented copies of each shot, made once")
+    crop_scale: tuple[float, float] = Field(
+        (0.5, 1.0), description="smallest and largest share of the area that a crop keeps"
+    )
+    flip: bool = Field(default=True, description="mirror a view left-right with probability 1/2")
+    fitness_view: Literal["original", "augmented"] = Field(
+        "original", description="shots that fitness sees: as they are, or view 0 (official code)"
+    )
+    validation_folds: int = Field(
+        4, ge=0, le=64, description="extra heads that estimate held-out accuracy; 0: none"
+    )
+
+    ensemble_size: int = Field(
+        7, ge=1, le=80, description="template_ensemble: templates, so queries per image set"
+    )
+    head_epochs: int | None = Field(
+        None,
+        ge=1,
+        le=100_000,
+        description="head_only: passes of the head; none: CraFT's generations at these shots",
+    )
+    bank_prompts: int = Field(
+        8, ge=1, le=256, description="bank: most prompts, so queries per image set"
+    )
+    bank_names: int = Field(
+        512,
+        ge=0,
+        le=4096,
+        description="bank, craft_plus: most names asked beside the classes",
+    )
+    bank_std: float = Field(
+        1.0, gt=0, le=1e3, description="bank: standard deviation of its random offsets"
+    )
+    prompts_per_image: int | None = Field(
+        None,
+        ge=1,
+        le=256,
+        description="bank: prompts that an answer may cost, the most informative; none: all",
+    )
+    text_beam: int = Field(
+        8, ge=1, le=4096, description="text_search: best templates that new ones are edited from"
+    )
+    text_words: int = Field(
+        16,
+        ge=2,
+        le=32,
+        description="text_search: longest template in words and marks",
+    )
+
+    @field_validator("seed")
+    @classmethod
+    def _seed_is_a_seed(cls, seed: int) -> int:
+        if seed < 1:
+            raise ValueError("seeds start at 1, because pycma takes 0 as 'seed from the clock'")
+        return seed
+
+    @field_validator("validation_folds")
+    @classmethod
+    def _folds_leave_something(cls, folds: int) -> int:
+        if folds == 1:
+            raise ValueError("one fold would leave no image to learn from; use 0 or at least 2")
+        return folds
+
+    @field_validator("crop_scale")
+    @classmethod
+    def _crop_is_a_range(cls, scale: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < scale[0] <= scale[1] <= 1:
+            raise ValueError("needs 0 < smallest <= largest <= 1")
+        return scale
+
+    @model_validator(mode="after")
+    def _search_is_possible(self) -> Self:
+        if self.bound is not None and self.sigma > self.bound * 2 / 3:
+            raise ValueError(
+                f"sigma {self.sigma} is wider than a third of [-{self.bound}, {self.bound}], "
+                "where pycma would cut it; lower sigma or widen bound"
+            )
+        if self.head_context == "resampled" and self.step_size == "tpa":
+            raise ValueError(
+                "head_context 'resampled' needs step_size 'csa': pycma's tpa cannot "
+                "draw a second population in one generation"
+            )
+        return self
+
+    @property
+    def n_ctx(self) -> int:
+        """Tokens that offsets are added to (official: words of the context)."""
+        return self.context_tokens or len(self.context.split())
+
+    @property
+    def official_generations(self) -> int:
+        """Generations of the official code: its budget counts the population's queries alone."""
+        return self.paper_budget // self.population
+
+    @property
+    def paper_budget(self) -> int:
+        """Queries that the paper spends at this number of shots."""
+        fitting = [pair for pair in self.budgets if self.shots >= pair[0]]
+        return max(fitting)[1] if fitting else min(self.budgets)[1]
+
+
+def build(*layers: Mapping[str, Any]) -> FitConfig:
+    """One configuration from layers, the last one winning: say, a file, then flags.
+
+    A layer's key `preset` names a preset that goes below all layers. With `paper_exact`, whatever
+    the official code decides is as it decides.
+
+    Raises:
+        UsageError: an unknown key or preset, a value out of bounds, or one that contradicts
+            `paper_exact`; the message names each.
+    """
+    given = {key: value for layer in layers for key, value in layer.items()}
+    name = given.get("preset")
+    preset = official.load_preset(str(name)) if name else {}
+    config = _validate({**preset, **given})
+    return _as_in_the_paper(config, preset, given) if config.paper_exact else config
+
+
+def _validate(settings: Mapping[str, Any]) -> FitConfig:
+    try:
+        return FitConfig.model_validate(settings)
+    except ValidationError as error:
+        raise UsageError(explain(error, FitConfig.model_fields)) from error
+
+
+def _as_in_the_paper(
+    config: FitConfig, preset: Mapping[str, Any], given: Mapping[str, Any]
+) -> FitConfig:
+    """The configuration with what the official code decides, if nothing given says otherwise."""
+    _check_in_the_paper(config)
+    pinned = set(official.PINNED)
+    free = {name: value for name, value in given.items() if name not in pinned}
+    exact = _validate({**official.CHOICES, **preset, **free})
+    exact = exact.model_copy(update={"views": exact.official_generations})
+    others = [
+        f"{name} {said(getattr(exact, name))} and not {said(getattr(config, name))}"
+        for name in given
+        if name in pinned and getattr(config, name) != getattr(exact, name)
+    ]
+    if others:
+        raise UsageError(
+            f"--paper-exact means {', '.join(others)}, as {official.SOURCE} has it; leave out what "
+            "contradicts it, or leave out --paper-exact"
+        )
+    return exact
+
+
+def _check_in_the_paper(config: FitConfig) -> None:
+    names = official.paper_presets()
+    for what, value, known in (
+        ("--preset", config.preset, names),
+        ("--method", config.method, official.METHODS),
+        ("--shots", config.shots, official.SHOTS),
+    ):
+        if value not in known:
+            listed = ", ".join(map(str, known))
+            raise UsageError(f"--paper-exact needs a {what} of the paper, not {value}: {listed}")
+
+
+def said(value: object) -> str:
+    """A value as one would type it."""
+    return "none" if value is None else str(value)

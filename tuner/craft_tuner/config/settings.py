@@ -1,0 +1,153 @@
+"""Where a command's settings come from: flags over environment over a TOML file over defaults.
+
+    flag        environment         file (--config)
+    --server    CRAFT_SERVER_URL    server = "http://127.0.0.1:8000"
+    --key       CRAFT_API_KEY       key = "craft_..."
+    --model     CRAFT_MODEL         model = "RN50::openai"
+    --timeout   CRAFT_TIMEOUT_S     timeout_s = 630
+    --track     CRAFT_TRACK         track = "tensorboard"
+
+The same file may hold settings of the fit (`shots = 8`, see `craft_tuner.config.fit_config`), and
+so may the environment (`CRAFT_FIT_SHOTS=8`); whatever is in neither list is an error. Must not know
+what commands do with the settings.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+from craft_tuner.config.connection import READ_TIMEOUT_S, Connection
+from craft_tuner.errors import UsageError
+
+DEFAULT_SERVER = "http://127.0.0.1:8000"
+
+ENVIRONMENT = {
+    "server": "CRAFT_SERVER_URL",
+    "key": "CRAFT_API_KEY",
+    "model": "CRAFT_MODEL",
+    "timeout_s": "CRAFT_TIMEOUT_S",
+    "track": "CRAFT_TRACK",
+}
+
+
+class Settings(BaseModel):
+    """How a command reaches its server, and who else is told how a fit goes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    server: str | None = Field(default=None, description="address of the craft-server")
+    key: SecretStr | None = Field(default=None, description="API key, as in craft_...")
+    model: str | None = Field(
+        default=None, description="model to ask; needed if the server has several"
+    )
+    timeout_s: float = Field(
+        default=READ_TIMEOUT_S, gt=0, le=86_400, description="longest wait for one reply in seconds"
+    )
+    track: str | None = Field(
+        default=None, description="tracker of a fit: tensorboard, module:callable, or none"
+    )
+
+    def connection(self, server: str | None = None) -> Connection:
+        """Address, key and time-out; `server` is the address if none is set.
+
+        Raises:
+            UsageError: there is no key.
+        """
+        url = self.server or server or DEFAULT_SERVER
+        if self.key is None:
+            raise UsageError(
+                f"no API key for {url}; give one with --key or CRAFT_API_KEY (its owner makes one "
+                "with `craft-server keys create`)"
+            )
+        return Connection(url, self.key.get_secret_value(), self.timeout_s)
+
+
+FIT_PREFIX = "CRAFT_FIT_"
+"""Of variables that hold settings of a fit: CRAFT_FIT_SIGMA=0.5 is --sigma 0.5."""
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Settings of the connection, and what file and environment say of the fit."""
+
+    settings: Settings
+    fit: Mapping[str, Any] = field(default_factory=dict)
+    fit_environment: Mapping[str, Any] = field(default_factory=dict)
+
+
+def gather(
+    flags: Mapping[str, Any], *, environ: Mapping[str, str], config: Path | None = None
+) -> Sources:
+    """Merge the three sources.
+
+    Args:
+        flags: by field of Settings; None where a flag is not given.
+        environ: the process's environment; empty variables count as not set.
+        config: a TOML file.
+
+    Raises:
+        UsageError: the file cannot be read, or a value is out of bounds; unknown keys of the file
+            and variables are left for `craft_tuner.config.fit_config.build` to refuse.
+    """
+    file = read_toml(config) if config else {}
+    mine = {name: value for name, value in file.items() if name in Settings.model_fields}
+    for name, variable in ENVIRONMENT.items():
+        if environ.get(variable):
+            mine[name] = environ[variable]
+    mine.update({name: value for name, value in flags.items() if value is not None})
+    fit = {name: value for name, value in file.items() if name not in Settings.model_fields}
+    try:
+        return Sources(Settings.model_validate(mine), fit, _fit_settings(environ))
+    except ValidationError as error:
+        fault = error.errors(include_input=False)[0]
+        name = str(fault["loc"][0])
+        raise UsageError(
+            f"{name}: {fault['msg']} ({Settings.model_fields[name].description}); set it with "
+            f"--{name.removesuffix('_s')}, {ENVIRONMENT[name]} or the file of --config"
+        ) from error
+
+
+def _fit_settings(environ: Mapping[str, str]) -> dict[str, Any]:
+    return parse_assignments(
+        [
+            f"{name.removeprefix(FIT_PREFIX).lower()}={value}"
+            for name, value in environ.items()
+            if name.startswith(FIT_PREFIX) and value
+        ]
+    )
+
+
+def read_toml(file: Path) -> dict[str, Any]:
+    """The content of a TOML file.
+
+    Raises:
+        UsageError: it cannot be read, or is not TOML.
+    """
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"cannot read the configuration {file}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"the configuration {file} is not TOML: {error}") from error
+
+
+def parse_assignments(assignments: list[str]) -> dict[str, Any]:
+    """`--set sigma=0.5 --set bound=none` as values: TOML where it is TOML, else the text itself.
+
+    Raises:
+        UsageError: an assignment without `=`.
+    """
+    values: dict[str, Any] = {}
+    for assignment in assignments:
+        name, equals, text = (part.strip() for part in assignment.partition("="))
+        if not (name and equals and text):
+            raise UsageError(f"--set {assignment!r}; needed: --set NAME=VALUE, as in sigma=0.5")
+        try:
+            values[name] = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            values[name] = text
+    return values

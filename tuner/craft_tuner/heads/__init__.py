@@ -1,0 +1,1 @@
+"""Heads on logits: residual (torch), linear, and how one is chosen."""

@@ -1,0 +1,1 @@
+"""Predictions of an adapter: batches, accuracy and files of answers."""

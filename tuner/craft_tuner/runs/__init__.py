@@ -1,0 +1,1 @@
+"""Run directories: plan, journal, metrics, predictions and what made them."""

@@ -1,0 +1,268 @@
+"""The run directory: what was asked, what it is bound to, what came of it, and who works on it.
+
+Owns file names and the lock. Must not know the search, the head or HTTP.
+
+    config.json   run id, settings, and what the caller needs to go on (server, data, ...)
+    task.json     model, words, classes, labels and image sets that the run is bound to
+    plan.json     what the run will spend
+    journal.jsonl, metrics.jsonl, checkpoint.safetensors    see `craft_tuner.runs.journal`
+    adapter.safetensors, adapter.json                       see `craft_tuner.adapter.adapter`
+    result.json   what the caller measured at the end
+    predictions.csv, thumbnails.json    see `craft_tuner.runs.predictions` and `.thumbnails`
+    lock          held while a process works on the run
+"""
+
+import fcntl
+import json
+import os
+import secrets
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from craft_shared.messages import ModelCard
+from craft_shared.tensors import Tensors
+from craft_tuner import files as durable
+from craft_tuner.adapter.adapter import CARD_FILE, TENSORS_FILE, Adapter
+from craft_tuner.blackbox import Images, Task
+from craft_tuner.config.fit_config import FitConfig
+from craft_tuner.errors import RunError, WrongModel
+from craft_tuner.plan import Plan
+from craft_tuner.runs import journal
+
+CONFIG = "config.json"
+TASK = "task.json"
+PLAN = "plan.json"
+RESULT = "result.json"
+LOCK = "lock"
+
+
+class Identity(BaseModel):
+    """The content of config.json; never changes in the life of a run."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    run_id: str
+    """Random; the client derives idempotency keys from it."""
+    config: FitConfig
+    setup: dict[str, Any]
+    """What the caller needs to go on: JSON values, never a key."""
+
+
+class Run:
+    """An open run directory; it holds the lock until closed. Use it as a context manager."""
+
+    def __init__(self, path: Path, identity: Identity, *, lock: int) -> None:
+        self.path = path
+        self.identity = identity
+        self._lock = lock
+
+    @classmethod
+    def create(
+        cls, path: Path, config: FitConfig, *, setup: Mapping[str, Any] | None = None
+    ) -> Self:
+        """Start a run in a new or empty directory.
+
+        Raises:
+            RunError: the directory holds a run or other files, or is in use.
+        """
+        path.mkdir(parents=True, exist_ok=True)
+        lock = _lock(path)
+        identity = Identity(run_id=secrets.token_hex(16), config=config, setup=dict(setup or {}))
+        try:
+            _check_unused(path)
+            durable.replace(path / CONFIG, _pretty(identity.model_dump(mode="json")))
+        except BaseException:
+            os.close(lock)
+            raise
+        return cls(path, identity, lock=lock)
+
+    @classmethod
+    def resume(cls, path: Path, *, config: FitConfig | None = None) -> Self:
+        """Open an existing run, finished or not, with the settings it was started with.
+
+        Raises:
+            RunError: no run here, in use, damaged, or `config` is given and differs.
+        """
+        if not (path / CONFIG).exists():
+            raise RunError(f"{path} holds no run (no {CONFIG}); give the directory of a fit")
+        lock = _lock(path)
+        try:
+            identity = Identity.model_validate_json((path / CONFIG).read_bytes())
+            _check_config(path, was=identity.config, now=config)
+        except ValidationError as error:
+            os.close(lock)
+            raise RunError(f"{path / CONFIG} is damaged: {error}; start a new run") from error
+        except RunError:
+            os.close(lock)
+            raise
+        return cls(path, identity, lock=lock)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let other processes work on the run."""
+        with suppress(OSError):
+            os.close(self._lock)
+
+    @property
+    def id(self) -> str:
+        """Random hex, fixed at the run's start."""
+        return self.identity.run_id
+
+    @property
+    def config(self) -> FitConfig:
+        """The settings, fixed at the run's start."""
+        return self.identity.config
+
+    # --- before the first query ------------------------------------------------------------------
+
+    def bind(self, task: Task, model: ModelCard) -> None:
+        """Tie the run to a task and a model at first use, and insist on them ever after.
+
+        Raises:
+            WrongModel: it was started on another checkpoint.
+            RunError: it was started on other classes, words, labels or images, or with a key that
+                was told something else of the logits.
+        """
+        now = _fingerprint(task, model)
+        file = self.path / TASK
+        if not file.exists():
+            durable.replace(file, _pretty(now))
+            return
+        # Runs of before 2026-11-27 do not say what their key was told.
+        was = {"output": model.output} | json.loads(file.read_bytes())
+        changed = [name for name in now if was.get(name) != now[name]]
+        if "digest" in changed:
+            raise WrongModel(
+                f"{self.path} was started on {was.get('model')} (digest "
+                f"{str(was.get('digest'))[:12]}), the server has {model.id} (digest "
+                f"{model.digest[:12]}); resume on the first or start a new run"
+            )
+        if changed:
+            raise RunError(
+                f"{self.path} was started with other {', '.join(changed)}; resume with the same "
+                "data and key owner, or start a new run"
+            )
+
+    def save_plan(self, plan: Plan) -> None:
+        """Write the plan; a resumed run keeps the one it has."""
+        durable.replace(self.path / PLAN, _pretty(plan.model_dump(mode="json")))
+
+    def saved_plan(self) -> Plan | None:
+        """The plan, or None before `save_plan`."""
+        file = self.path / PLAN
+        return Plan.model_validate_json(file.read_bytes()) if file.exists() else None
+
+    @property
+    def plan(self) -> Plan:
+        """The plan.
+
+        Raises:
+            RunError: there is none yet.
+        """
+        plan = self.saved_plan()
+        if plan is None:
+            raise RunError(f"{self.path} has no {PLAN}; plan the run before fitting")
+        return plan
+
+    # --- generation by generation ----------------------------------------------------------------
+
+    def commit(self, line: journal.Generation, metrics: journal.Metrics, state: Tensors) -> None:
+        """See `journal.commit`."""
+        journal.commit(self.path, line, metrics, state)
+
+    def restore(self) -> journal.Checkpoint:
+        """See `journal.restore`."""
+        return journal.restore(self.path)
+
+    # --- what came of it -------------------------------------------------------------------------
+
+    def save_adapter(self, adapter: Adapter) -> None:
+        """Write adapter.json, then adapter.safetensors, each whole."""
+        card = adapter.card.model_dump(mode="json")
+        durable.replace(self.path / CARD_FILE, _pretty(card))
+        durable.replace(self.path / TENSORS_FILE, adapter.to_bytes())
+
+    def save_result(self, result: Mapping[str, Any]) -> None:
+        """Write result.json (JSON values)."""
+        durable.replace(self.path / RESULT, _pretty(dict(result)))
+
+    def result(self) -> dict[str, Any] | None:
+        """The content of result.json; None while there is none."""
+        file = self.path / RESULT
+        if not file.exists():
+            return None
+        content: dict[str, Any] = json.loads(file.read_bytes())
+        return content
+
+
+def _lock(path: Path) -> int:
+    descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        holder = os.pread(descriptor, 32, 0).decode().strip() or "unknown"
+        os.close(descriptor)
+        raise RunError(
+            f"{path} is in use by process {holder}; wait for it, or stop it and try again"
+        ) from error
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    return descriptor
+
+
+def _check_unused(path: Path) -> None:
+    if (path / CONFIG).exists():
+        raise RunError(
+            f"{path} already holds a run; go on with --resume {path}, or choose another directory"
+        )
+    own = {LOCK, f"{CONFIG}.tmp"}
+    foreign = sorted(file.name for file in path.iterdir() if file.name not in own)
+    if foreign:
+        raise RunError(f"{path} holds other files ({foreign[0]}); choose a new directory")
+
+
+def _check_config(path: Path, *, was: FitConfig, now: FitConfig | None) -> None:
+    if now is None:
+        return
+    changed = [
+        f"{name} {getattr(was, name)!r} -> {getattr(now, name)!r}"
+        for name in FitConfig.model_fields
+        if getattr(was, name) != getattr(now, name)
+    ]
+    if changed:
+        raise RunError(
+            f"{path} was started with other settings ({', '.join(changed)}); resume without these "
+            "flags, or start a new run"
+        )
+
+
+def _fingerprint(task: Task, model: ModelCard) -> dict[str, Any]:
+    """What must be the same for a resumed run to be the same run, by the word for a message."""
+    return {
+        "model": model.id,
+        "digest": model.digest,
+        "output": model.output,
+        "classes": list(task.texts.class_names),
+        "words": [task.texts.context, task.texts.suffix],
+        "labels": task.labels.tolist(),
+        "images": _images(task.shots),
+        "views": [_images(view) for view in task.views],
+        **({"bundle": _images(task.bundle)} if task.bundle else {}),
+    }
+
+
+def _images(images: Images) -> dict[str, Any]:
+    return {"sets": list(images.sets), "count": images.count}
+
+
+def _pretty(content: dict[str, Any]) -> bytes:
+    return json.dumps(content, indent=2, ensure_ascii=False).encode() + b"\n"

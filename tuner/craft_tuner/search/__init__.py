@@ -1,0 +1,1 @@
+"""Searches of a prompt: CMA-ES, SPSA and the random projection."""

@@ -1,0 +1,1 @@
+"""A fit from data to adapter: preparation, training, test, tracking and estimates."""

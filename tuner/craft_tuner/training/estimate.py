@@ -1,0 +1,110 @@
+"""What a fit on a dataset would need, without a server: queries, images, bytes.
+
+Owns the card that is assumed where no server is asked: the paper's models behind a server whose
+owner has changed no limit. A server with smaller limits sells the same vectors as more queries.
+Must not know command lines.
+"""
+
+from collections.abc import Iterator
+
+from pydantic import BaseModel, ConfigDict
+
+from craft_shared.messages import CardLimits, ModelCard
+from craft_tuner import methods
+from craft_tuner.config.fit_config import FitConfig, build
+from craft_tuner.data.dataset import Dataset, Item
+from craft_tuner.data.sampling import sample_shots
+from craft_tuner.data.views import Augmentation
+from craft_tuner.plan import Plan, Workload
+from craft_tuner.training.prepare import Material
+from craft_tuner.training.traffic import Load, Traffic, foresee
+
+CARD = ModelCard(
+    id="assumed",
+    digest="",
+    context_width=512,
+    context_length=77,
+    image_size=224,
+    logit_scale=100.0,
+    prompt_kinds=["soft", "text"],
+    dtype="float32",
+    text_path="",
+    limits=CardLimits(
+        prompts=1024,
+        classes=2048,
+        images=50_000,
+        image_bytes=8 * 2**20,
+        image_pixels=32_000_000,
+        body_bytes=64 * 2**20,
+        texts=2**18,
+        logits=2**28,
+    ),
+)
+"""RN50's and ViT-B's shapes, and the limits of a server by default."""
+
+
+EXAMPLE = Workload(classes=10, shots=160, test_images=1000, test_sets=1)
+"""What methods are compared on: 16 shots of ten classes; shots and test are an image set each."""
+
+
+class Estimate(BaseModel):
+    """The plan of a fit and what it moves."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    plan: Plan
+    traffic: Traffic
+
+
+UNDECIDED = "soft or text"
+"""What a method sends that leaves it to the key."""
+
+
+def estimate(config: FitConfig, dataset: Dataset) -> Estimate:
+    """What a fit would need; a dataset of test images alone needs its evaluation.
+
+    Raises:
+        DataError: the shots cannot be sampled, or a picture cannot be read.
+        BudgetExhausted: not one generation fits the budget.
+    """
+    if not dataset.train:
+        config = config.model_copy(update={"method": "zero_shot"})
+    method = methods.get(config.method)
+    material = Material(
+        class_names=dataset.class_names,
+        shots=_shots(config, dataset),
+        test=dataset.test,
+        views=method.views(config),
+        augmentation=Augmentation(
+            size=CARD.image_size, seed=config.seed, scale=config.crop_scale, flip=config.flip
+        ),
+    )
+    plan = method.plan(config, material.workload(CARD))
+    load = Load(material.pictures, material.weigh())
+    traffic = foresee(
+        plan,
+        config,
+        CARD,
+        class_names=material.class_names,
+        pictures=load,
+        prompt_kind=method.prompt_kind or "soft",
+    )
+    return Estimate(plan=plan, traffic=traffic)
+
+
+def method_lines() -> Iterator[str]:
+    """Each method in a line, with what it asks by default on `EXAMPLE`; asks nothing itself."""
+    for name in methods.names():
+        method = methods.get(name)
+        plan = method.plan(build({"method": name}), EXAMPLE)
+        answer = plan.phases[-1].cost.queries // EXAMPLE.test_sets
+        yield (
+            f"{name}: {method.summary} ({plan.fit.queries:,} queries to fit, {answer} to answer "
+            f"about an image set, {method.prompt_kind or UNDECIDED} prompts)"
+        )
+
+
+def _shots(config: FitConfig, dataset: Dataset) -> tuple[Item, ...]:
+    if not dataset.train:
+        return ()
+    return sample_shots(dataset, shots=config.shots, seed=config.seed, sampling=config.sampling)

@@ -1,0 +1,261 @@
+"""The use case `fit`: data to shots, a plan, uploads, the method, the final test, the result.
+
+    read and sample -> plan -> upload test images, shots and views -> fit -> test -> result.json
+
+Everything that can be refused without a query is refused before the first one. A run that was
+killed goes through the same steps again: what is uploaded is not sent twice, what is bought is not
+paid twice. Test labels are not looked at before the adapter is saved.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from craft_shared.messages import Budgets, ModelCard
+from craft_tuner import methods
+from craft_tuner.adapter.adapter import TENSORS_FILE, Adapter
+from craft_tuner.client.account import fetch_key
+from craft_tuner.client.client import Client
+from craft_tuner.client.purchases import PURCHASES, Purchases
+from craft_tuner.client.transport import Transport
+from craft_tuner.client.uploads import OnUploaded, Upload
+from craft_tuner.config.fit_config import FitConfig
+from craft_tuner.data.dataset import Dataset, Item, labels_of
+from craft_tuner.errors import AccessDenied
+from craft_tuner.inference.evaluate import Evaluation, evaluate
+from craft_tuner.methods import Method, Progress
+from craft_tuner.plan import Plan
+from craft_tuner.runs import predictions
+from craft_tuner.runs import thumbnails as examples
+from craft_tuner.runs.predictions import Answers
+from craft_tuner.runs.provenance import machine, versions
+from craft_tuner.runs.run import Run
+from craft_tuner.training.prepare import Material, gather, send
+from craft_tuner.training.traffic import Line, Load, Traffic, foresee
+
+
+class Watcher(Protocol):
+    """Whoever shows a fit to people."""
+
+    def plan(self, plan: Plan, budgets: Budgets) -> None:
+        """The plan is made; nothing is spent yet."""
+        ...
+
+    def traffic(self, traffic: Traffic, line: Line) -> None:
+        """What will go over the line; told again, once, when the line's rate is known."""
+        ...
+
+    def uploading(self, total: int) -> Callable[[int], None]:
+        """Pictures are about to be uploaded; the result is told how many more are done."""
+        ...
+
+    def generation(self, progress: Progress) -> None:
+        """A generation is committed."""
+        ...
+
+    def testing(self, images: int) -> None:
+        """The adapter is saved, the final test begins."""
+        ...
+
+
+@dataclass
+class Clock:
+    """Wall time of each stage in seconds."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def time(self, stage: str) -> Iterator[None]:
+        """Time a stage."""
+        started = time.monotonic()
+        yield
+        self.seconds[stage] = time.monotonic() - started
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A fit that can begin: its material, its plan, what the key has left, what is to be moved."""
+
+    material: Material
+    plan: Plan
+    budgets: Budgets
+    traffic: Traffic
+    line: Line
+
+    def tell(self, watcher: Watcher) -> None:
+        """Say what the fit will spend and move."""
+        watcher.plan(self.plan, self.budgets)
+        watcher.traffic(self.traffic, self.line)
+
+
+def prepare(
+    config: FitConfig,
+    dataset: Dataset,
+    transport: Transport,
+    *,
+    card: ModelCard,
+    run: Run | None,
+) -> Prepared:
+    """Sample the shots and plan; spends and writes nothing.
+
+    Args:
+        config: settings of the fit.
+        dataset: to draw the shots from, and the test images.
+        transport: asked for what the key has left.
+        card: of the model.
+        run: a run that goes on: its plan stands.
+
+    Raises:
+        AccessDenied: the key may not send the method's prompts.
+        DataError: the data cannot be used.
+        BudgetExhausted: the plan cannot be paid.
+    """
+    method = methods.get(config.method)
+    check_kinds(card, method)
+    material = gather(config, dataset, views=method.views(config), card=card)
+    budgets = fetch_key(transport).budgets
+    line = Line(transport.took_s)
+    plan = run.saved_plan() if run else None
+    if plan is None:
+        plan = method.plan(config, material.workload(card), budgets)
+    load = Load(material.pictures, material.weigh())
+    traffic = foresee(
+        plan,
+        config,
+        card,
+        class_names=material.class_names,
+        pictures=load,
+        prompt_kind=method.prompt_kind or ("soft" if "soft" in card.prompt_kinds else "text"),
+    )
+    return Prepared(material, plan, budgets, traffic, line)
+
+
+def fit(
+    run: Run, prepared: Prepared, transport: Transport, *, card: ModelCard, watcher: Watcher
+) -> dict[str, Any]:
+    """Do a run, or what is left of it, and write its result.
+
+    Returns:
+        The content of result.json.
+
+    Raises:
+        CraftTunerError: whatever stops it; the run can be resumed.
+    """
+    clock = Clock()
+    client = Client(
+        transport,
+        card,
+        run_id=run.id,
+        purchases=Purchases(run.path / PURCHASES),
+        dtype=run.config.dtype,
+    )
+    material = prepared.material
+    run.save_plan(prepared.plan)
+    prepared.tell(watcher)
+    with clock.time("upload"):
+        advance = _telling_rate(watcher, prepared, client)
+        task, test = send(material, client, run.config, on_uploaded=advance)
+    method = methods.get(run.config.method)
+    adapter = method.fit(client, task, run=run, on_progress=watcher.generation)
+    with clock.time("test"):
+        answers = Answers()
+        evaluation = _test(client, adapter, prepared, test=test, watcher=watcher, answers=answers)
+    if evaluation is not None:
+        _keep_answers(run, answers, material.test, evaluation.class_names)
+    clock.seconds["fit"] = sum(row["seconds"] for row in run.restore().metrics)
+    result = _result(run, client, evaluation, material, adapter) | {"seconds": clock.seconds}
+    run.save_result(result)
+    return result
+
+
+def _telling_rate(watcher: Watcher, prepared: Prepared, client: Client) -> OnUploaded:
+    """Show the upload, and say how long all will take as soon as a piece of it has told."""
+    advance = watcher.uploading(prepared.material.pictures)
+    told = False
+
+    def uploaded(more: int) -> None:
+        nonlocal told
+        advance(more)
+        rate = client.pace.bytes_per_s
+        if rate is not None and not told:
+            told = True
+            watcher.traffic(prepared.traffic, Line(prepared.line.round_trip_s, rate))
+
+    return uploaded
+
+
+def check_kinds(card: ModelCard, method: Method) -> None:
+    """Refuse a method whose prompts the key may not send.
+
+    Raises:
+        AccessDenied: says which prompts it may send.
+    """
+    if method.prompt_kind and method.prompt_kind not in card.prompt_kinds:
+        allowed = ", ".join(card.prompt_kinds) or "no"
+        raise AccessDenied(
+            f"--method {method.name} sends {method.prompt_kind} prompts, and this key may send "
+            f"{allowed} prompts to {card.id}; choose another method or ask the server's owner"
+        )
+
+
+def _test(
+    client: Client,
+    adapter: Adapter,
+    prepared: Prepared,
+    *,
+    test: Upload | None,
+    watcher: Watcher,
+    answers: Answers,
+) -> Evaluation | None:
+    if test is None:
+        return None
+    items = prepared.material.test
+    watcher.testing(len(items))
+    purposes = {phase.purpose for phase in prepared.plan.phases}
+    return evaluate(
+        client,
+        adapter,
+        test.images,
+        labels_of(items),
+        zero_shot="zero-shot" in purposes,
+        adapted="test" in purposes,
+        on_logits=answers,
+    )
+
+
+def _keep_answers(
+    run: Run, answers: Answers, items: tuple[Item, ...], class_names: tuple[str, ...]
+) -> None:
+    """What each test image was taken for, and small copies of a few, for the page of the run."""
+    pictures = {item.picture.name: item.picture for item in items}
+    names = [item.picture.name for item in items]
+    lines = predictions.table(answers, names, labels_of(items), class_names)
+    predictions.write(run.path, lines)
+    examples.save(run.path, pictures, lines)
+
+
+def _result(
+    run: Run,
+    client: Client,
+    evaluation: Evaluation | None,
+    material: Material,
+    adapter: Adapter,
+) -> dict[str, Any]:
+    spent = client.purchases.by_purpose()
+    return {
+        "method": run.config.method,
+        "model": client.card.id,
+        "digest": client.card.digest,
+        "shots": run.config.shots,
+        "seed": run.config.seed,
+        "images": {"shots": len(material.shots), "test": len(material.test)},
+        "evaluation": None if evaluation is None else evaluation.model_dump(mode="json"),
+        "spent": {purpose: cost.model_dump() for purpose, cost in spent.items()},
+        "spent_total": client.purchases.total.model_dump(),
+        "prompts_per_image_at_inference": adapter.prompts_per_image,
+        "adapter_bytes": (run.path / TENSORS_FILE).stat().st_size,
+        "versions": versions(),
+        "machine": machine(),
+    }

@@ -1,0 +1,163 @@
+"""The pictures of a fit: which they are, what they cost, and how they get to the server.
+
+Owns the step from a dataset to a `Task`. Must not know methods, plans or results.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict
+
+from craft_shared.messages import ModelCard
+from craft_tuner.blackbox import Task, Texts, names_at_once
+from craft_tuner.client.batching import images_per_set
+from craft_tuner.client.client import Client
+from craft_tuner.client.uploads import OnUploaded, Upload
+from craft_tuner.config.fit_config import BUNDLED, FitConfig
+from craft_tuner.data.dataset import Dataset, Item, labels_of, pictures_of
+from craft_tuner.data.pictures import Picture, weigh
+from craft_tuner.data.sampling import sample_shots
+from craft_tuner.data.sources import read_dataset
+from craft_tuner.data.views import Augmentation, views_of
+from craft_tuner.errors import DataError, PictureError
+from craft_tuner.plan import Workload
+
+
+class Setup(BaseModel):
+    """What a run needs to go on, beside its settings; never the key."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    server: str
+    model: str
+    data: str
+    class_names: str | None = None
+    track: str | None = None
+    """Tracker (`craft_tuner.training.tracking`)."""
+
+    def dataset(self) -> Dataset:
+        """Read the dataset; no picture is opened.
+
+        Raises:
+            DataError: it cannot be used.
+        """
+        names = Path(self.class_names) if self.class_names else None
+        return read_dataset(self.data, class_names=names)
+
+
+@dataclass(frozen=True)
+class Material:
+    """The pictures of a fit: shots with their views, and test images."""
+
+    class_names: tuple[str, ...]
+    shots: tuple[Item, ...]
+    test: tuple[Item, ...]
+    views: int
+    augmentation: Augmentation
+    bundled: bool = False
+    """Whether shots and views are asked about together, in as few image sets as there can be."""
+
+    @property
+    def pictures(self) -> int:
+        """How many pictures are uploaded."""
+        return len(self.test) + len(self.shots) * (1 + self.views)
+
+    def weigh(self) -> int:
+        """About how many bytes the pictures have; reads a few of each kind.
+
+        Raises:
+            DataError: one of those cannot be read.
+        """
+        originals = pictures_of(self.shots)
+        one_view = views_of(originals, self.augmentation, view=0) if self.views else []
+        return weigh(pictures_of(self.test)) + weigh(originals) + self.views * weigh(one_view)
+
+    def workload(self, card: ModelCard) -> Workload:
+        """The sizes that a plan is priced by."""
+        size = images_per_set(len(self.class_names), card.limits)
+        bundle = len(self.shots) * (1 + self.views) if self.bundled else 0
+        return Workload(
+            classes=len(self.class_names),
+            shots=len(self.shots),
+            shot_sets=-(-len(self.shots) // size),
+            test_images=len(self.test),
+            test_sets=-(-len(self.test) // size),
+            bundle=bundle,
+            set_size=size,
+            kinds=tuple(card.prompt_kinds),
+            names=names_at_once(card),
+            labels=card.output == "label",
+        )
+
+
+def gather(config: FitConfig, dataset: Dataset, *, views: int, card: ModelCard) -> Material:
+    """Sample the shots of a dataset; no picture is opened.
+
+    Raises:
+        DataError: a class has too few images.
+    """
+    return Material(
+        class_names=dataset.class_names,
+        shots=sample_shots(dataset, shots=config.shots, seed=config.seed, sampling=config.sampling),
+        test=dataset.test,
+        views=views,
+        augmentation=Augmentation(
+            size=card.image_size, seed=config.seed, scale=config.crop_scale, flip=config.flip
+        ),
+        bundled=config.method in BUNDLED,
+    )
+
+
+def send(
+    material: Material, client: Client, config: FitConfig, *, on_uploaded: OnUploaded
+) -> tuple[Task, Upload | None]:
+    """Upload test images, shots and views; the task for a method, and the test images apart.
+
+    Raises:
+        DataError: a picture cannot be used, or one is a shot and a test image.
+    """
+
+    def upload(pictures: Sequence[Picture], name: str) -> Upload:
+        classes = len(material.class_names)
+        try:
+            return client.upload(pictures, name=name, classes=classes, on_uploaded=on_uploaded)
+        except PictureError as error:
+            raise DataError(f"{error}; `craft-tuner data check` names and counts all") from error
+
+    test = upload(pictures_of(material.test), "test") if material.test else None
+    originals = pictures_of(material.shots)
+    shots = upload(originals, "shots")
+    _check_apart(shots, test, material)
+    texts = Texts(material.class_names, config.context, config.suffix)
+    labels = labels_of(material.shots)
+    augmented = [
+        views_of(originals, material.augmentation, view=view) for view in range(material.views)
+    ]
+    if material.bundled:
+        together = [*originals, *(picture for view in augmented for picture in view)]
+        return Task(texts, shots.images, (), labels, upload(together, "bundle").images), test
+    views = tuple(upload(view, f"view-{number}").images for number, view in enumerate(augmented))
+    return Task(texts, shots.images, views, labels), test
+
+
+def _check_apart(shots: Upload, test: Upload | None, material: Material) -> None:
+    """No shot may be a test image, and no image may have two labels."""
+    seen: dict[str, Item] = {}
+    faults: list[str] = []
+    for identity, item in zip(shots.ids, material.shots, strict=True):
+        other = seen.setdefault(identity, item)
+        if other.label != item.label:
+            faults.append(
+                f"{other.picture.name} and {item.picture.name} are the same image under two "
+                "classes; keep one"
+            )
+    for identity, item in zip(test.ids if test else (), material.test, strict=True):
+        if identity in seen:
+            faults.append(
+                f"the test image {item.picture.name} is the training image "
+                f"{seen[identity].picture.name}; remove one of them"
+            )
+    if faults:
+        more = f" (and {len(faults) - 1:,} more like it)" if faults[1:] else ""
+        raise DataError(faults[0] + more)

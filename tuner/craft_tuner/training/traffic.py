@@ -1,0 +1,84 @@
+"""What a run moves over the line, and how long that takes: told before it begins.
+
+Calls and logits are counted; images are weighed by a sample, and those that the server has already
+are not sent.
+Must not know how anything is sent.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from craft_shared.messages import ModelCard, PromptKind
+from craft_tuner.config.fit_config import FitConfig
+from craft_tuner.plan import Plan
+
+_LOGIT_BYTES = {"float32": 4, "float16": 2}
+_HEADER_BYTES = 700
+"""About what a request's and a reply's head and message take."""
+
+_TEMPLATE_BYTES = 64
+"""About what a text template takes in a message."""
+
+_NAME_BYTES = 340
+"""What a picture takes beside its bytes: its id in a manifest, an upload and a set."""
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes of a run: images and prompts there, logits back, in at least so many requests."""
+
+    pictures: int
+    picture_bytes: int
+    requests: int
+    prompt_bytes: int
+    logit_bytes: int
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """What is known of the way to the server; the rate only once something has been sent."""
+
+    round_trip_s: float
+    bytes_per_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Load:
+    """So many pictures, and about their bytes."""
+
+    count: int
+    bytes: int
+
+
+def foresee(
+    plan: Plan,
+    config: FitConfig,
+    card: ModelCard,
+    *,
+    class_names: Sequence[str],
+    pictures: Load,
+    prompt_kind: PromptKind = "soft",
+) -> Traffic:
+    """The traffic of a plan.
+
+    Args:
+        plan: what is bought.
+        config: says how logits travel.
+        card: of the model.
+        class_names: K names, which travel with each request.
+        pictures: what is uploaded.
+        prompt_kind: offsets are far larger than texts.
+    """
+    total = plan.total
+    prompt = config.n_ctx * card.context_width * 4 if prompt_kind == "soft" else _TEMPLATE_BYTES
+    words = sum(len(name.encode()) + 3 for name in class_names)
+    return Traffic(
+        pictures=pictures.count,
+        picture_bytes=pictures.bytes + pictures.count * _NAME_BYTES,
+        requests=total.calls,
+        prompt_bytes=plan.fit.queries * prompt + total.calls * (words + _HEADER_BYTES),
+        logit_bytes=total.logit_vectors * len(class_names) * _LOGIT_BYTES[config.dtype]
+        + total.calls * _HEADER_BYTES,
+        dtype=config.dtype,
+    )
