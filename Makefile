@@ -69,6 +69,7 @@ type: install  ## mypy --strict
 docs: install  ## write docs/reference/ (settings, commands, OpenAPI) and .env.example anew from the code
 	$(BIN)/python -m scripts.write_reference docs/reference
 	$(BIN)/python -m scripts.write_env .env.example
+	$(BIN)/python -m scripts.write_architecture docs/architecture.md
 
 .PHONY: bench
 bench: install  ## all measurements on this machine, about ten minutes; figures in bench/*.json
