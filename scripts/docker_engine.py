@@ -60,12 +60,15 @@ STAND_INS = {
 """Image of docker-compose.yml -> what makes Debian do the same."""
 
 
-class Skipped(Exception):  # noqa: N818 - no error: the machine cannot do it
+class Skipped(Exception):
     """The test cannot run here; the message says why."""
 
 
-class Interrupted(Exception):  # noqa: N818 - as Skipped; no SystemExit, which `works` takes for a no
-    """The test is to end now; the message says why."""
+class Interrupted(Exception):
+    """The test is to end now; the message says why.
+
+    No SystemExit, which `works` takes for a no.
+    """
 
 
 def run(*command: str | Path, quiet: bool = True, **options: object) -> str:

@@ -18,7 +18,7 @@ from scripts.docker_engine import LOCAL, run, works
 from scripts.docker_stack import BUDGET, FIT, PORTS, ROOT, Key, Stack
 
 PROGRAMS = Path(sys.executable).parent
-CAMPAIGN = ROOT / "benchmarks" / "fault_composed.py"
+CAMPAIGN = "benchmarks.reliability.faults_compose"
 PATIENCE_S = 180.0
 CAMPAIGN_S = 180.0
 """No round begins later."""
@@ -36,7 +36,7 @@ def single(stack: Stack) -> dict[str, Any]:
     inside = ("docker", "exec", container)
     check(run(*inside, "id", "-u") == "10001", "the server does not run as uid 10001")
     check(not works(*inside, "touch", "/made"), "the server's root can be written")
-    check(works(*inside, "touch", "/tmp/made"), "the server's /tmp cannot be written")  # noqa: S108
+    check(works(*inside, "touch", "/tmp/made"), "the server's /tmp cannot be written")
     key = stack.mint("server")
     result = stack.fit("composed", key, "http://server:8000")
     balance(stack, "server", key, result, "tuner's container")
@@ -106,14 +106,14 @@ def observed(stack: Stack) -> None:
 
 def disturbed(stack: Stack, rounds: int) -> None:
     """The fault campaign through nginx, on both replicas and Postgres."""
-    overlay = json.loads(run(sys.executable, CAMPAIGN, "--overlay"))["services"]
+    overlay = json.loads(run(sys.executable, "-m", CAMPAIGN, "--overlay", cwd=ROOT))["services"]
     stack("rm", "-sf", "scale", *overlay)  # nginx asks for the replicas' addresses when it starts
     stack.lay_over(overlay)
     stack("up", "-d", "--no-build", "scale")
     until("both replicas are healthy", lambda: stack.healthy("replica") == 2)
     where = ("--project", LOCAL, "--port", PORTS["CRAFT_SCALE_PORT"])
     how = ("--database", stack.database_url, "--rounds", rounds, "--seconds", CAMPAIGN_S)
-    run(sys.executable, CAMPAIGN, *where, *map(str, how), quiet=False)
+    run(sys.executable, "-m", CAMPAIGN, *where, *map(str, how), quiet=False, cwd=ROOT)
     say("nothing found by the fault campaign")
 
 

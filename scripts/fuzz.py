@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -155,12 +156,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=60, help="for each target")
     parser.add_argument("--target", choices=TARGETS, help="only this one")
     options = parser.parse_args()
+    if find_spec("atheris") is None:
+        raise SystemExit("no atheris here: pip install -c constraints.txt -e '.[fuzz]'")
     if options.target:
         fuzz(options.target, options.seconds)
     for name in TARGETS:
         print(f"{name}: {options.seconds} s", flush=True)
-        command = [sys.executable, __file__, "--target", name, "--seconds", str(options.seconds)]
-        subprocess.run(command, check=True)
+        flags = ["--target", name, "--seconds", str(options.seconds)]
+        subprocess.run([sys.executable, "-m", "scripts.fuzz", *flags], check=True)
 
 
 if __name__ == "__main__":

@@ -150,7 +150,7 @@ class Batches:
     def __init__(self, plan: Plan, bank: GlyphBank, words: Vocabulary) -> None:
         self._plan, self._words = plan, words
         self._painter = Painter(bank, seed=plan.seed)
-        self._rng = random.Random(plan.seed)  # noqa: S311
+        self._rng = random.Random(plan.seed)
         self._concepts = concept_ids()
 
     def loss(self, model: open_clip.CLIP) -> torch.Tensor:

@@ -1,12 +1,12 @@
 """What earns its place in `craft_plus` and `bank`: digits, the embedded model, one process.
 
-    python -m benchmarks.accuracy.ablation [--seeds 1,2,3] [--searched 600] [--json FILE]
+    python -m benchmarks ablation [--seeds 1,2,3] [--searched 600] [--json FILE]
 
 Each row changes one thing: which context is asked (the plain text; the best of 25 random ones by
 held-out loss; a search on the loss of the best head, or on its held-out loss), how many common
 names are asked beside the classes, how many prompts, and which head reads the logits. Queries are
 the training queries of one image set that holds the 160 shots and 4 views of each. The model is
-called without HTTP or meter, through `local.LocalBox`: this compares methods, not servers. Test
+called without HTTP or meter, through `LocalBox`: this compares methods, not servers. Test
 labels are read once a row, for its accuracy. Racing on mini-batches has no row: a query is a prompt
 on a whole image set, so fewer images save none.
 """

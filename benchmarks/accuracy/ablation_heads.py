@@ -1,6 +1,6 @@
 """What each rule of a bank's head is worth: the shots' own source, and sixteen shifts of it.
 
-    python -m benchmarks.accuracy.ablation_heads [--shots 1 4 16] [--seeds 1 2 3]
+    python -m benchmarks ablation-heads [--shots 1 4 16] [--seeds 1 2 3]
                               [--data ../shared/data] [--json FILE]
 
 Each row changes one rule of craft_tuner.heads (selection or leverage). The bank is the one of
@@ -22,7 +22,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-from benchmarks.accuracy.domain_shift import stands
+from benchmarks.accuracy.domain_shift import setups
 from benchmarks.common.local import LocalBox, load_model
 from benchmarks.common.machine import (
     Row,
@@ -168,16 +168,16 @@ class Asker:
 
 def trials(data: Path, *, shots: int, seeds: Sequence[int]) -> Iterator[Trial]:
     """Every shift and seed."""
-    for stand in stands(data):
-        model = load_model(**{name: str(value) for name, value in stand.model.items()})
-        box, preset = LocalBox(model), {"preset": "digits"} if stand.preset else {}
+    for setup in setups(data):
+        model = load_model(**{name: str(value) for name, value in setup.model.items()})
+        box, preset = LocalBox(model), {"preset": "digits"} if setup.preset else {}
         with TemporaryDirectory() as place:
-            for number, shift in enumerate(stand.shifts):
+            for number, shift in enumerate(setup.shifts):
                 shift.write(Path(place) / str(number))
-            folders = [read_dataset(str(Path(place) / str(n))) for n in range(len(stand.shifts))]
+            folders = [read_dataset(str(Path(place) / str(n))) for n in range(len(setup.shifts))]
             for seed in seeds:
                 asker = Asker(box, build({**preset, "seed": seed}))
-                for number, shift in enumerate(stand.shifts):
+                for number, shift in enumerate(setup.shifts):
                     here, back = folders[number], folders[number ^ 1]  # pairs, there and back
                     yield Trial(
                         shift=shift.name,

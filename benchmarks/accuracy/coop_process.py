@@ -1,7 +1,6 @@
 """One CoOp run in a process of its own: the shots of a fit, the white box, the memory that it took.
 
-    python -m benchmarks.accuracy.coop_process '{"server": {"model": "embedded"}, "data": "digits",
-    ...}'
+    python -m benchmarks.accuracy.coop_process '{"server": {...}, "data": "digits", ...}'
 
 Prints `Report` as JSON. Shots, class names, augmentation and test images are read by the tuner's
 own code from the same settings, so that a fit of `craft-tuner` with them has the very same ones.

@@ -1,6 +1,6 @@
 """Shots from one source, test images from another: does an adapter fall below zero-shot?
 
-    python -m benchmarks.accuracy.domain_shift [--method auto] [--shots 1 2 4 16]
+    python -m benchmarks domain-shift [--method auto] [--shots 1 2 4 16]
                               [--seeds 1 2 3 4 5 6] [--data ../shared/data] [--fresh]
                               [--json FILE]
 
@@ -16,7 +16,6 @@ more than its standard error over the seeds.
 import json
 import statistics
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -31,9 +30,9 @@ from benchmarks.common.machine import (
     print_table,
     write_json,
 )
+from benchmarks.common.programs import TUNER
 from benchmarks.common.servers import Server, serving
 
-TUNER = Path(sys.executable).parent / "craft-tuner"
 MOST_BELOW = 1.0
 """Points."""
 
@@ -49,7 +48,7 @@ COLUMNS = {
 }
 
 
-class Stand(NamedTuple):
+class Setup(NamedTuple):
     """A model and the shifts that are tried on it."""
 
     model: dict[str, object]
@@ -99,10 +98,10 @@ def points(evaluation: Row, way: str) -> float:
     return 100 * float(evaluation[way]["accuracy"])
 
 
-def stands(data: Path, *, fresh: bool = False) -> Iterator[Stand]:
+def setups(data: Path, *, fresh: bool = False) -> Iterator[Setup]:
     """What there is to try on this machine; of what was kept for last there are scenes alone."""
     if not fresh:
-        yield Stand({"model": "embedded"}, ("--preset", "digits"), [*digit_shifts()])
+        yield Setup({"model": "embedded"}, ("--preset", "digits"), [*digit_shifts()])
     mini = data / "natural_mini"
     try:
         shifts = [*scene_shifts(data, fresh=fresh)]
@@ -110,19 +109,19 @@ def stands(data: Path, *, fresh: bool = False) -> Iterator[Stand]:
         print(f"scenes are skipped: {error.filename} is absent (--data)")
         return
     files = {"model": mini / "natural-mini.json", "pretrained": mini / "natural-mini.safetensors"}
-    yield Stand({name: file.absolute() for name, file in files.items()}, (), shifts)
+    yield Setup({name: file.absolute() for name, file in files.items()}, (), shifts)
 
 
-def study(fitter: Fitter, stand: Stand, folder: Path, *, shots: int, seeds: list[int]) -> list[Row]:
+def study(fitter: Fitter, setup: Setup, folder: Path, *, shots: int, seeds: list[int]) -> list[Row]:
     """A line for each shift, mean over the seeds."""
     rows = []
-    for number, shift in enumerate(stand.shifts):
+    for number, shift in enumerate(setup.shifts):
         back = folder / str(number ^ 1)  # shifts come in pairs, there and back
         results, own = [], []
         for seed in seeds:
             run = folder / f"{number}-{shots}-{seed}"
             data = folder / str(number)
-            results.append(fitter.fit(data, run, shots=shots, seed=seed, more=stand.preset))
+            results.append(fitter.fit(data, run, shots=shots, seed=seed, more=setup.preset))
             own.append(fitter.gain_on(run, back))
         gains = [gain(result["evaluation"]) for result in results]
         ways = ("zero_shot", "adapted")
@@ -153,15 +152,15 @@ def main() -> None:
     )
     about, rows = describe(), list[Row]()
     print_heading(f"Domain shift: {options.method}, seeds {options.seeds}", about)
-    for stand in stands(Path(options.data), fresh=options.fresh):
+    for setup in setups(Path(options.data), fresh=options.fresh):
         with tempfile.TemporaryDirectory() as place:
             folder = Path(place)
-            for number, shift in enumerate(stand.shifts):
+            for number, shift in enumerate(setup.shifts):
                 shift.write(folder / str(number))
-            with serving(folder / "server", **stand.model) as server:
+            with serving(folder / "server", **setup.model) as server:
                 fitter = Fitter(server, server.mint(), options.method)
                 for shots in options.shots:
-                    rows += study(fitter, stand, folder, shots=shots, seeds=options.seeds)
+                    rows += study(fitter, setup, folder, shots=shots, seeds=options.seeds)
                 server.totals()
     print_table(rows, COLUMNS)
     write_json(options.json, about, rows=rows, method=options.method)

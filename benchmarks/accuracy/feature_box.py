@@ -1,15 +1,13 @@
 """A black box whose image tower is a file: real CLIP features behind the real server and meter.
 
-    python -m benchmarks.accuracy.feature_box DATA      (the server's settings come from
-    CRAFT_SERVER_*)
+    python -m benchmarks.accuracy.feature_box DATA   (settings of the server: CRAFT_SERVER_*)
 
 DATA holds clip_vit_b32/{caltech101,ucf101,text_names}.npz (see `Table.load`). A picture of one
 colour stands for a row of the image features: its red, green and blue are the row's number, so
 whatever crops, flips or scales it leaves it the same picture. A text is looked up in a table, which
 holds "a {name}" of some two thousand common things; nothing else can be asked.
 
-Knows the server's port for models (`craft_server.engine.blackbox`) and how to start it,
-nothing of tuners.
+It implements the server's port for models (`craft_server.engine.blackbox`).
 """
 
 import hashlib
@@ -52,7 +50,6 @@ SIDE = 8
 
 _FOLDER = "clip_vit_b32"
 _TEXTS_PER_PASS = 4096
-PYTHON = sys.executable
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """What logits give away: image embeddings recovered from what a key is told, by output policy.
 
-    python -m benchmarks.accuracy.leakage [--images 20] [--json leakage.json]
+    python -m benchmarks leakage [--images 20] [--json leakage.json]
 
 The attacker knows the text encoder, as for every public checkpoint, so that each prompt is a known
 row of text features, and asks prompts with random soft offsets. This benchmark opens the model to

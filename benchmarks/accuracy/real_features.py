@@ -1,7 +1,6 @@
 """Real CLIP features through the protocol: a bank of common names against the raw features.
 
-    python -m benchmarks.accuracy.real_features [--data ../shared/data] [--anchors 600] [--json
-    FILE]
+    python -m benchmarks real-features [--data ../shared/data] [--anchors 600] [--json FILE]
 
 Caltech101 and UCF101 at 1, 2, 4, 8 and 16 shots on OpenAI's ViT-B/32, behind a real server with a
 real key and meter (feature_box.py). The tuner asks one prompt, "a {}", with names of common things
@@ -19,8 +18,7 @@ from time import process_time
 
 import numpy as np
 
-from benchmarks.accuracy import feature_box
-from benchmarks.accuracy.feature_box import DATASETS, SHOTS, Part, Table, picture_of
+from benchmarks.accuracy.feature_box import DATASETS, SCALE, SHOTS, Part, Table, picture_of
 from benchmarks.common.machine import (
     Row,
     describe,
@@ -29,6 +27,7 @@ from benchmarks.common.machine import (
     print_table,
     write_json,
 )
+from benchmarks.common.programs import module
 from benchmarks.common.servers import running
 from craft_tuner.adapter import adapter as adapters
 from craft_tuner.adapter.adapter import Adapter
@@ -133,7 +132,7 @@ def study(asker: Asker, table: Table, dataset: str, shots: int) -> Row:
     adapter = asker.adapter(client, bank, names)
     images = asker.images(client, test, name="test")
     _, scores = adapter.logits(client, images, purpose="test", step="test")
-    features = np.float32(feature_box.SCALE) * table.images
+    features = np.float32(SCALE) * table.images
     head = readout_of(fitted(features[train.rows], train, len(names)))
     return {
         "dataset": dataset,
@@ -171,7 +170,7 @@ def main() -> None:
         return
     about = describe()
     print_heading(f"Real CLIP features, {options.anchors} names in one prompt", about)
-    program = (feature_box.PYTHON, feature_box.__file__, options.data)
+    program = module("benchmarks.accuracy.feature_box", options.data)
     with tempfile.TemporaryDirectory() as folder, running(program, Path(folder)) as server:
         with Transport(Connection(server.url, server.mint())) as transport:
             asker = Asker(transport, anchors_of(table, options.anchors))

@@ -1,9 +1,10 @@
-"""Class names that benchmarks ask for, by dataset: real ones, as their lengths set the cost."""
+"""Class names that benchmarks ask for, by dataset: real ones, as their lengths set the cost.
+
+open_clip, which is large, is loaded for ImageNet's alone.
+"""
 
 import json
 from pathlib import Path
-
-from open_clip.zero_shot_metadata import IMAGENET_CLASSNAMES
 
 _FILE = Path(__file__).parent / "class_names.json"
 
@@ -13,6 +14,10 @@ BY_COUNT = {10: "digits", 47: "dtd", 100: "caltech101", 397: "sun397", 1000: "im
 def names_of(dataset: str) -> list[str]:
     """The class names of `digits`, `dtd`, `caltech101`, `sun397` or `imagenet`."""
     if dataset == "imagenet":
+        from open_clip.zero_shot_metadata import (  # noqa: PLC0415 - as the module says
+            IMAGENET_CLASSNAMES,
+        )
+
         return list(IMAGENET_CLASSNAMES)
     names: list[str] = json.loads(_FILE.read_text())["sets"][dataset]["names"]
     return names

@@ -8,13 +8,9 @@ import io
 import tempfile
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
-import open_clip
-import torch
 from PIL import Image
-from safetensors.torch import save_file
 
 from craft_server.app import card_limits
 from craft_server.engine.blackbox import BlackBox as ModelPort
@@ -36,14 +32,6 @@ from craft_tuner.data.pictures import Picture
 
 UNLIMITED = 10**9
 ENCODE_BATCH = 64
-
-
-def random_checkpoint(folder: Path) -> Path:
-    """RN50's tensors, random, in a file."""
-    torch.manual_seed(0)
-    file = folder / "random.safetensors"
-    save_file(open_clip.create_model("RN50").state_dict(), str(file))
-    return file
 
 
 def load_model(**fields: str) -> ModelPort:

@@ -5,10 +5,8 @@ Knows the programs' command lines and the protocol, nothing of the server's code
 
 import io
 import json
-import os
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,12 +17,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from benchmarks.common import programs
+from benchmarks.common.programs import SERVER
 from craft_shared import wire
 from craft_shared.messages import LogitsRequest
 from craft_shared.tensors import TENSOR_MEDIA_TYPE
 from craft_shared.wire import FloatArray
 
-PROGRAM = Path(sys.executable).parent / "craft-server"
 HOST = "127.0.0.1"
 PLENTY = 10**9
 """Queries of a key that no benchmark exhausts."""
@@ -64,10 +63,10 @@ class Server:
         """What `craft-server ARGUMENTS` prints on the same data.
 
         Raises:
-            CalledProcessError: it failed, as `usage` does if the books do not balance.
+            CalledProcessError: it failed, as `usage` does if the ledger does not balance.
         """
         done = subprocess.run(
-            [PROGRAM, *arguments],
+            [SERVER, *arguments],
             env=self._environment,
             capture_output=True,
             encoding="utf-8",
@@ -96,7 +95,7 @@ class Server:
 @contextmanager
 def serving(folder: Path, **settings: object) -> Iterator[Server]:
     """A server with `CRAFT_SERVER_<NAME>` settings, ready, and stopped at the end."""
-    with running((PROGRAM, "serve"), folder, **settings) as server:
+    with running((SERVER, "serve"), folder, **settings) as server:
         yield server
 
 
@@ -106,7 +105,8 @@ def running(program: Sequence[str | Path], folder: Path, /, **settings: object) 
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
     values = {"data_dir": folder, "host": HOST, "port": port} | settings
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("CRAFT_SERVER_")}
+    inherited = programs.environment().items()
+    environment = {k: v for k, v in inherited if not k.startswith("CRAFT_SERVER_")}
     environment |= {f"CRAFT_SERVER_{name.upper()}": str(value) for name, value in values.items()}
     with (folder / "server.log").open("ab") as log:
         process = subprocess.Popen(program, env=environment, stdout=log, stderr=log)

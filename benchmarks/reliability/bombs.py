@@ -1,6 +1,6 @@
 """Hostile requests against the real program: what answers each, after how long, at what memory.
 
-    python -m benchmarks.reliability.bombs [--json FILE]
+    python -m benchmarks bombs [--json FILE]
 
 Prints the table of docs/security.md: for each bomb the code of the refusal, seconds until it, and
 how far the server's memory rose above where it stood. After each bomb a good request must be

@@ -135,7 +135,7 @@ class PostgresContainer:
         self.url = url
         self._uri = url.replace("+psycopg", "", 1)
 
-    def down(self, chance: random.Random) -> str:
+    def down(self, rng: random.Random) -> str:
         """Restart it, kill it or one of its processes, or let it hang."""
         ways: list[Callable[[random.Random], str]] = [
             self._restart,
@@ -143,14 +143,14 @@ class PostgresContainer:
             self._crash,
             self._hang,
         ]
-        said = chance.choice(ways)(chance)
+        said = rng.choice(ways)(rng)
         self._wait_until_back()
         return said
 
-    def full(self, chance: random.Random, servers: Sequence[int]) -> str:
+    def full(self, rng: random.Random, servers: Sequence[int]) -> str:
         """None of its processes that run may write beyond a limit; the servers may not either."""
-        limit = chance.choice([0, 8192, chance.randint(0, 2**20)])
-        seconds = chance.uniform(0.3, 1.5)
+        limit = rng.choice([0, 8192, rng.randint(0, 2**20)])
+        seconds = rng.uniform(0.3, 1.5)
         postmaster = int(_inspect(self._container, "{{.State.Pid}}"))
         children = [pid for pid in _pids(self._container) if pid != postmaster]
         with file_size_limit([*children, *servers], limit):
@@ -161,21 +161,21 @@ class PostgresContainer:
     def close(self) -> None:
         """Leave it to who started it."""
 
-    def _restart(self, chance: random.Random) -> str:
+    def _restart(self, rng: random.Random) -> str:
         docker("stop", self._container)
-        return f"restarted, away for {self._start_later(chance):.1f} s"
+        return f"restarted, away for {self._start_later(rng):.1f} s"
 
-    def _kill(self, chance: random.Random) -> str:
+    def _kill(self, rng: random.Random) -> str:
         docker("kill", self._container)
-        return f"killed, away for {self._start_later(chance):.1f} s"
+        return f"killed, away for {self._start_later(rng):.1f} s"
 
-    def _start_later(self, chance: random.Random) -> float:
-        seconds = chance.uniform(0.1, 1.5)
+    def _start_later(self, rng: random.Random) -> float:
+        seconds = rng.uniform(0.1, 1.5)
         time.sleep(seconds)
         docker("start", self._container)
         return seconds
 
-    def _crash(self, chance: random.Random) -> str:
+    def _crash(self, rng: random.Random) -> str:
         """Postgres ends every session when one of its processes dies, and recovers by itself."""
         with psycopg.connect(self._uri, connect_timeout=30) as connection:
             sessions = connection.execute(
@@ -184,12 +184,12 @@ class PostgresContainer:
             ).fetchall()
         if not sessions:
             return "no session to kill"
-        [victim] = chance.choice(sessions)
+        [victim] = rng.choice(sessions)
         docker("exec", self._container, "sh", "-c", f"kill -9 {victim} || true")
         return "one session killed"
 
-    def _hang(self, chance: random.Random) -> str:
-        seconds = chance.uniform(0.2, 2.0)
+    def _hang(self, rng: random.Random) -> str:
+        seconds = rng.uniform(0.2, 2.0)
         docker("pause", self._container)
         time.sleep(seconds)
         docker("unpause", self._container)

@@ -1,10 +1,10 @@
-"""The fault campaign: real servers, clients and stores, disturbed round by round; exact books.
+"""The fault campaign: real servers, clients and stores, disturbed round by round; an exact ledger.
 
-    python -m benchmarks.reliability.faults [--rounds 100] [--seed 0] [--store sqlite|postgres|both]
+    python -m benchmarks faults [--rounds 100] [--seed 0] [--store sqlite|postgres|both]
                                 [--only SCENARIO] [--json FILE]
 
 Each round has a key whose budget is exactly what its clients are to buy (or less, in a race), and
-one scenario of fault_scenarios.py. The same seed draws the same purchases and faults; when they
+one scenario of scenarios.py. The same seed draws the same purchases and faults; when they
 meet is up to the machine. Both stores are disturbed at the same time, each with servers of its own.
 A line for each round ends with the statuses that clients met beside 200 (0: no answer). Exits 1 if
 anything is found.
@@ -31,9 +31,9 @@ from benchmarks.common.machine import (
     print_table,
     write_json,
 )
-from benchmarks.reliability.books import COUNTED
+from benchmarks.reliability.cluster import Cluster, processes
+from benchmarks.reliability.invariants import COUNTED
 from benchmarks.reliability.scenarios import SCENARIOS, Played, Scenario, play
-from benchmarks.reliability.stand import Stand, processes
 from benchmarks.reliability.stores import Faulty, Postgres, SqliteFile
 
 HEADINGS = {
@@ -46,11 +46,11 @@ HEADINGS = {
 }
 
 
-def draw_scenarios(names: Sequence[str], count: int, chance: random.Random) -> list[str]:
+def draw_scenarios(names: Sequence[str], count: int, rng: random.Random) -> list[str]:
     """So many scenarios in random order, each as often as the others."""
     drawn: list[str] = []
     while len(drawn) < count:
-        drawn += chance.sample(names, len(names))
+        drawn += rng.sample(names, len(names))
     return drawn[:count]
 
 
@@ -59,13 +59,13 @@ def campaign(name: str, *, rounds: int, seed: int, only: str) -> list[Row]:
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place:
         folder = Path(place)
         store: Faulty = SqliteFile(folder) if name == "sqlite" else Postgres()
-        with processes(store, folder) as stand:
+        with processes(store, folder) as cluster:
             chosen = {only: SCENARIOS[only]} if only else SCENARIOS
-            return play_all(stand, chosen, folder, rounds=rounds, seed=seed)
+            return play_all(cluster, chosen, folder, rounds=rounds, seed=seed)
 
 
 def play_all(
-    stand: Stand,
+    cluster: Cluster,
     chosen: Mapping[str, Scenario],
     folder: Path,
     *,
@@ -74,18 +74,18 @@ def play_all(
     seconds: float = math.inf,
 ) -> list[Row]:
     """Play so many rounds of some scenarios, or as many as begin within `seconds`; their rows."""
-    name = stand.store.name
+    name = cluster.store.name
     rows: list[Row] = []
     end = time.monotonic() + seconds
-    order = random.Random(f"{seed}/{name}")  # noqa: S311 - no secret
+    order = random.Random(f"{seed}/{name}")
     for number, scenario in enumerate(draw_scenarios(list(chosen), rounds, order), 1):
         began = time.monotonic()
         if began > end:
             break
-        chance = random.Random(f"{seed}/{name}/{number}")  # noqa: S311 - no secret
+        rng = random.Random(f"{seed}/{name}/{number}")
         own = folder / f"round-{number}"
         own.mkdir()
-        played = play(stand, chosen[scenario], own, chance)
+        played = play(cluster, chosen[scenario], own, rng)
         row = row_of(name, scenario, played, time.monotonic() - began)
         print(progress(row, f"{number}/{rounds}"), flush=True)
         rows.append(row)

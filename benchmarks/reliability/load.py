@@ -5,7 +5,6 @@ import json
 import random
 import signal
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -14,7 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.reliability.client import ENDED, TENSORS, Answer, lines_of
+from benchmarks.common.programs import environment, module
+from benchmarks.reliability.fault_client import ENDED, TENSORS, Answer, lines_of
 from craft_shared import wire
 from craft_shared.messages import LogitsRequest, SoftPrompts, TextPrompts
 
@@ -27,7 +27,7 @@ CONTEXT, CONTEXT_SHAPE = "a photo of a", (4, 16)
 
 CLASSES = ["cat", "dog", "sea lion", "owl"]
 TEMPLATES = ["a photo of a {}.", "{}", "a blurry picture of the {}", "so much {} here!"]
-PROGRAM = Path(__file__).with_name("fault_client.py")
+PROGRAM = "benchmarks.reliability.fault_client"
 STARTED_S = 60.0
 FINISHED_S = 300.0
 
@@ -46,28 +46,28 @@ class Purchase(NamedTuple):
         return {"name": self.name, "type": kind, "body": base64.b64encode(self.body).decode()}
 
 
-def draw(chance: random.Random, name: str, image_set: str, *, most: int) -> Purchase:
+def draw(rng: random.Random, name: str, image_set: str, *, most: int) -> Purchase:
     """A purchase of 1 to `most` prompts: soft ones in tensors, or text in JSON."""
-    queries = chance.randint(1, most)
-    classes = chance.sample(CLASSES, chance.randint(2, len(CLASSES)))
-    soft = chance.random() < 0.5
+    queries = rng.randint(1, most)
+    classes = rng.sample(CLASSES, rng.randint(2, len(CLASSES)))
+    soft = rng.random() < 0.5
     prompts: SoftPrompts | TextPrompts
     if soft:
         prompts = SoftPrompts(context=CONTEXT)
     else:
-        prompts = TextPrompts(templates=chance.sample(TEMPLATES, queries))
+        prompts = TextPrompts(templates=rng.sample(TEMPLATES, queries))
     request = LogitsRequest(
         model=MODEL, image_set=image_set, class_names=classes, prompts=prompts, tag="faults"
     )
     if not soft:
         body = request.model_dump_json(exclude_none=True).encode()
         return Purchase(name, queries, body, tensors=False)
-    draw_offsets = np.random.default_rng(chance.getrandbits(64))
+    draw_offsets = np.random.default_rng(rng.getrandbits(64))
     offsets = draw_offsets.standard_normal((queries, *CONTEXT_SHAPE), np.float32)
     return Purchase(name, queries, wire.encode_request(request, offsets), tensors=True)
 
 
-class Crew:
+class Clients:
     """The clients of a round, one process each, and all that they and others heard.
 
     Args:
@@ -177,7 +177,9 @@ class Crew:
     def _launch(self, number: int) -> "subprocess.Popen[bytes]":
         plan, journal = self._file("plan", number), self._file("journal", number)
         with self._file("errors", number).open("ab") as errors:
-            return subprocess.Popen([sys.executable, PROGRAM, plan, journal], stderr=errors)
+            return subprocess.Popen(
+                module(PROGRAM, plan, journal), env=environment(), stderr=errors
+            )
 
     def _file(self, kind: str, number: int) -> Path:
         return self._folder / f"{kind}-{number}"

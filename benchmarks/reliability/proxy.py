@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import NamedTuple, Self
 
-from benchmarks.reliability.client import HOST, TIMEOUT_S, Answer, read
+from benchmarks.reliability.fault_client import HOST, TIMEOUT_S, Answer, read
 
 MISHAPS = {
     "passes": 30,
@@ -41,9 +41,9 @@ class Seen(NamedTuple):
 class Proxy:
     """Listens on a port of its own in front of a server's port."""
 
-    def __init__(self, target: int, chance: random.Random) -> None:
+    def __init__(self, target: int, rng: random.Random) -> None:
         self._target = target
-        self._random = chance
+        self._random = rng
         self._lock = threading.Lock()
         self._listener = socket.create_server((HOST, 0))
         self.port: int = self._listener.getsockname()[1]

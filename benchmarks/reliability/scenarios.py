@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.common.servers import MULTIPART, Wire, multipart, noise_png
-from benchmarks.reliability.books import Findings, Sampler, check
-from benchmarks.reliability.load import Crew, Purchase, draw
+from benchmarks.reliability.cluster import Cluster, Replica
+from benchmarks.reliability.invariants import Findings, Sampler, check
+from benchmarks.reliability.load import Clients, Purchase, draw
 from benchmarks.reliability.proxy import Proxy
-from benchmarks.reliability.stand import Replica, Stand
 from craft_shared.errors import Code
 
 CLIENTS = 5
@@ -36,18 +36,18 @@ ENDED_BY_SIGTERM = {0, -15, 143}
 class Round:
     """One round as a scenario sees it; `said` is for the line of progress."""
 
-    stand: Stand
-    chance: random.Random
+    cluster: Cluster
+    rng: random.Random
     key_id: str
     token: str
-    crew: Crew
+    clients: Clients
     findings: Findings
     said: str = ""
 
     def wait(self) -> None:
         """Until a random moment of the load."""
-        self.crew.wait_for_answers()
-        time.sleep(self.chance.uniform(0, MOMENT_S))
+        self.clients.wait_for_answers()
+        time.sleep(self.rng.uniform(0, MOMENT_S))
 
 
 class Scenario(NamedTuple):
@@ -55,7 +55,7 @@ class Scenario(NamedTuple):
 
     Attributes:
         disturb: called while the clients run.
-        ports: how many of the stand's ports the clients know.
+        ports: how many of the cluster's ports the clients know.
         proxied: is there a proxy in front of these?
         tight: is the budget less than what the clients want?
     """
@@ -81,11 +81,11 @@ def race(_: Round) -> None:
 
 def kill_server(now: Round) -> None:
     """SIGKILL the server and start it again, at once or a little later."""
-    server = now.stand.replicas[0]
-    for _ in range(now.chance.choice([1, 1, 2])):
+    server = now.cluster.replicas[0]
+    for _ in range(now.rng.choice([1, 1, 2])):
         now.wait()
         server.kill()
-        time.sleep(now.chance.choice([0, now.chance.uniform(0, 0.5)]))
+        time.sleep(now.rng.choice([0, now.rng.uniform(0, 0.5)]))
         server.start()
         server.wait_until_ready()
 
@@ -93,10 +93,10 @@ def kill_server(now: Round) -> None:
 def kill_client(now: Round) -> None:
     """SIGKILL clients and start them on their journals."""
     for _ in range(6):
-        now.crew.wait_for_answers()
-        time.sleep(now.chance.uniform(0, MOMENT_S / 3))
-        now.crew.kill(now.chance.randrange(now.crew.size))
-    now.said = f"{now.crew.kills} kills"
+        now.clients.wait_for_answers()
+        time.sleep(now.rng.uniform(0, MOMENT_S / 3))
+        now.clients.kill(now.rng.randrange(now.clients.size))
+    now.said = f"{now.clients.kills} kills"
 
 
 def proxy(_: Round) -> None:
@@ -108,37 +108,37 @@ def storm(now: Round) -> None:
     killer = threading.Thread(target=kill_server, args=(now,))
     killer.start()
     for _ in range(3):
-        now.crew.kill(now.chance.randrange(now.crew.size))
-        now.crew.wait_for_answers()
+        now.clients.kill(now.rng.randrange(now.clients.size))
+        now.clients.wait_for_answers()
     killer.join()
 
 
 def disk_full(now: Round) -> None:
     """No room to write, for ledger and images, then room again; an upload meanwhile is refused."""
     now.wait()
-    server = now.stand.replicas[0]
-    uploads = threading.Thread(target=_upload_until_done, args=(now, now.stand.ports[0]))
+    server = now.cluster.replicas[0]
+    uploads = threading.Thread(target=_upload_until_done, args=(now, now.cluster.ports[0]))
     uploads.start()
-    now.said = now.stand.store.full(now.chance, server.pids)
+    now.said = now.cluster.store.full(now.rng, server.pids)
     uploads.join()
 
 
 def store_down(now: Round) -> None:
     """The store stops answering, in one of several ways, and comes back."""
     now.wait()
-    now.said = now.stand.store.down(now.chance)
+    now.said = now.cluster.store.down(now.rng)
 
 
 def drain(now: Round) -> None:
     """SIGTERM under load: what is in work is answered, what comes after is refused, none lost."""
-    drain_all(now, now.stand.replicas[:1])
+    drain_all(now, now.cluster.replicas[:1])
 
 
 def drain_all(now: Round, servers: Sequence[Replica]) -> None:
     """SIGTERM to all servers that the clients can reach, at the same time."""
     in_work = stop_all(now, servers)
     end = time.monotonic() + ANSWERED_S
-    while (lost := in_work - _answered(now.crew)) and time.monotonic() < end:
+    while (lost := in_work - _answered(now.clients)) and time.monotonic() < end:
         time.sleep(0.02)  # a client takes a moment to write down what it was told
     if lost:
         now.findings.add("drained", f"in work and never answered: {lost}", len(lost))
@@ -151,10 +151,10 @@ def stop_all(now: Round, servers: Sequence[Replica]) -> set[str]:
     now.wait()
     with ThreadPoolExecutor() as pool:
         codes = list(pool.map(lambda server: server.stop(), servers))
-    in_work = set(now.stand.books.requests(now.key_id))
+    in_work = set(now.cluster.ledger.requests(now.key_id))
     if not set(codes) <= ENDED_BY_SIGTERM:
         now.findings.add("other", f"after SIGTERM the servers exit with {codes}")
-    if held := now.stand.books.held(now.key_id, [server.name for server in servers]):
+    if held := now.cluster.ledger.held(now.key_id, [server.name for server in servers]):
         now.findings.add("other", f"held after the servers ended: {held}")
     now.said = f"{len(in_work)} in work until SIGTERM"
     return in_work
@@ -163,9 +163,9 @@ def stop_all(now: Round, servers: Sequence[Replica]) -> set[str]:
 def kill_replica(now: Round) -> None:
     """SIGKILL one of two: its holds return when it starts again, or else when they expire."""
     now.wait()
-    lost = now.stand.replicas[1]
+    lost = now.cluster.replicas[1]
     lost.kill()
-    if now.chance.random() < 0.5:
+    if now.rng.random() < 0.5:
         lost.start()
         now.said = "started again"
     else:
@@ -185,84 +185,84 @@ SCENARIOS = {
 }
 
 
-def play(stand: Stand, scenario: Scenario, folder: Path, chance: random.Random) -> Played:
-    """Play a round to its end and check its books."""
-    shares = (_race_shares if scenario.tight else _shares)(stand, chance, folder.name)
+def play(cluster: Cluster, scenario: Scenario, folder: Path, rng: random.Random) -> Played:
+    """Play a round to its end and check its ledger."""
+    shares = (_race_shares if scenario.tight else _shares)(cluster, rng, folder.name)
     wanted = {purchase.name: purchase.queries for share in shares for purchase in share}
     limit = sum(wanted.values())
     if scenario.tight:
-        limit = chance.randint(5, sum(queries == 1 for queries in wanted.values()))
-    key_id, token = stand.mint(limit)
-    crew = Crew(folder, token, shares)
-    now = Round(stand, chance, key_id, token, crew, Findings())
-    with Sampler(stand.books, key_id) as sampler, _ports(scenario, now) as ports:
+        limit = rng.randint(5, sum(queries == 1 for queries in wanted.values()))
+    key_id, token = cluster.mint(limit)
+    clients = Clients(folder, token, shares)
+    now = Round(cluster, rng, key_id, token, clients, Findings())
+    with Sampler(cluster.ledger, key_id) as sampler, _ports(scenario, now) as ports:
         try:
-            crew.start(ports)
+            clients.start(ports)
             scenario.disturb(now)
-            complaints = crew.finish()
+            complaints = clients.finish()
         finally:
-            crew.close()
-    stand.heal()
-    findings = check(stand, key_id, token, crew=crew, sampler=sampler)
+            clients.close()
+    cluster.heal()
+    findings = check(cluster, key_id, token, clients=clients, sampler=sampler)
     findings.counts.update(now.findings.counts)
     findings.details += now.findings.details
     for complaint in complaints:
         findings.add("other", complaint)
-    stands = stand.books.stands(key_id)
-    sold = 0 if stands is None else stands.sold
+    balance = cluster.ledger.balance(key_id)
+    sold = 0 if balance is None else balance.sold
     if sold != limit:
         findings.add("other", f"{sold} queries were sold, {limit} were to be")
-    said = "; ".join(part for part in (now.said, crew.statuses()) if part)
+    said = "; ".join(part for part in (now.said, clients.statuses()) if part)
     return Played(findings, sold, sampler.samples, said)
 
 
-def _shares(stand: Stand, chance: random.Random, name: str) -> list[list[Purchase]]:
+def _shares(cluster: Cluster, rng: random.Random, name: str) -> list[list[Purchase]]:
     """Every client has purchases of its own, and the budget is what they cost together."""
     return [
         [
-            draw(chance, f"{name}/{client}/{number}", stand.image_set, most=MOST_QUERIES)
+            draw(rng, f"{name}/{client}/{number}", cluster.image_set, most=MOST_QUERIES)
             for number in range(PURCHASES)
         ]
         for client in range(CLIENTS)
     ]
 
 
-def _race_shares(stand: Stand, chance: random.Random, name: str) -> list[list[Purchase]]:
+def _race_shares(cluster: Cluster, rng: random.Random, name: str) -> list[list[Purchase]]:
     """More than the budget, a part of it wanted by all clients under the same names."""
     shared = [
-        draw(chance, f"{name}/shared/{number}", stand.image_set, most=MOST_QUERIES)
+        draw(rng, f"{name}/shared/{number}", cluster.image_set, most=MOST_QUERIES)
         for number in range(SHARED)
     ]
     shares = []
     for client in range(RACERS):
         own = [
-            draw(chance, f"{name}/{client}/{number}", stand.image_set, most=chance.choice([1, 3]))
+            draw(rng, f"{name}/{client}/{number}", cluster.image_set, most=rng.choice([1, 3]))
             for number in range(PURCHASES)
         ]
-        shares.append(chance.sample([*own, *shared], PURCHASES + SHARED))
+        shares.append(rng.sample([*own, *shared], PURCHASES + SHARED))
     return shares
 
 
 @contextmanager
 def _ports(scenario: Scenario, now: Round) -> Iterator[Sequence[int]]:
-    ports = now.stand.ports[: scenario.ports]
+    ports = now.cluster.ports[: scenario.ports]
     if not scenario.proxied:
         yield ports
         return
-    with Proxy(ports[0], random.Random(now.chance.random())) as between:  # noqa: S311 - no secret
+    with Proxy(ports[0], random.Random(now.rng.random())) as between:
         yield [between.port]
-    now.crew.overheard += between.seen
+    now.clients.overheard += between.seen
     harm = sum(between.counts.values()) - between.counts["passes"]
     now.said = f"{harm} of {sum(between.counts.values())} requests harmed"
 
 
-def _answered(crew: Crew) -> set[str]:
-    return {line["name"] for line in crew.lines() if line["status"]}
+def _answered(clients: Clients) -> set[str]:
+    return {line["name"] for line in clients.lines() if line["status"]}
 
 
 def _upload_until_done(now: Round, port: int) -> None:
     """An upload on a full disk is refused with a code that says to try again; later it works."""
-    body = multipart([noise_png(now.chance.getrandbits(32))])
+    body = multipart([noise_png(now.rng.getrandbits(32))])
     wire = Wire(port, now.token, timeout_s=60)
     end = time.monotonic() + 60
     while time.monotonic() < end:

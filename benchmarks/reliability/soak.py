@@ -1,10 +1,10 @@
-"""Mixed clients against a real server for a while: no failure, no drift of memory, exact books.
+"""Mixed clients against a real server for a while: no failure, no drift of memory, an exact ledger.
 
-    python -m benchmarks.reliability.soak [--minutes 30] [--clients 6] [--seed 0] [--json FILE]
+    python -m benchmarks soak [--minutes 30] [--clients 6] [--seed 0] [--json FILE]
 
 The embedded model behind `craft-server serve`. What the clients do is in soak_client.py. Samples
 the server's resident memory; at the end ledger, key counters and the clients' own counts must be
-equal. Exits 1 on any failure, on memory that grows, or on books that differ.
+equal. Exits 1 on any failure, on memory that grows, or on counts that differ.
 """
 
 import sys
@@ -115,7 +115,7 @@ def drift(samples: list[Sample]) -> tuple[float, float]:
     return 60 * per_minute, per_minute * (max(highest) - min(highest))
 
 
-def books(server: Server, clients: list[SoakClient]) -> list[Row]:
+def compared(server: Server, clients: list[SoakClient]) -> list[Row]:
     """Per client: queries by the ledger, by the key's counter, by the client; and do they agree."""
     ledgers = {total["owner"]: total for total in reversed(server.totals()) if _rich(total)}
     rows = []
@@ -153,7 +153,7 @@ def main() -> None:
             raise SystemExit(
                 f"the server died: {(Path(folder) / 'server.log').read_text()[-2000:]}"
             )
-        peak, rows = peak_mb(server.pid), books(server, clients)
+        peak, rows = peak_mb(server.pid), compared(server, clients)
     kinds = sum((client.counts for client in clients), Counter[str]())
     per_hour, grown = drift(samples)
     judged = options.minutes >= JUDGED_MINUTES

@@ -46,7 +46,7 @@ WEIGHTS = {
 Logits = NDArray[np.floating]
 
 
-class Wrong(Exception):  # noqa: N818 - says what the server's answer is
+class Wrong(Exception):
     """The server did not answer as it must."""
 
 
@@ -111,7 +111,7 @@ class SoakClient:
         self._port, self._number = port, number
         self._key, self._poor_key = keys
         self._shared = shared
-        self._random = random.Random(f"{seed}/{number}")  # noqa: S311 - reproducible, not secret
+        self._random = random.Random(f"{seed}/{number}")
         self._draw = np.random.default_rng([seed, number])
         self._names = names_of("dtd")
         self._wire = Wire(port, self._key)

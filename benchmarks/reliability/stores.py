@@ -29,11 +29,11 @@ class Faulty(Protocol):
     name: str
     url: str
 
-    def down(self, chance: random.Random) -> str:
+    def down(self, rng: random.Random) -> str:
         """Take the database away for a while and give it back; says how."""
         ...
 
-    def full(self, chance: random.Random, servers: Sequence[int]) -> str:
+    def full(self, rng: random.Random, servers: Sequence[int]) -> str:
         """Leave no room to write for a while, to it or to servers (process ids); says how."""
         ...
 
@@ -51,21 +51,21 @@ class SqliteFile:
         self._file = folder / "craft.db"
         self.url = f"sqlite:///{self._file}"
 
-    def down(self, chance: random.Random) -> str:
+    def down(self, rng: random.Random) -> str:
         """Lock the file against every writer; longer than servers wait (5 s) in one of three."""
-        seconds = chance.choice([chance.uniform(0.2, 1.0), chance.uniform(1.0, 4.0), 6.0])
+        seconds = rng.choice([rng.uniform(0.2, 1.0), rng.uniform(1.0, 4.0), 6.0])
         with closing(sqlite3.connect(self._file, timeout=60, isolation_level=None)) as locker:
             locker.execute("BEGIN EXCLUSIVE")
             time.sleep(seconds)
             locker.execute("ROLLBACK")
         return f"locked for {seconds:.1f} s"
 
-    def full(self, chance: random.Random, servers: Sequence[int]) -> str:
+    def full(self, rng: random.Random, servers: Sequence[int]) -> str:
         """No server may write beyond a limit between nothing and a little more than the log."""
         log = self._file.with_name("craft.db-wal")
         grown = log.stat().st_size if log.exists() else 0
-        limit = chance.choice([0, chance.randint(0, grown), grown + 8192])
-        seconds = chance.uniform(0.3, 1.5)
+        limit = rng.choice([0, rng.randint(0, grown), grown + 8192])
+        seconds = rng.uniform(0.3, 1.5)
         with file_size_limit(servers, limit):
             time.sleep(seconds)
         return f"no file beyond {limit} bytes for {seconds:.1f} s"
@@ -92,14 +92,14 @@ class Postgres:
         self._server.psql("CREATE DATABASE faults;")
         self.url = self._server.get_uri(database="faults").replace("://", "+psycopg://", 1)
 
-    def down(self, chance: random.Random) -> str:
+    def down(self, rng: random.Random) -> str:
         """Stop it at once and start it, kill one of its processes, or let it hang."""
         ways: list[Callable[[random.Random], str]] = [self._stop, self._crash, self._hang]
-        return chance.choice(ways)(chance)
+        return rng.choice(ways)(rng)
 
-    def _stop(self, chance: random.Random) -> str:
+    def _stop(self, rng: random.Random) -> str:
         """As `pg_ctl stop -m immediate` does: it recovers from its log when it starts again."""
-        seconds = chance.uniform(0.1, 1.5)
+        seconds = rng.uniform(0.1, 1.5)
         running = [self._postmaster, *self._children()]
         os.kill(self._postmaster, signal.SIGQUIT)
         _wait(lambda: not any(_alive(pid) for pid in running))
@@ -107,15 +107,15 @@ class Postgres:
         self._server.ensure_postgres_running()
         return f"stopped for {seconds:.1f} s"
 
-    def _crash(self, chance: random.Random) -> str:
+    def _crash(self, rng: random.Random) -> str:
         """Postgres ends every session when one of its processes dies, and recovers by itself."""
         with suppress(ProcessLookupError):
-            os.kill(chance.choice(self._sessions() or self._children()), signal.SIGKILL)
+            os.kill(rng.choice(self._sessions() or self._children()), signal.SIGKILL)
         self._wait_until_back()
         return "one process killed"
 
-    def _hang(self, chance: random.Random) -> str:
-        seconds = chance.uniform(0.2, 2.0)
+    def _hang(self, rng: random.Random) -> str:
+        seconds = rng.uniform(0.2, 2.0)
         sessions = self._sessions()
         for number in (signal.SIGSTOP, signal.SIGCONT):
             for pid in sessions:
@@ -125,10 +125,10 @@ class Postgres:
                 time.sleep(seconds)
         return f"{len(sessions)} sessions hung for {seconds:.1f} s"
 
-    def full(self, chance: random.Random, servers: Sequence[int]) -> str:
+    def full(self, rng: random.Random, servers: Sequence[int]) -> str:
         """None of its processes that run may write beyond a limit; the servers may not either."""
-        limit = chance.choice([0, 8192, chance.randint(0, 2**20)])
-        seconds = chance.uniform(0.3, 1.5)
+        limit = rng.choice([0, 8192, rng.randint(0, 2**20)])
+        seconds = rng.uniform(0.3, 1.5)
         with file_size_limit([*self._children(), *servers], limit):
             time.sleep(seconds)
         self._wait_until_back()

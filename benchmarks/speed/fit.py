@@ -1,6 +1,6 @@
 """A whole fit over HTTP against the same calls in process, in one run, taking turns.
 
-    python -m benchmarks.speed.fit [--model RN50] [--generations 40] [--repeats 3] [--json FILE]
+    python -m benchmarks fit [--model RN50] [--generations 40] [--repeats 3] [--json FILE]
 
 The same fit with the same seed and budget: once through a real craft-server with key, meter and
 ledger, once by calling the server's black box in this process. `embedded` fits the handwritten
@@ -21,7 +21,7 @@ from typing import NamedTuple, cast
 import numpy as np
 
 from benchmarks.common.class_names import names_of
-from benchmarks.common.local import LocalBox, TimedBox, load_model, random_checkpoint
+from benchmarks.common.local import LocalBox, TimedBox, load_model
 from benchmarks.common.machine import (
     Row,
     describe,
@@ -31,6 +31,7 @@ from benchmarks.common.machine import (
     print_table,
     write_json,
 )
+from benchmarks.common.random_checkpoint import random_checkpoint
 from benchmarks.common.servers import noise_png, serving
 from craft_server.engine.blackbox import BlackBox as ModelPort
 from craft_server.settings import EMBEDDED

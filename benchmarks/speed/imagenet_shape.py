@@ -1,6 +1,6 @@
 """The tuner's memory at ImageNet's shape: K = 1,000, N = 16,000, M = 50,000, over real HTTP.
 
-    python -m benchmarks.speed.imagenet_shape [--method craft] [--generations 2] [--views 1]
+    python -m benchmarks imagenet-shape [--method craft] [--generations 2] [--views 1]
                                         [--most-mb 2000] [--json FILE]
 
 A stub server, whose logits cost little, and `craft-tuner fit` with the preset `imagenet` and then
@@ -26,9 +26,9 @@ from benchmarks.common.machine import (
     print_table,
     write_json,
 )
+from benchmarks.common.programs import TUNER
 from benchmarks.common.servers import serving
 
-TUNER = Path(sys.executable).parent / "craft-tuner"
 SIDE = 8
 COLUMNS = {
     "what": "what",

@@ -1,6 +1,6 @@
 """Images through the real program: uploaded, encoded, and after a restart not encoded again.
 
-    python -m benchmarks.speed.images [--images 10000] [--json FILE]
+    python -m benchmarks images [--images 10000] [--json FILE]
 
 Starts `craft-server serve --model embedded`, uploads small PNGs of noise as craft-tuner does, asks
 one prompt about all of them, and asks again after a restart, with the image files moved away: an
@@ -14,7 +14,6 @@ import os
 import platform
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -28,12 +27,12 @@ import httpx
 import numpy as np
 from PIL import Image
 
+from benchmarks.common.programs import SERVER
 from craft_shared.messages import CardLimits
 from craft_tuner.client.transport import Transport
 from craft_tuner.client.uploads import upload
 from craft_tuner.config.connection import Connection
 
-PROGRAM = Path(sys.executable).parent / "craft-server"
 FIRST = 1000
 """Images before memory is read for the first time."""
 
@@ -63,7 +62,7 @@ def serving(folder: str, port: int) -> Iterator[int]:
     settings = {"DATA_DIR": folder, "PORT": str(port), "MODEL": "embedded"}
     env = os.environ | {f"CRAFT_SERVER_{name}": value for name, value in settings.items()}
     with (Path(folder) / "server.log").open("ab") as log:
-        server = subprocess.Popen([PROGRAM, "serve"], env=env, stdout=log, stderr=log)
+        server = subprocess.Popen([SERVER, "serve"], env=env, stdout=log, stderr=log)
     try:
         wait_until_ready(port)
         yield server.pid
@@ -88,7 +87,7 @@ def mint(folder: str) -> str:
     """A key for a few queries."""
     command = ["keys", "create", "--owner", "bench", "--queries", "10", "--json"]
     made = subprocess.run(
-        [PROGRAM, *command, "--data-dir", folder], capture_output=True, text=True, check=True
+        [SERVER, *command, "--data-dir", folder], capture_output=True, text=True, check=True
     )
     return str(json.loads(made.stdout)["key"])
 

@@ -1,6 +1,6 @@
 """The server's peak memory for growing replies, to a client that reads and throws away.
 
-    python -m benchmarks.speed.memory [--prompts 10 100 600] [--model stub] [--json FILE]
+    python -m benchmarks memory [--prompts 10 100 600] [--model stub] [--json FILE]
 
 N = 1,000 images and K = 100 classes, so that P = 10, 100, 600 make 1e6, 1e7 and 6e7 logits. One
 server, growing sizes: `peak` is its resident memory's high-water mark (VmHWM) after each. Memory

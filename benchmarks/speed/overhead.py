@@ -1,6 +1,6 @@
 """What the server costs beside the model: a stub black box behind the real program and meter.
 
-    python -m benchmarks.speed.overhead [--seconds 5] [--clients 8] [--json FILE]
+    python -m benchmarks overhead [--seconds 5] [--clients 8] [--json FILE]
 
 Prints requests per second and the times of small requests, from 1 client and from several, against
 those of a route that touches neither meter nor queue: all in one run. Clients are processes with
@@ -106,12 +106,12 @@ def main() -> None:
         totals = server.totals()
     bought = sum(one["requests"] for one in rows if one["route"] == "one query")
     if sum(total["queries"] for total in totals) != bought:
-        raise SystemExit(f"the books do not balance: {bought} bought, ledger {totals}")
+        raise SystemExit(f"the ledger does not balance: {bought} bought, ledger {totals}")
     for one_row in rows:
         yardstick = next(r for r in rows if (r["route"], r["clients"]) == ("bare", 1))
         one_row["over_bare"] = one_row["p50_ms"] / yardstick["p50_ms"]
     print_table(rows, COLUMNS)
-    print(f"books: {bought:,} queries bought, as many in the ledger and on the key's counter")
+    print(f"ledger: {bought:,} queries bought, as many in it and on the key's counter")
     write_json(options.json, about, rows=rows)
 
 

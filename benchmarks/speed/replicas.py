@@ -1,6 +1,6 @@
 """One server against several on one ledger, when each one's device is the bottleneck.
 
-    python -m benchmarks.speed.replicas [--replicas 2] [--tuners 4] [--seconds 20] [--json FILE]
+    python -m benchmarks replicas [--replicas 2] [--tuners 4] [--seconds 20] [--json FILE]
 
 The stub, asleep for 50 ms a query as a device that is busy would be, behind real servers on one
 Postgres and one folder of images. The same tuners, all with one key, ask one server and then all
@@ -10,7 +10,6 @@ of them; at the end the ledger must agree with the counters and with what was de
 import importlib
 import multiprocessing
 import os
-import sys
 import tempfile
 import time
 from contextlib import ExitStack
@@ -118,20 +117,19 @@ def main() -> None:
             for server in servers
         ]  # encodes the images
         rows = [side(servers[:1], job, options.tuners), side(servers, job, options.tuners)]
-        [books] = servers[0].totals()
+        [total] = servers[0].totals()
     sold = sum(map(len, warm)) + sum(row["requests"] for row in rows)
-    if books["queries"] != sold * options.prompts:
-        raise SystemExit(f"{sold * options.prompts} queries delivered, {books['queries']} charged")
+    if total["queries"] != sold * options.prompts:
+        raise SystemExit(f"{sold * options.prompts} queries delivered, {total['queries']} charged")
     gain = rows[1]["prompts_per_s"] / rows[0]["prompts_per_s"]
     print_table(rows, COLUMNS)
-    print(f"{options.replicas} servers give {gain:.3f} times the rate of one; the books are exact.")
-    write_json(options.json, about, rows=rows, gain=gain, queries=books["queries"])
+    print(f"{options.replicas} servers give {gain:.3f} times the rate of one; the ledger is exact.")
+    write_json(options.json, about, rows=rows, gain=gain, queries=total["queries"])
 
 
 def fresh_postgres() -> str:
     """The URL of an empty database in the Postgres that the tests use."""
-    sys.path.append(str(Path(__file__).parents[1] / "tests"))
-    return str(importlib.import_module("databases").fresh_postgres())
+    return str(importlib.import_module("tests.support.databases").fresh_postgres())
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Prompts per second through RN50's text tower: packed, against the usual way, in one run.
 
-    python -m benchmarks.speed.text [--classes 10 47 100 397 1000] [--prompts 12] [--json FILE]
-    python -m benchmarks.speed.text --growth [--json FILE]
+    python -m benchmarks text [--classes 10 47 100 397 1000] [--prompts 12] [--json FILE]
+    python -m benchmarks text --growth [--json FILE]
 
 The usual way is what CoOp and CraFT run: per prompt, K x 77 tokens through open_clip's transformer
 in float32. The token bound is K * 77 over the packed tokens; the last layer, where only read-outs

@@ -1,6 +1,6 @@
 """One tuner against several at once on one server: prompts per second together, and fairness.
 
-    python -m benchmarks.speed.tuners [--tuners 8] [--seconds 120] [--dataset dtd] [--json FILE]
+    python -m benchmarks tuners [--tuners 8] [--seconds 120] [--dataset dtd] [--json FILE]
 
 RN50 with random weights behind a real craft-server; every tuner is a process with a key of its own
 that sends one request of P soft prompts after the other. Each side asks for a fixed time and then
@@ -18,7 +18,6 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks.common.class_names import names_of
-from benchmarks.common.local import random_checkpoint
 from benchmarks.common.machine import (
     Row,
     describe,
@@ -27,6 +26,7 @@ from benchmarks.common.machine import (
     print_table,
     write_json,
 )
+from benchmarks.common.random_checkpoint import random_checkpoint
 from benchmarks.common.servers import Wire, noise_png, question, serving
 from craft_shared.messages import LogitsRequest, SoftPrompts
 

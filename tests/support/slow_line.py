@@ -53,7 +53,7 @@ class SlowLine:
             def handle_any(self):
                 line.carry(self)
 
-            do_GET = do_POST = handle_any  # noqa: N815 - names of the standard library
+            do_GET = do_POST = handle_any
 
             def log_message(self, *_):
                 pass

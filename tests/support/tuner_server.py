@@ -371,7 +371,7 @@ def listening(server: FakeServer, *, port: int = 0) -> Iterator[str]:
                 answer = _from_text(json.loads(text))
             self.reply(answer, deed)
 
-        do_GET = do_POST = handle_any  # noqa: N815 - names of the standard library
+        do_GET = do_POST = handle_any
 
         def reply(self, answer: Answer, deed: str) -> None:
             if deed == "drop":

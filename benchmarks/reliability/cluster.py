@@ -1,7 +1,7 @@
-"""What a fault campaign disturbs: two craft-server replicas on one store, and its books.
+"""What a fault campaign disturbs: two craft-server replicas on one store, and its ledger.
 
 The servers are the real program, started, stopped and killed as often as a round wants: processes
-here, containers in fault_containers.py. Keys are minted in this process; the books are read by SQL
+here, containers in containers.py. Keys are minted in this process; the ledger is read by SQL
 of our own, not by the server's.
 """
 
@@ -17,7 +17,8 @@ from typing import Any, NamedTuple, Protocol, Self
 from sqlalchemy import bindparam, create_engine, text
 from sqlalchemy.exc import DBAPIError
 
-from benchmarks.common.servers import HOST, PROGRAM, READY_S, Wire, free_port, noise_png
+from benchmarks.common.programs import SERVER
+from benchmarks.common.servers import HOST, READY_S, Wire, free_port, noise_png
 from benchmarks.reliability.stores import Faulty
 from craft_server.accounts.keys import Keys
 from craft_server.db.store import Store
@@ -34,7 +35,7 @@ SETTINGS = {
 }
 STOPPED_S = 90.0
 
-_STANDS = text("""
+_BALANCE = text("""
     SELECT queries_limit, queries_used, queries_held,
            (SELECT coalesce(sum(queries), 0) FROM ledger WHERE key_id = keys.id) AS sold
     FROM keys WHERE id = :key""")
@@ -47,8 +48,8 @@ _HELD = text("""
 )
 
 
-class Stands(NamedTuple):
-    """Where a key stands at one moment."""
+class Balance(NamedTuple):
+    """A key's balance at one moment."""
 
     limit: int
     used: int
@@ -57,16 +58,16 @@ class Stands(NamedTuple):
     """The sum of its ledger."""
 
 
-class Books:
+class LedgerReader:
     """The tables as they are, read in transactions of one statement."""
 
     def __init__(self, url: str) -> None:
         self._engine = create_engine(url, pool_pre_ping=True, connect_args=_patience(url))
 
-    def stands(self, key_id: str) -> Stands | None:
-        """Where a key stands; None while the store does not answer."""
+    def balance(self, key_id: str) -> Balance | None:
+        """A key's balance; None while the store does not answer."""
         try:
-            return Stands(*map(int, self._rows(_STANDS, key_id)[0]))
+            return Balance(*map(int, self._rows(_BALANCE, key_id)[0]))
         except DBAPIError:
             return None
 
@@ -146,7 +147,7 @@ class ReplicaProcess:
         if not self._runs:
             with self._log.open("ab") as log:
                 self._process = subprocess.Popen(
-                    [PROGRAM, "serve"], env=self._environment, stdout=log, stderr=log
+                    [SERVER, "serve"], env=self._environment, stdout=log, stderr=log
                 )
 
     def wait_until_ready(self) -> None:
@@ -191,11 +192,11 @@ class ReplicaProcess:
         return self._process
 
 
-class Stand:
+class Cluster:
     """Two replicas on one store; a context manager that leaves nothing running.
 
     Args:
-        store: what keeps the books.
+        store: what keeps the ledger.
         replicas: the servers on it.
         ports: where clients find them, each or together.
     """
@@ -204,7 +205,7 @@ class Stand:
         self.store = store
         self.replicas = replicas
         self.ports = ports
-        self.books = Books(store.url)
+        self.ledger = LedgerReader(store.url)
         self.image_set = ""
         self._keys_store = Store(store.url, busy_timeout_s=60)
         self._keys = Keys(self._keys_store)
@@ -223,7 +224,7 @@ class Stand:
     def __exit__(self, *_: object) -> None:
         for replica in self.replicas:
             replica.close()
-        self.books.close()
+        self.ledger.close()
         self._keys_store.close()
         self.store.close()
 
@@ -240,10 +241,10 @@ class Stand:
             replica.wait_until_ready()
 
 
-def processes(store: Faulty, folder: Path) -> Stand:
+def processes(store: Faulty, folder: Path) -> Cluster:
     """Two processes of this machine, each on a port of its own."""
     replicas = [ReplicaProcess(folder, name, store.url) for name in ("a", "b")]
-    return Stand(store, replicas, [replica.port for replica in replicas])
+    return Cluster(store, replicas, [replica.port for replica in replicas])
 
 
 def _patience(url: str) -> dict[str, object]:

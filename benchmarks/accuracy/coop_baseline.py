@@ -1,9 +1,9 @@
 """CraFT through HTTP against CoOp by gradients on the same model, shots and test images.
 
-    python -m benchmarks.accuracy.yardstick [--shots 16] [--seeds 1 2 3] [--methods craft] [--json
-    FILE]
+    python -m benchmarks coop-baseline [--shots 16] [--seeds 1 2 3] [--methods craft]
+                                       [--json FILE]
 
-The white-box yardstick: accuracy of zero-shot, of methods of craft-tuner (through a real server)
+The white-box baseline: accuracy of zero-shot, of methods of craft-tuner (through a real server)
 and of CoOp (which opens the model), with the gaps beside the paper's; wall time and peak memory of
 both training processes; what a prediction holds on either side. Then memory and time at the
 shapes of RN50 with random weights and 100 classes; `--no-shapes` leaves that out, and
@@ -11,23 +11,27 @@ shapes of RN50 with random weights and 100 classes; `--no-shapes` leaves that ou
 """
 
 import argparse
-import functools
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any, NamedTuple
 
-import numpy as np
-from PIL import Image
-
+from benchmarks.accuracy.coop_runs import (
+    SHAPE_CLASSES,
+    SHAPE_MODEL,
+    Scene,
+    deployment,
+    learn,
+    noise_scene,
+    some_pictures,
+    tune,
+    tuner_imports_mb,
+)
 from benchmarks.common.machine import (
     Row,
     describe,
-    measured,
     options_of,
     print_heading,
     print_table,
@@ -35,8 +39,6 @@ from benchmarks.common.machine import (
 )
 from benchmarks.common.servers import Server, serving
 
-TUNER = Path(sys.executable).parent / "craft-tuner"
-HERE = Path(__file__).parent
 PAPER_GAP = 1.62
 """Points that CraFT's authors claim to be below CoOp (arXiv 2402.04050)."""
 
@@ -55,8 +57,7 @@ COOPS: dict[str, tuple[int | None, tuple[float, ...]]] = {
 
 SIXTEEN = {"CoOp, 16 random tokens": (16, LRS)}
 
-SHAPE_MODEL = "RN50"
-SHAPE_CLASSES, SHAPE_SHOTS, SHAPE_STEPS = 100, 4, 2
+SHAPE_STEPS = 2
 ACCURACY = {
     "shots": "shots",
     "way": "way",
@@ -82,42 +83,6 @@ DEPLOYED = {
     "held_mb": "held to predict 8 images, MB|.1f",
     "peak_mb": "whole process, MB|.0f",
 }
-
-
-class Scene(NamedTuple):
-    """What is learnt, from what, where."""
-
-    server: dict[str, str]
-    """Settings of craft-server: the model."""
-    data: str
-    settings: dict[str, Any]
-    """Of a fit: preset and what differs from it."""
-    pictures: Path
-    """A folder of pictures to predict."""
-
-
-def tune(server: Server, scene: Scene, folder: Path, **settings: object) -> Row:
-    """A fit of `craft-tuner` in a process of its own: its result, wall time and peak memory."""
-    flags = [f"--set={name}={value}" for name, value in {**scene.settings, **settings}.items()]
-    command = [TUNER, "fit", f"--data={scene.data}", f"--run={folder}", *flags]
-    wall_s, peak_mb = measured(
-        command,
-        folder.parent / f"{folder.name}.log",
-        CRAFT_SERVER_URL=server.url,
-        CRAFT_API_KEY=server.mint(),
-    )
-    found: Row = json.loads((folder / "result.json").read_text())
-    return found | {
-        "wall_s": wall_s,
-        "peak_mb": peak_mb,
-        "config": json.loads((folder / "config.json").read_text())["config"],
-    }
-
-
-def learn(scene: Scene, config: Row, **fields: object) -> Row:
-    """CoOp on the shots of a fit with these settings."""
-    job = {"server": scene.server, "data": scene.data, "config": config, **fields}
-    return _told("coop_process.py", json.dumps(job))
 
 
 def compare(
@@ -156,7 +121,7 @@ def accuracy(folder: Path, options: argparse.Namespace) -> tuple[list[Row], list
         {key: value for key, value in named.items() if value},
         options.data,
         {"preset": options.preset} if options.preset else {},
-        _some_pictures(folder / "pictures"),
+        some_pictures(folder / "pictures"),
     )
     runs = folder / "runs"
     runs.mkdir()
@@ -173,7 +138,7 @@ def accuracy(folder: Path, options: argparse.Namespace) -> tuple[list[Row], list
 
 def shapes(folder: Path) -> tuple[list[Row], list[Row]]:
     """Memory and time of both sides, training and deployed, on random weights and noise."""
-    scene = _noise_scene(folder)
+    scene = noise_scene(folder)
     with serving(folder / "server", **scene.server) as server:
         run = tune(server, scene, folder / "run")
         deployed = deployment(
@@ -191,32 +156,9 @@ def shapes(folder: Path) -> tuple[list[Row], list[Row]]:
     return rows, deployed
 
 
-def deployment(server: Server, scene: Scene, run: Path, *, model: str) -> list[Row]:
-    """What either side holds to predict a few pictures."""
-    adapter = {"url": server.url, "key": server.mint(), "adapter": str(run / "adapter.safetensors")}
-    names = json.loads((run / "adapter.json").read_text())["class_names"]
-    pictures = {"pictures": str(scene.pictures)}
-    jobs = {
-        "adapter": adapter | pictures,
-        "model": {"server": scene.server, "names": names} | pictures,
-    }
-    return [
-        {"model": model, "way": side} | _told("deployed.py", side, json.dumps(job))
-        for side, job in jobs.items()
-    ]
-
-
 def _say(what: str, score: Row, seconds: float) -> None:
     right = 100 * score["correct"] / score["images"]
     print(f"{what}: {right:.2f} % after {seconds:.0f} s", file=sys.stderr, flush=True)
-
-
-def _told(script: str, *arguments: str) -> Row:
-    done = subprocess.run(
-        [sys.executable, HERE / script, *arguments], check=True, stdout=subprocess.PIPE
-    )
-    found: Row = json.loads(done.stdout)
-    return found
 
 
 def _figures(score: Row, run: Row) -> Row:
@@ -226,28 +168,9 @@ def _figures(score: Row, run: Row) -> Row:
         accuracy = 100 * score["correct"] / score["images"]
         found |= {"accuracy": accuracy, "right": score["correct"]}
     if run:
-        imports = run.get("imports_mb") or _tuner_imports_mb()
+        imports = run.get("imports_mb") or tuner_imports_mb()
         found |= {"peak_mb": run["peak_mb"], "beyond_mb": run["peak_mb"] - imports}
     return found
-
-
-@functools.cache
-def _tuner_imports_mb() -> float:
-    """Resident memory of a process that has loaded the libraries of a fit, and done nothing."""
-    code = (
-        "from craft_tuner import cli, commands, craft, progress, report;"
-        "import sklearn.datasets, cma, torch, machine;"
-        "torch.optim.Adam([torch.zeros(1, requires_grad=True)]); print(machine.own_resident_mb())"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, env=_with_benchmarks()
-    )
-    return float(done.stdout)
-
-
-def _with_benchmarks() -> dict[str, str]:
-    """The environment of `python -c` that imports a benchmark's module."""
-    return os.environ | {"PYTHONPATH": f"{HERE}:{os.environ.get('PYTHONPATH', '')}"}
 
 
 def _check_same_model(run: Row, zero_shot: Row, tokens: int | None, folder: Path) -> None:
@@ -273,51 +196,6 @@ def _middle(way: str, runs: list[Row]) -> Row:
     return found
 
 
-def _noise_scene(folder: Path) -> Scene:
-    """Random weights, and smooth noise in class folders: JPEG, 224 pixels wide, as photographs.
-
-    A process of its own makes the weights: this one stays smaller than those that it measures.
-    """
-    code = "import sys, pathlib, local; print(local.random_checkpoint(pathlib.Path(sys.argv[1])))"
-    weights = subprocess.run(
-        [sys.executable, "-c", code, folder],
-        check=True,
-        stdout=subprocess.PIPE,
-        encoding="utf-8",
-        env=_with_benchmarks(),
-    ).stdout.strip()
-    names = json.loads((HERE / "class_names.json").read_text())["sets"]["caltech101"]["names"]
-    draw = np.random.default_rng(0)
-    for name in names[:SHAPE_CLASSES]:
-        for split, count in (("train", SHAPE_SHOTS), ("test", 1)):
-            place = folder / "data" / split / name.replace("/", " ")
-            place.mkdir(parents=True)
-            for number in range(count):
-                _noise(draw).save(place / f"{number}.jpg")
-    pictures = folder / "pictures"
-    pictures.mkdir()
-    for number in range(8):
-        _noise(draw).save(pictures / f"{number}.jpg")
-    settings = {"shots": SHAPE_SHOTS, "seed": 1, "views": 1, "budget": 41 + 2}
-    server = {"model": SHAPE_MODEL, "pretrained": weights}
-    return Scene(server, str(folder / "data"), settings, pictures)
-
-
-def _noise(draw: np.random.Generator) -> Image.Image:
-    coarse = Image.fromarray(draw.integers(0, 256, (28, 28, 3), dtype=np.uint8))
-    return coarse.resize((224, 224), Image.Resampling.BICUBIC)
-
-
-def _some_pictures(folder: Path) -> Path:
-    """Eight of the digits as files."""
-    from craft_tuner.data.digits import load_digits  # noqa: PLC0415 - scikit-learn is large
-
-    folder.mkdir()
-    for number, item in enumerate(load_digits().test[:8]):
-        (folder / f"{number}.png").write_bytes(item.picture.read())
-    return folder
-
-
 def main() -> None:
     """Run both sides and print the tables in Markdown."""
     options = options_of(
@@ -334,7 +212,7 @@ def main() -> None:
         shapes_only=False,
     )
     about = describe()
-    print_heading(f"The white-box yardstick: {options.data} on {options.model}", about)
+    print_heading(f"The white-box baseline: {options.data} on {options.model}", about)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rows, deployed = ([], []) if options.shapes_only else accuracy(folder, options)

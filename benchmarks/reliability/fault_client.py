@@ -1,6 +1,6 @@
 """A client that may be killed at any moment: it buys what its plan says, each until it is answered.
 
-    python -m benchmarks.reliability.client PLAN JOURNAL
+    python -m benchmarks.reliability.fault_client PLAN JOURNAL
 
 Needs the standard library alone, so that it starts at once. PLAN is JSON: the servers' ports, a key
 and purchases. JOURNAL gets one line for every answer and for every attempt that had none, handed to
@@ -106,7 +106,7 @@ def buy(plan: dict[str, Any], purchase: dict[str, Any], journal: int) -> None:
             connection.close()
             port = (port + 1) % len(plan["ports"])
             connection = HTTPConnection(HOST, plan["ports"][port], timeout=TIMEOUT_S)
-        time.sleep(random.uniform(0.02, 0.12))  # noqa: S311 - no secret
+        time.sleep(random.uniform(0.02, 0.12))
     connection.close()
 
 

@@ -1,8 +1,7 @@
 """What a prediction needs, measured in a process of its own: an adapter, or a tuned model.
 
-    python -m benchmarks.accuracy.deployed adapter '{"url": ..., "key": ..., "adapter": ..., ...}'
-    python -m benchmarks.accuracy.deployed model '{"server": {...}, "names": [...], "pictures":
-    ...}'
+    python -m benchmarks.accuracy.prediction_memory adapter '{"url": ..., "key": ..., ...}'
+    python -m benchmarks.accuracy.prediction_memory model '{"server": {...}, "names": [...], ...}'
 
 Each side predicts the same pictures once and prints `Deployment` as JSON. Its memory is what the
 process grows by, from libraries imported (and, for the adapter, the connection open) to the peak of
@@ -56,14 +55,14 @@ class Deployment(BaseModel):
 
 def adapter(job: AdapterJob) -> Deployment:
     """Load an adapter and predict through a server."""
-    from craft_tuner.adapter.adapter import Adapter  # noqa: PLC0415
-    from craft_tuner.client.account import choose_model  # noqa: PLC0415
-    from craft_tuner.client.client import Client  # noqa: PLC0415
-    from craft_tuner.client.transport import Transport  # noqa: PLC0415
-    from craft_tuner.config.connection import Connection  # noqa: PLC0415
-    from craft_tuner.data.pictures import FilePicture  # noqa: PLC0415
-    from craft_tuner.inference import predict as inference  # noqa: PLC0415 - each side imports what it needs
-    from craft_tuner.inference.evaluate import purchase_name  # noqa: PLC0415
+    from craft_tuner.adapter.adapter import Adapter
+    from craft_tuner.client.account import choose_model
+    from craft_tuner.client.client import Client
+    from craft_tuner.client.transport import Transport
+    from craft_tuner.config.connection import Connection
+    from craft_tuner.data.pictures import FilePicture
+    from craft_tuner.inference import predict as inference
+    from craft_tuner.inference.evaluate import purchase_name
 
     with Transport(Connection(job.url, job.key)) as transport:
         card = choose_model(transport)
@@ -86,11 +85,11 @@ def adapter(job: AdapterJob) -> Deployment:
 
 def model(job: ModelJob) -> Deployment:
     """Load a model with a context of CoOp and predict with it."""
-    import torch  # noqa: PLC0415 - the adapter's side needs none
-    from open_clip.transform import PreprocessCfg, image_transform_v2  # noqa: PLC0415
-    from PIL import Image  # noqa: PLC0415
+    import torch
+    from open_clip.transform import PreprocessCfg, image_transform_v2
+    from PIL import Image
 
-    from benchmarks.accuracy.coop import CoOp, open_model  # noqa: PLC0415
+    from benchmarks.accuracy.coop import CoOp, open_model
 
     before = own_resident_mb()
     opened = open_model(**job.server)

@@ -1,12 +1,11 @@
 """CraFT on handwritten digits with seeds 1, 2 and 3: the demo three times, and their mean.
 
-    python -m benchmarks.accuracy.accuracy [--seeds 1 2 3] [--least-gain 10]
+    python -m benchmarks demo-seeds [--seeds 1 2 3] [--least-gain 10] [--json FILE]
 
 Each run is `craft-tuner demo`: its own server process, key and ledger. Exits 1 if the mean gain
 over zero-shot is below `--least-gain` points, so CI notices when the method stops working.
 """
 
-import argparse
 import json
 import os
 import platform
@@ -18,14 +17,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-PROGRAM = Path(sys.executable).parent / "craft-tuner"
+from benchmarks.common.machine import describe, options_of, write_json
+from benchmarks.common.programs import TUNER
+
 WAYS = {"zero_shot": "zero-shot", "prompt_only": "prompt only", "adapted": "CraFT"}
 
 
 def demo(seed: int, folder: Path) -> dict[str, Any]:
     """Run the demo with a seed; returns the evaluation in its result.json."""
     out = folder / f"seed{seed}"
-    subprocess.run([PROGRAM, "demo", "--seed", str(seed), "--out", out], check=True)
+    subprocess.run([TUNER, "demo", "--seed", str(seed), "--out", out], check=True)
     found: dict[str, Any] = json.loads((out / "run" / "result.json").read_text())
     evaluation: dict[str, Any] = found["evaluation"]
     return evaluation
@@ -38,10 +39,7 @@ def points(result: dict[str, Any], way: str) -> float:
 
 def main() -> None:
     """Run and print a table in Markdown."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    parser.add_argument("--least-gain", type=float, default=10.0)
-    options = parser.parse_args()
+    options, about = options_of(__doc__, seeds=[1, 2, 3], least_gain=10.0), describe()
     with tempfile.TemporaryDirectory() as folder:
         results = [demo(seed, Path(folder)) for seed in options.seeds]
     print(
@@ -59,6 +57,7 @@ def main() -> None:
         print(f"| {name} | {row} | {means[way]:.2f} | {spread:.2f} |")
     gain = means["adapted"] - means["zero_shot"]
     print(f"\nCraFT is {gain:.2f} points above zero-shot (at least {options.least_gain:g} wanted)")
+    write_json(options.json, about, seeds=options.seeds, evaluations=results, mean=means, gain=gain)
     sys.exit(gain < options.least_gain)
 
 

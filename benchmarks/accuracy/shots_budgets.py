@@ -1,6 +1,6 @@
 """Every method by shots and budget: on digits, and on photographs where DATA has them.
 
-    python -m benchmarks.accuracy.study [--data ../shared/data] [--out bench/accuracy] [--jobs 2]
+    python -m benchmarks shots-budgets [--data ../shared/data] [--out bench/accuracy] [--jobs 2]
                                [--shots 16 8 4 2 1] [--seeds 1 2 3] [--budgets 10 25 ... 8000]
 
 More than an hour for digits on 2 cores, longer for photographs; the same command goes on where an
@@ -15,14 +15,13 @@ import argparse
 import csv
 import statistics
 import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.common.machine import Row, describe, options_of, print_heading, print_table
+from benchmarks.common.programs import TUNER
 from benchmarks.common.servers import serving
 
-TUNER = Path(sys.executable).parent / "craft-tuner"
 BUDGETS = [10, 25, 100, 500, 1000, 2000, 8000]
 PROMPTS = (1, 2, 4, 8)
 MOST_BELOW = 1.0

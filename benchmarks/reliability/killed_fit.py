@@ -1,6 +1,6 @@
 """One 8,000-query fit killed again and again: the same adapter bit for bit, and the planned bill.
 
-    python -m benchmarks.reliability.tuner [--kills 20] [--seed 0] [--queries 8000] [--json FILE]
+    python -m benchmarks killed-fit [--kills 20] [--seed 0] [--queries 8000] [--json FILE]
 
 `craft-tuner fit` against `craft-server serve --model stub`, twice: undisturbed, and with SIGKILL at
 random moments, in each case gone on by `craft-tuner fit --resume`. A fifth of the kills come while
@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from benchmarks.common.machine import describe, options_of, print_heading, print_table, write_json
-from benchmarks.common.servers import PROGRAM, Server, noise_png, serving
+from benchmarks.common.programs import TUNER
+from benchmarks.common.servers import Server, noise_png, serving
 
-TUNER = PROGRAM.with_name("craft-tuner")
 CLASSES = ("cat", "sea_lion")
 IMAGES = {"train": 2, "test": 3}
 SETTINGS = {"method": "craft", "shots": 2, "validation_folds": 2, "views": 2}
@@ -102,17 +102,17 @@ class Fit:
         return [(self.run / name).read_bytes() for name in ADAPTER]
 
 
-def kill_often(fit: Fit, *, kills: int, generations: int, chance: random.Random) -> int:
+def kill_often(fit: Fit, *, kills: int, generations: int, rng: random.Random) -> int:
     """Run a fit to its end under so many SIGKILLs; how many hit it before it ended."""
-    targets = sorted(chance.randrange(generations) for _ in range(kills))
+    targets = sorted(rng.randrange(generations) for _ in range(kills))
     hits = 0
     for target in targets:
         process = fit.start()
-        if chance.random() < AT_START:
-            time.sleep(chance.uniform(0, START_S))
+        if rng.random() < AT_START:
+            time.sleep(rng.uniform(0, START_S))
         else:
             _wait_for(fit, process, target)
-            time.sleep(chance.uniform(0, GENERATION_S))
+            time.sleep(rng.uniform(0, GENERATION_S))
         hits += process.poll() is None
         process.kill()
         process.wait()
@@ -179,10 +179,8 @@ def main() -> None:
         folder = Path(place)
         make_photos(folder / "photos")
         first = fit_once(folder / "undisturbed", options.queries, kill=undisturbed)
-        chance = random.Random(f"{options.seed}/tuner")  # noqa: S311 - no secret
-        kill = partial(
-            kill_often, kills=options.kills, generations=first["generations"], chance=chance
-        )
+        rng = random.Random(f"{options.seed}/tuner")
+        kill = partial(kill_often, kills=options.kills, generations=first["generations"], rng=rng)
         second = fit_once(folder / "killed", options.queries, kill=kill)
     same = first.pop("adapter") == second.pop("adapter")
     rows = [{"fit": "undisturbed"} | first, {"fit": "killed"} | second]

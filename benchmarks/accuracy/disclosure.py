@@ -1,6 +1,6 @@
 """Keys that are told less than logits: what methods make of them, beside what zero-shot makes.
 
-    python -m benchmarks.accuracy.told [--methods auto,craft_plus] [--shots 16 4 1] [--seeds 1 2 3]
+    python -m benchmarks disclosure [--methods auto,craft_plus] [--shots 16 4 1] [--seeds 1 2 3]
                               [--json FILE]
 
 A real server serves the embedded model; each output policy has a key of its own, and
@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.accuracy.accuracy import PROGRAM, points
+from benchmarks.accuracy.demo_seeds import points
 from benchmarks.common.machine import (
     Row,
     describe,
@@ -27,6 +27,7 @@ from benchmarks.common.machine import (
     print_table,
     write_json,
 )
+from benchmarks.common.programs import TUNER
 from benchmarks.common.servers import serving
 
 MOST_BELOW = 1.0
@@ -60,7 +61,7 @@ def fit(run: Path, *flags: object) -> Row:
     Raises:
         SystemExit: it failed otherwise; the end of what it said is shown.
     """
-    command = (PROGRAM, "fit", "--data", "digits", "--preset", "digits", "--run", run, *flags)
+    command = (TUNER, "fit", "--data", "digits", "--preset", "digits", "--run", run, *flags)
     said = [str(each) for each in command]
     done = subprocess.run(said, capture_output=True, encoding="utf-8", check=False)
     if done.returncode == 0:

@@ -1,7 +1,7 @@
-"""The fault campaign on docker-compose.yml's profile `scale`: exact books behind nginx.
+"""The fault campaign on docker-compose.yml's profile `scale`: an exact ledger behind nginx.
 
-    python -m benchmarks.reliability.composed --overlay
-    python -m benchmarks.reliability.composed --project NAME --port PORT --database URL
+    python -m benchmarks faults-compose --overlay
+    python -m benchmarks faults-compose --project NAME --port PORT --database URL
                                         [--rounds 22] [--seconds 600] [--seed 0]
                                         [--only SCENARIO] [--json FILE]
 
@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 
 from benchmarks.common.machine import describe, options_of, print_heading
+from benchmarks.reliability.cluster import SETTINGS, Cluster
 from benchmarks.reliability.containers import (
     LISTENS,
     Compose,
@@ -34,7 +35,6 @@ from benchmarks.reliability.scenarios import (
     kill_server,
     stop_all,
 )
-from benchmarks.reliability.stand import SETTINGS, Stand
 
 SLOWER = {"stub_seconds_per_query": 0.08}
 """An engine takes a moment for each command: the clients must still be buying then."""
@@ -60,25 +60,25 @@ FAILED_TRY = (" upstream, client: ", " response header from upstream")
 def kill_all(now: Round) -> None:
     """SIGKILL to all replicas at once: there is nobody whom nginx could ask."""
     now.wait()
-    for replica in now.stand.replicas:
+    for replica in now.cluster.replicas:
         replica.kill()
-    time.sleep(now.chance.uniform(0, 1))
-    for replica in now.stand.replicas:
+    time.sleep(now.rng.uniform(0, 1))
+    for replica in now.cluster.replicas:
         replica.start()
 
 
 def drain(now: Round) -> None:
     """SIGTERM to all replicas: what is in work is answered, what comes after is refused."""
-    drain_all(now, now.stand.replicas)
+    drain_all(now, now.cluster.replicas)
 
 
 def restart(now: Round) -> None:
     """SIGTERM to one of two under load, as an upgrade does: no client notices."""
-    replica = now.chance.choice(now.stand.replicas)
+    replica = now.rng.choice(now.cluster.replicas)
     stop_all(now, [replica])
     replica.start()
     replica.wait_until_ready()
-    for name, answers in now.crew.answers().items():
+    for name, answers in now.clients.answers().items():
         if noticed := [answer for answer in answers if answer.status not in STAYS]:
             now.findings.add("drained", f"{name} while one replica was restarted: {noticed}")
 
@@ -132,10 +132,10 @@ def main() -> None:
     replicas = [ReplicaContainer(container) for container in compose.containers("replica")]
     with (
         tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
-        Stand(store, replicas, [options.port]) as stand,
+        Cluster(store, replicas, [options.port]) as cluster,
     ):
         rows = play_all(
-            stand,
+            cluster,
             chosen,
             Path(folder),
             rounds=options.rounds,

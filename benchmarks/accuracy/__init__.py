@@ -1,0 +1,1 @@
+"""How well methods classify, against zero-shot, against each other and against CoOp."""

@@ -1,0 +1,1 @@
+"""What benchmarks share: servers, models, machines and programs; imports no benchmark."""

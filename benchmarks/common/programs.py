@@ -1,0 +1,24 @@
+"""The programs that benchmarks start: craft-server, craft-tuner, and modules of this repository.
+
+A module runs as `python -m NAME` in a process that finds the repository's packages wherever it is
+started: nothing here builds the path of a source file.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+SERVER = Path(sys.executable).parent / "craft-server"
+TUNER = Path(sys.executable).parent / "craft-tuner"
+ROOT = Path(__file__).parents[2]
+
+
+def module(name: str, *arguments: object) -> list[str]:
+    """The command that runs a module in a process; its environment is `environment()`."""
+    return [sys.executable, "-m", name, *map(str, arguments)]
+
+
+def environment() -> dict[str, str]:
+    """The environment of this process, with the repository on the path of modules."""
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}

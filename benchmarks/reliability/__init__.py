@@ -1,0 +1,1 @@
+"""What faults, hostile requests and long runs do to ledger, memory and results."""

@@ -1,0 +1,1 @@
+"""Tools of this repository: the embedded model, generated pages, fuzzing, tests of the images."""
