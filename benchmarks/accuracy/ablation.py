@@ -31,9 +31,12 @@ from craft_tuner.data.dataset import labels_of, pictures_of
 from craft_tuner.data.sampling import sample_shots
 from craft_tuner.data.sources import DIGITS, read_dataset
 from craft_tuner.data.views import Augmentation, views_of
-from craft_tuner.heads.linear import cross_entropy, logistic
+from craft_tuner.heads.candidates import Shots
+from craft_tuner.heads.folds import stratified_folds
+from craft_tuner.heads.linear import logistic
 from craft_tuner.heads.residual import Head
-from craft_tuner.heads.selection import Shots, choose, folds_of
+from craft_tuner.heads.selection import choose
+from craft_tuner.heads.softmax import cross_entropy
 from craft_tuner.search.projection import project, projection
 from craft_tuner.texts import anchors, imagenet_templates
 
@@ -78,8 +81,8 @@ class Scene:
         """Test accuracy of the head that `craft_tuner.heads.selection` chooses."""
         classes = len(self.texts.class_names)
         x = np.concatenate(list(logits), axis=1).astype(np.float64)
-        choice = choose(Shots(x, self.labels, classes, own=True), seed=self.seed)
-        scores = test[0][:, :classes] if choice.readout is None else choice.readout(test, None)
+        choice = choose(Shots(x, self.labels, classes, has_zero_shot=True), seed=self.seed)
+        scores = test[0][:, :classes] if choice.head is None else choice.head(test, None)
         return self.accuracy(scores)
 
     def mlp(self, logits: FloatArray, test: FloatArray) -> float:
@@ -124,7 +127,9 @@ def loss(scene: Scene, logits: FloatArray, *, held_out: bool) -> float:
     if not held_out:
         head = logistic(a, labels, base, ridge=1e-2, steps=25)
         return cross_entropy(a @ head.weight + head.bias + base, labels)
-    fold, total = folds_of(scene.labels, 4, scene.seed)[rows], 0.0
+    draw = np.random.RandomState(scene.seed)
+    fold = stratified_folds(scene.labels, 4, draw=draw, staggered=True)[rows]
+    total = 0.0
     for number in range(4):
         keep, out = fold != number, fold == number
         head = logistic(a[keep], labels[keep], base[keep], ridge=1e-2, steps=25)

@@ -32,7 +32,7 @@ from benchmarks.common.machine import (
     print_table,
     write_json,
 )
-from craft_tuner.adapter.head import Readout
+from craft_tuner.adapter.head import DeployedHead
 from craft_tuner.blackbox import FloatArray, IntArray, Task, Texts
 from craft_tuner.config.fit_config import FitConfig, build
 from craft_tuner.data.dataset import Dataset, labels_of, pictures_of
@@ -41,7 +41,8 @@ from craft_tuner.data.sampling import sample_shots
 from craft_tuner.data.sources import read_dataset
 from craft_tuner.data.views import Augmentation, views_of
 from craft_tuner.heads import selection as heads
-from craft_tuner.heads.selection import Shots, choose
+from craft_tuner.heads.candidates import Shots
+from craft_tuner.heads.selection import choose
 from craft_tuner.methods.bank import compose
 
 
@@ -68,38 +69,38 @@ class Unlevelled(Shots):
     """Shots whose rows stay as they are."""
 
     @property
-    def levelled(self) -> bool:
+    def is_centred(self) -> bool:
         """Never."""
         return False
 
 
-Rule = Callable[[Trial], Readout | None]
+Rule = Callable[[Trial], DeployedHead | None]
 
 
 def shots_of(trial: Trial, kind: type[Shots] = Shots) -> Shots:
     """As `bank` makes them."""
     logits, labels = trial.shots
     x = np.concatenate(list(logits), axis=-1, dtype=np.float64)
-    return kind(x, labels, trial.classes, own=True, names=logits.shape[-1])
+    return kind(x, labels, trial.classes, has_zero_shot=True, names=logits.shape[-1])
 
 
 @lru_cache(maxsize=1)
-def as_built(trial: Trial) -> Readout | None:
+def as_built(trial: Trial) -> DeployedHead | None:
     """What `bank` leaves; chosen once for all rows that look at it."""
-    return choose(shots_of(trial), seed=trial.seed).readout
+    return choose(shots_of(trial), seed=trial.seed).head
 
 
-def unlevelled(trial: Trial) -> Readout | None:
+def unlevelled(trial: Trial) -> DeployedHead | None:
     """Of logits whose means stay."""
-    return choose(shots_of(trial, Unlevelled), seed=trial.seed).readout
+    return choose(shots_of(trial, Unlevelled), seed=trial.seed).head
 
 
 def prior_worth(shots: int) -> Rule:
     """A prior that is worth so many shots."""
 
-    def rule(trial: Trial) -> Readout | None:
+    def rule(trial: Trial) -> DeployedHead | None:
         with patch.object(heads, "PRIOR_SHOTS", shots):
-            return choose(shots_of(trial), seed=trial.seed).readout
+            return choose(shots_of(trial), seed=trial.seed).head
 
     return rule
 
@@ -107,14 +108,14 @@ def prior_worth(shots: int) -> Rule:
 def reach_by(which: slice) -> Rule:
     """The same head with some rules of its reach; without any it is followed everywhere."""
 
-    def rule(trial: Trial) -> Readout | None:
+    def rule(trial: Trial) -> DeployedHead | None:
         readout = as_built(trial)
-        if readout is None or readout.reach is None:
+        if readout is None or readout.gate is None:
             return readout
-        reach = readout.reach
+        reach = readout.gate
         weights, scale = reach.weights[which], reach.scale[which]
         left = reach._replace(weights=weights, scale=scale) if len(scale) else None
-        return replace(readout, reach=left)
+        return replace(readout, gate=left)
 
     return rule
 
@@ -189,7 +190,7 @@ def trials(data: Path, *, shots: int, seeds: Sequence[int]) -> Iterator[Trial]:
                     )
 
 
-def accuracy(readout: Readout | None, part: Part, classes: int) -> float:
+def accuracy(readout: DeployedHead | None, part: Part, classes: int) -> float:
     """In per cent; of None zero-shot's."""
     scores = part.logits[0][:, :classes] if readout is None else readout(part.logits, None)
     return 100 * float((scores.argmax(axis=1) == part.labels).mean())

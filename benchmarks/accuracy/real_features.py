@@ -31,14 +31,15 @@ from benchmarks.common.programs import module
 from benchmarks.common.servers import running
 from craft_tuner.adapter import adapter as adapters
 from craft_tuner.adapter.adapter import Adapter
-from craft_tuner.adapter.head import Readout
+from craft_tuner.adapter.head import DeployedHead
 from craft_tuner.blackbox import FloatArray, Images, IntArray, Texts
 from craft_tuner.client.account import choose_model
 from craft_tuner.client.client import Client
 from craft_tuner.client.transport import Transport
 from craft_tuner.config.connection import Connection
 from craft_tuner.data.pictures import BytesPicture
-from craft_tuner.heads.selection import Choice, Shots, choose
+from craft_tuner.heads.candidates import Shots
+from craft_tuner.heads.selection import Choice, choose
 
 WANTED = {"caltech101": 94.0, "ucf101": 78.5}
 """Accuracy in per cent at 16 shots."""
@@ -103,11 +104,11 @@ class Asker:
         return Adapter(card.model_copy(update=asked), None, head.layers, head.centre)
 
 
-def readout_of(choice: Choice) -> Readout:
+def readout_of(choice: Choice) -> DeployedHead:
     """The head, which there is where zero-shot is no candidate."""
-    if choice.readout is None:
+    if choice.head is None:
         raise AssertionError("zero-shot was chosen, and was no candidate")
-    return choice.readout
+    return choice.head
 
 
 def fitted(x: FloatArray, part: Part, classes: int) -> Choice:

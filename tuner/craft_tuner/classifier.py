@@ -35,7 +35,7 @@ from craft_tuner.data.arrays import grey_pictures, holds_pictures, pictures_from
 from craft_tuner.data.dataset import Dataset, Item, spoken
 from craft_tuner.data.pictures import Picture
 from craft_tuner.errors import InputError
-from craft_tuner.inference.evaluate import softmax
+from craft_tuner.heads.softmax import softmax
 from craft_tuner.inference.predict import ask, batches
 from craft_tuner.runs.run import CONFIG, Run
 from craft_tuner.training import fit as fitting

@@ -5,10 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from craft_tuner.heads import selection as heads
+from craft_tuner.heads import candidates, cross_validation, selection
+from craft_tuner.heads.candidates import Shots, Spec, TrainingRows
+from craft_tuner.heads.folds import stratified_folds
 from craft_tuner.heads.linear import Linear, gda, logistic, moments
 from craft_tuner.heads.prompt_selection import informative
-from craft_tuner.heads.selection import Shots, choose, folds_of
+from craft_tuner.heads.selection import choose
 
 
 def clusters(
@@ -87,7 +89,7 @@ def test_with_a_large_ridge_the_offset_alone_is_left() -> None:
 )
 def test_every_class_is_spread_over_the_folds(counts, folds, seed) -> None:
     labels = np.repeat(np.arange(len(counts)), counts)
-    fold = folds_of(labels, folds, seed)
+    fold = stratified_folds(labels, folds, draw=np.random.RandomState(seed), staggered=True)
     for label, count in enumerate(counts):
         sizes = np.bincount(fold[labels == label], minlength=folds)
         assert sizes.sum() == count
@@ -97,10 +99,10 @@ def test_every_class_is_spread_over_the_folds(counts, folds, seed) -> None:
 @pytest.mark.parametrize("own", [False, True])
 def test_a_head_learns_what_zero_shot_does_not_know(own) -> None:
     x, labels = clusters(classes=3, images=8, views=3)
-    choice = choose(Shots(x, labels, 3, own=own), seed=1)
+    choice = choose(Shots(x, labels, 3, has_zero_shot=own), seed=1)
     test, truth = clusters(classes=3, images=50)
-    assert choice.readout is not None
-    scores = choice.readout(test[None].astype(np.float32), None)
+    assert choice.head is not None
+    scores = choice.head(test[None].astype(np.float32), None)
     assert (scores.argmax(axis=1) == truth).mean() > 0.9
     assert choice.held_out["accuracy"] > 0.9
     assert ("zero_shot_accuracy" in choice.held_out) == own
@@ -111,9 +113,9 @@ def test_zero_shot_that_is_right_stays_where_other_columns_are_noise() -> None:
     labels = np.repeat(np.arange(3), 4)
     sure = 8.0 * np.eye(3)[labels] + 0.1 * draw.randn(12, 3)
     x = np.hstack([sure, draw.randn(12, 20)])
-    choice = choose(Shots(x, labels, 3, own=True), seed=1)
+    choice = choose(Shots(x, labels, 3, has_zero_shot=True), seed=1)
     assert choice.held_out["zero_shot_accuracy"] == 1
-    scores = sure if choice.readout is None else choice.readout(x[None].astype(np.float32), None)
+    scores = sure if choice.head is None else choice.head(x[None].astype(np.float32), None)
     assert (scores.argmax(axis=1) == labels).all()
 
 
@@ -123,21 +125,21 @@ def test_the_gate_keeps_zero_shot_where_no_head_is_better_held_out() -> None:
     labels = np.tile(np.arange(2), 12)
     x = draw.randn(24, 6)
     x[:, :2] += 1.5 * np.eye(2)[labels]
-    choice = choose(Shots(x, labels, 2, own=True), seed=3)
+    choice = choose(Shots(x, labels, 2, has_zero_shot=True), seed=3)
     assert choice.held_out["loss"] <= choice.held_out["zero_shot_loss"]
 
 
 def test_one_shot_a_class_has_nothing_to_hold_out_and_stands_on_zero_shot() -> None:
     x, labels = clusters(classes=4, images=1, views=5)
-    choice = choose(Shots(x, labels, 4, own=True), seed=1)
+    choice = choose(Shots(x, labels, 4, has_zero_shot=True), seed=1)
     (spec,) = choice.kept
     assert (spec.family, spec.power) == ("logistic", 0.5)
     assert choice.held_out == {}
-    assert choice.readout is not None
+    assert choice.head is not None
 
 
 def test_large_tasks_leave_the_iterative_family_out(monkeypatch) -> None:
-    monkeypatch.setattr(heads, "MAX_WORK", 1.0)
+    monkeypatch.setattr(candidates, "MAX_COST", 1.0)
     x, labels = clusters(classes=3, images=4)
     choice = choose(Shots(x, labels, 3), seed=1)
     assert {spec.family for spec in choice.kept} == {"gda"}
@@ -145,14 +147,14 @@ def test_large_tasks_leave_the_iterative_family_out(monkeypatch) -> None:
 
 def test_the_sum_of_heads_is_the_sum_of_their_scores() -> None:
     x, labels = clusters(classes=3, images=5, views=2)
-    shots = Shots(x, labels, 3, own=True)
+    shots = Shots(x, labels, 3, has_zero_shot=True)
     specs = (
-        heads.Spec("gda", 0.0, 1e-4, 0.1, 0.5),
-        heads.Spec("logistic", 1.0, 1e-5, 0.01, 1.0),
+        Spec("gda", 0.0, 1e-4, 0.1, 0.5),
+        Spec("logistic", 1.0, 1e-5, 0.01, 1.0),
     )
-    one, other = (heads._average(shots, [(spec, 1.0)]) for spec in specs)
+    one, other = (selection.average(shots, [(spec, 1.0)]) for spec in specs)
     # One that is there twice counts twice.
-    both = heads._average(shots, [(specs[0], 0.2), (specs[1], 1.5), (specs[0], 0.05)])
+    both = selection.average(shots, [(specs[0], 0.2), (specs[1], 1.5), (specs[0], 0.05)])
     rows = x[None].astype(np.float32)
     expected = 0.25 * one(rows, None) + 1.5 * other(rows, None)
     np.testing.assert_allclose(both(rows, None), expected, rtol=1e-3, atol=1e-3)
@@ -161,18 +163,18 @@ def test_the_sum_of_heads_is_the_sum_of_their_scores() -> None:
 def test_more_columns_than_rows_give_the_same_spaces_as_their_transpose() -> None:
     wide, labels = clusters(classes=2, images=3, width=30)
     choice = choose(Shots(wide, labels, 2), seed=1)
-    assert choice.readout is not None
-    scores = choice.readout(wide[None].astype(np.float32), None)
+    assert choice.head is not None
+    scores = choice.head(wide[None].astype(np.float32), None)
     assert (scores.argmax(axis=1) == labels).all()
 
 
 def test_the_same_seed_chooses_the_same_head() -> None:
     x, labels = clusters(classes=3, images=6, views=2)
-    one, two = (choose(Shots(x, labels, 3, own=True), seed=5) for _ in range(2))
+    one, two = (choose(Shots(x, labels, 3, has_zero_shot=True), seed=5) for _ in range(2))
     assert one.kept == two.kept
-    assert one.readout is not None
-    assert two.readout is not None
-    assert np.array_equal(one.readout.layers[0].weight, two.readout.layers[0].weight)
+    assert one.head is not None
+    assert two.head is not None
+    assert np.array_equal(one.head.layers[0].weight, two.head.layers[0].weight)
 
 
 def test_after_the_plain_prompt_each_informative_one_maximises_the_determinant() -> None:
@@ -211,7 +213,7 @@ def test_few_shots_hold_nothing_out_and_weigh_the_prior_less_the_more_they_are(
     images, ridge
 ) -> None:
     x, labels = clusters(classes=4, images=images)
-    choice = choose(Shots(x, labels, 4, own=True), seed=1)
+    choice = choose(Shots(x, labels, 4, has_zero_shot=True), seed=1)
     assert [spec.strength for spec in choice.kept] == [ridge]
     assert choice.held_out == {}
 
@@ -219,25 +221,25 @@ def test_few_shots_hold_nothing_out_and_weigh_the_prior_less_the_more_they_are(
 @pytest.mark.parametrize(("images", "weight"), [(3, 2 / 3), (8, 1 / 4)])
 def test_the_prior_is_worth_two_shots_beside_what_was_held_out(images, weight) -> None:
     x, labels = clusters(classes=3, images=images, spread=2.0)
-    shots = Shots(x, labels, 3, own=True)
+    shots = Shots(x, labels, 3, has_zero_shot=True)
     choice = choose(shots, seed=1)
     *held, prior = choice.kept
     assert (prior.family, prior.power, prior.strength) == ("logistic", 0.5, 0.025)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(heads, "PRIOR_SHOTS", 0)
+        patch.setattr(selection, "PRIOR_SHOTS", 0)
         without = choose(shots, seed=1)
     assert [*without.kept] == held
-    alone = heads._average(shots, [(prior, 1.0)])
+    alone = selection.average(shots, [(prior, 1.0)])
     rows = x[None].astype(np.float32)
-    expected = (1 - weight) * without.readout(rows, None) + weight * alone(rows, None)
-    np.testing.assert_allclose(choice.readout(rows, None), expected, rtol=1e-3, atol=1e-3)
+    expected = (1 - weight) * without.head(rows, None) + weight * alone(rows, None)
+    np.testing.assert_allclose(choice.head(rows, None), expected, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize(("counts", "chosen"), [((8, 8, 1), True), ((8, 0, 8), False)])
 def test_one_class_of_few_shots_does_not_keep_the_others_from_choosing(counts, chosen) -> None:
     x, labels = clusters(classes=3, images=8)
     kept = np.concatenate([np.flatnonzero(labels == k)[:n] for k, n in enumerate(counts)])
-    choice = choose(Shots(x[kept], labels[kept], 3, own=True), seed=1)
+    choice = choose(Shots(x[kept], labels[kept], 3, has_zero_shot=True), seed=1)
     assert bool(choice.held_out) == chosen
 
 
@@ -246,48 +248,50 @@ def test_what_all_logits_of_a_prompt_share_changes_no_head() -> None:
     prompts = x.reshape(len(x), 2, 6)
     shifted = prompts + np.random.RandomState(1).randn(len(x), 2, 1)
     one, other = (
-        choose(Shots(rows.reshape(len(x), 12), labels, 3, names=6), seed=1).readout
+        choose(Shots(rows.reshape(len(x), 12), labels, 3, names=6), seed=1).head
         for rows in (prompts, shifted)
     )
     np.testing.assert_allclose(one.layers[0].weight, other.layers[0].weight, atol=1e-3)
     np.testing.assert_allclose(one.layers[0].weight.reshape(3, 2, 6).sum(axis=2), 0, atol=1e-3)
     scores = [
-        readout(np.float32(rows.transpose(1, 0, 2)), None)
-        for readout, rows in ((one, prompts), (other, shifted))
+        head(np.float32(rows.transpose(1, 0, 2)), None)
+        for head, rows in ((one, prompts), (other, shifted))
     ]
     np.testing.assert_allclose(*scores, atol=1e-3)
 
 
 def test_of_the_classes_alone_the_mean_of_a_prompt_stays() -> None:
     x, labels = clusters(classes=3, images=8, width=6)
-    assert Shots(x, labels, 3, own=True, names=3).level is x
-    assert np.abs(Shots(x, labels, 3, own=True, names=6).level.sum(axis=1)).max() < 1e-12
+    assert Shots(x, labels, 3, has_zero_shot=True, names=3).centred is x
+    assert (
+        np.abs(Shots(x, labels, 3, has_zero_shot=True, names=6).centred.sum(axis=1)).max() < 1e-12
+    )
     # Under each of two prompts the sum of the logits alone tells the classes apart.
     draw = np.random.RandomState(2)
     parts = draw.randn(24, 2, 3)
     parts += 4.0 * labels[:, None, None] - parts.mean(axis=2, keepdims=True)
-    shots = Shots(parts.reshape(24, 6), labels, 3, own=True, names=3)
+    shots = Shots(parts.reshape(24, 6), labels, 3, has_zero_shot=True, names=3)
     assert choose(shots, seed=1).held_out["accuracy"] > 0.9
 
 
 def test_the_worse_half_is_left_after_the_first_fold_of_many_images(monkeypatch) -> None:
     x, labels = clusters(classes=3, images=12, spread=4.0)
-    shots = Shots(x, labels, 3, own=True)
+    shots = Shots(x, labels, 3, has_zero_shot=True)
     full = choose(shots, seed=1)
-    fitted: list[heads.Spec] = []
-    fit = heads._Part.fit
+    fitted: list[Spec] = []
+    fit = TrainingRows.fit
 
-    def counted(part: heads._Part, spec: heads.Spec) -> Linear:
+    def counted(part: TrainingRows, spec: Spec) -> Linear:
         fitted.append(spec)
         return fit(part, spec)
 
-    monkeypatch.setattr(heads._Part, "fit", counted)
-    monkeypatch.setattr(heads, "RACE_IMAGES", 9)
+    monkeypatch.setattr(TrainingRows, "fit", counted)
+    monkeypatch.setattr(cross_validation, "RACE_IMAGES", 9)
     raced = choose(shots, seed=1)
     counts = {spec: fitted.count(spec) for spec in fitted}
     once = [spec for spec, count in counts.items() if count == 1]
     assert len(once) >= len(counts) // 3
     *held, _ = raced.kept  # the last is the prior, which is in no race
-    assert not {*once} & {heads._departure(spec) for spec in held}
+    assert not {*once} & {cross_validation.residual(spec) for spec in held}
     assert raced.held_out["zero_shot_loss"] == full.held_out["zero_shot_loss"]
     assert raced.held_out["loss"] >= full.held_out["loss"]

@@ -11,7 +11,7 @@ from craft_tuner.adapter.adapter import Adapter, Layer
 from craft_tuner.commands import fit as commands
 from craft_tuner.config.fit_config import FitConfig
 from craft_tuner.errors import RunError, WrongModel
-from craft_tuner.heads.leverage import reach_of
+from craft_tuner.heads.leverage import fit_gate
 from craft_tuner.report.export import export
 from craft_tuner.report.model_card import SNIPPET
 from craft_tuner.runs.run import Run
@@ -197,10 +197,10 @@ def bounded():
     bank = a_bank()
     update = {"asked_names": (*bank.card.class_names, "yak"), "residual": 0.0}
     near = np.random.RandomState(6).randn(9, 4)
-    reach = reach_of(near, factor=0.5)
-    assert reach is not None
+    gate = fit_gate(near, factor=0.5)
+    assert gate is not None
     card = bank.card.model_copy(update=update)
-    return Adapter(card, bank.offsets, bank.head, bank.centre, reach)
+    return Adapter(card, bank.offsets, bank.head, bank.centre, gate)
 
 
 def strangers():

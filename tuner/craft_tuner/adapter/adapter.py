@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from craft_shared import tensors
 from craft_shared.errors import CraftProtocolError
 from craft_shared.messages import ModelCard, OutputKind
-from craft_tuner.adapter.head import Layer, Reach, Readout
+from craft_tuner.adapter.head import DeployedHead, Layer, LeverageGate
 from craft_tuner.blackbox import BlackBox, FloatArray, Images, IntArray, Purpose, Texts
 from craft_tuner.errors import UsageError, WrongModel
 
@@ -80,7 +80,7 @@ class Adapter:
     """Layers, P * K' -> ... -> K; none: the identity."""
     centre: FloatArray | None = None
     """Float32 (P * K',), subtracted from logits before the first layer; None: 0."""
-    reach: Reach | None = None
+    gate: LeverageGate | None = None
     """How far from the shots the head is followed; None: everywhere."""
 
     @classmethod
@@ -128,7 +128,7 @@ class Adapter:
                 f"logits of {sizes[0]} prompts and {sizes[1]} classes do not fit an adapter of "
                 f"{mine[0]} and {mine[1]}; ask with the adapter's own prompts and class names"
             )
-        return self._readout(asked, self.base(asked))
+        return self._deployed(asked, self.base(asked))
 
     def base(self, logits: FloatArray) -> FloatArray | None:
         """The classes' own logits, float32 (N, K): mean over the prompts of logits (P, N, K').
@@ -159,8 +159,8 @@ class Adapter:
         return classes
 
     @property
-    def _readout(self) -> Readout:
-        return Readout(self.head, self.centre, self.card.relu, self.card.residual, self.reach)
+    def _deployed(self) -> DeployedHead:
+        return DeployedHead(self.head, self.centre, self.card.relu, self.card.residual, self.gate)
 
     @cached_property
     def _columns(self) -> slice | list[int] | None:
@@ -198,7 +198,7 @@ class Adapter:
     def to_bytes(self) -> bytes:
         """The content of adapter.safetensors; equal adapters give equal bytes."""
         arrays = {} if self.offsets is None else {"offsets": self.offsets}
-        arrays |= self._readout.tensors()
+        arrays |= self._deployed.tensors()
         return tensors.encode(arrays, {"card": self.card.model_dump_json()})
 
     @classmethod
@@ -227,7 +227,7 @@ class Adapter:
                 f"{card.context_width}; the file is damaged"
             )
         empty = cls(card.model_copy(update={"format": FORMAT}), offsets)
-        readout = Readout.of(
+        deployed = DeployedHead.of(
             arrays,
             relu=card.relu,
             residual=card.residual,
@@ -237,7 +237,7 @@ class Adapter:
             ),
             source=source,
         )
-        return replace(empty, head=readout.layers, centre=readout.centre, reach=readout.reach)
+        return replace(empty, head=deployed.layers, centre=deployed.centre, gate=deployed.gate)
 
     @classmethod
     def load(cls, path: Path) -> Self:

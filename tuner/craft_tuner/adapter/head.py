@@ -1,14 +1,13 @@
 """From the logits of P prompts to one score for each class: what an adapter applies, in numpy.
 
-Owns the arithmetic of heads that are done learning and their tensors. Must not know torch, prompts,
-files or how a head is trained.
+Owns the arithmetic of heads that are done learning, and their tensors. Needs numpy alone.
 
     scores = residual * base + net(x - centre)
 
 x is an image's row of P * K' logits, prompt after prompt; base, of K, is the mean over the prompts
 of the logits of the classes themselves (K' may count other names as well); net is the layers, with
 ReLU between them or without. CraFT is one prompt, K' = K, residual 1 (main_craft.py:230); a linear
-classifier on a bank of logits is one layer, residual 0, and a `Reach` mixes its scores with
+classifier on a bank of logits is one layer, residual 0, and a `LeverageGate` mixes its scores with
 zero-shot's for images unlike the shots.
 """
 
@@ -22,7 +21,8 @@ from craft_tuner.blackbox import FloatArray
 from craft_tuner.errors import UsageError
 
 CENTRE = "head.centre"
-REACH = tuple(f"head.reach{part}" for part in ("", "_centre", "_weights", "_scale", "_zero_shot"))
+GATE = tuple(f"head.reach{part}" for part in ("", "_centre", "_weights", "_scale", "_zero_shot"))
+"""Names in a file of a gate's fields."""
 
 _CHUNK_VALUES = 4 * 1024 * 1024
 """Float32 numbers that one chunk of rows may take per layer: 16 MiB."""
@@ -35,8 +35,8 @@ class Layer(NamedTuple):
     bias: FloatArray
 
 
-class Reach(NamedTuple):
-    """How far from the shots a head is followed.
+class LeverageGate(NamedTuple):
+    """How far from the shots a head is followed, by the leverage of an image.
 
     The leverage of an image, h = (|d|^2 - sum_j c_j (v_j^T d)^2) / e with d = x - centre over the
     first n columns, says how far outside the shots it lies (`craft_tuner.heads.leverage` derives v,
@@ -74,7 +74,7 @@ class Reach(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Readout:
+class DeployedHead:
     """See the module; without layers and with residual 1 it is the identity on `base`."""
 
     layers: tuple[Layer, ...] = ()
@@ -82,7 +82,7 @@ class Readout:
     """Float32 (P * K',); None: 0."""
     relu: bool = True
     residual: float = 1.0
-    reach: Reach | None = None
+    gate: LeverageGate | None = None
     """None: the head is followed everywhere."""
 
     def __call__(self, logits: FloatArray, base: FloatArray | None) -> FloatArray:
@@ -104,8 +104,8 @@ class Readout:
     def _scores(self, logits: FloatArray, base: FloatArray | None) -> FloatArray:
         x = np.concatenate(list(logits), axis=-1)
         net = self._net(x)
-        if self.reach is not None:
-            net = self.reach.mix(x, net)
+        if self.gate is not None:
+            net = self.gate.mix(x, net)
         if base is None or not self.residual:
             return net
         return base + net if self.residual == 1 else np.float32(self.residual) * base + net
@@ -121,8 +121,8 @@ class Readout:
     def tensors(self) -> Tensors:
         """Its arrays by name, as a file holds them."""
         arrays = {} if self.centre is None else {CENTRE: self.centre}
-        if self.reach is not None:
-            arrays |= dict(zip(REACH, self.reach, strict=True))
+        if self.gate is not None:
+            arrays |= dict(zip(GATE, self.gate, strict=True))
         for index, layer in enumerate(self.layers):
             arrays[f"head.{index}.weight"] = layer.weight
             arrays[f"head.{index}.bias"] = layer.bias
@@ -145,12 +145,12 @@ class Readout:
             UsageError: names or shapes do not make a head.
         """
         centre = arrays.get(CENTRE)
-        reach = Reach(*map(arrays.__getitem__, REACH)) if {*REACH} <= {*arrays} else None
-        others = (centre is not None) + (0 if reach is None else len(reach))
+        gate = LeverageGate(*map(arrays.__getitem__, GATE)) if {*GATE} <= {*arrays} else None
+        others = (centre is not None) + (0 if gate is None else len(gate))
         depth = (len(arrays) - others) // 2
         wanted = [f"head.{index}.{part}" for index in range(depth) for part in ("bias", "weight")]
         wanted += [] if centre is None else [CENTRE]
-        wanted += [] if reach is None else [*REACH]
+        wanted += [] if gate is None else [*GATE]
         if sorted(arrays) != sorted(wanted):
             raise UsageError(f"{source}: unexpected tensors {sorted(arrays)}; the file is damaged")
         layers = tuple(
@@ -170,17 +170,17 @@ class Readout:
                 f"{source}: {CENTRE} has shape {list(centre.shape)} for {widths[0]} logits; the "
                 "file is damaged"
             )
-        if reach is not None and not _fits(reach, widths):
+        if gate is not None and not _fits(gate, widths):
             raise UsageError(
-                f"{source}: {REACH[0]} of shapes {[part.shape for part in reach]} for {widths[0]} "
+                f"{source}: {GATE[0]} of shapes {[part.shape for part in gate]} for {widths[0]} "
                 f"logits and {widths[1]} classes; the file is damaged"
             )
-        return cls(layers, centre, relu, residual, reach)
+        return cls(layers, centre, relu, residual, gate)
 
 
-def _fits(reach: Reach, widths: tuple[int, int]) -> bool:
-    columns = reach.centre.size
-    rules, directions = reach.weights.shape if reach.weights.ndim == 2 else (0, 0)
+def _fits(gate: LeverageGate, widths: tuple[int, int]) -> bool:
+    columns = gate.centre.size
+    rules, directions = gate.weights.shape if gate.weights.ndim == 2 else (0, 0)
     wanted = ((directions, columns), (columns,), (rules, directions), (rules, 3), (1,))
-    shapes = tuple(part.shape for part in reach)
+    shapes = tuple(part.shape for part in gate)
     return shapes == wanted and rules > 0 and max(columns, widths[1]) <= widths[0]

@@ -6,8 +6,6 @@ gives the same adapter. **The estimate is optimistic for the prompt**: fitness h
 of all shots, those of a fold included; only the head is judged on images it has not seen. It is
 pessimistic in two other ways: fold heads learn from fewer shots, and they are judged on augmented
 views, which are harder than plain images. Compare it within a run, not with test accuracy.
-
-Must not know prompts, the black box or files.
 """
 
 from dataclasses import dataclass, field
@@ -17,6 +15,7 @@ import numpy as np
 from craft_shared.tensors import Tensors
 from craft_tuner.blackbox import FloatArray, IntArray
 from craft_tuner.config.fit_config import FitConfig
+from craft_tuner.heads.folds import stratified_folds
 from craft_tuner.heads.residual import Epoch, Head, symmetric_kl
 from craft_tuner.seeds import Stream, stream
 
@@ -84,11 +83,6 @@ def head_metrics(
 def assign_folds(labels: IntArray, config: FitConfig) -> tuple[IntArray, int]:
     """Stratified folds (N,) and their number: at most the smallest class's shots, 0 if under 2."""
     count = min(config.validation_folds, int(np.bincount(labels)[np.unique(labels)].min()))
-    folds = np.full(len(labels), -1, np.int64)
     if count < 2:
-        return folds, 0
-    draw = stream(config.seed, Stream.FOLDS)
-    for label in np.unique(labels):
-        images = draw.permutation(np.flatnonzero(labels == label))
-        folds[images] = np.arange(len(images)) % count
-    return folds, count
+        return np.full(len(labels), -1, np.int64), 0
+    return stratified_folds(labels, count, draw=stream(config.seed, Stream.FOLDS)), count

@@ -1,10 +1,9 @@
-"""How far from its shots a head can be trusted, told by the shots alone.
+"""How far from its shots a head can be trusted, by the leverage of the shots alone.
 
-Owns the leverage of an image: the quantity that says where a linear fit extrapolates. Must not know
-labels, prompts or how heads are chosen. Cross-validation sees images like the shots and no others:
-it cannot tell what a head does to images from another source, and on directions along which the
-shots barely vary a whitened head does anything. There zero-shot, trained on far more, is the better
-guess.
+Owns the leverage of an image: the quantity that says where a linear fit extrapolates.
+Cross-validation sees images like the shots and no others. It cannot say what a head does to images
+from another source, and on directions along which the shots barely vary a whitened head does
+anything. There zero-shot, trained on far more, is the better guess.
 
     h(x) = d^T (D^T D + e I)^-1 d = (|d|^2 - sum_j (v_j^T d)^2 w_j / (w_j + e)) / e
 
@@ -15,14 +14,15 @@ American Statistician, 1978) less its 1/N; what is beyond the shots' own is hidd
 
     (h + 1/N) / (1 - h - 1/N) - 1/(N - 1)
 
-exactly, so nothing is held out to learn what is usual. It is asked twice: with a small ridge the
-many directions along which shots barely vary decide, with a large one the few along which they do.
+exactly, so nothing is held out to learn what is usual. It is computed with two ridges: with a small
+one the many directions along which shots barely vary decide, with a large one the few along which
+they do.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-from craft_tuner.adapter.head import Reach
+from craft_tuner.adapter.head import LeverageGate
 
 RIDGES = (1e-5, 1e-2)
 """Shares of the largest variance that every direction is granted; the first is above float32's
@@ -32,7 +32,7 @@ LEAST = 3
 """Images below which nothing is known of what is usual."""
 
 
-def reach_of(x: NDArray[np.float64], *, factor: float) -> Reach | None:
+def fit_gate(x: NDArray[np.float64], *, factor: float) -> LeverageGate | None:
     """How far from rows x (N, n), one per image, a head is followed; None where they do not say.
 
     For each ridge `near` is the median of the leverages of left-out shots and `far` the largest.
@@ -62,4 +62,4 @@ def reach_of(x: NDArray[np.float64], *, factor: float) -> Reach | None:
         return None
     right = vectors.T[kept] if tall else vectors.T[kept] @ d / np.sqrt(w)[:, None]
     parts = (right, centre, weights, scales, [factor])
-    return Reach(*(np.asarray(part, np.float32) for part in parts))
+    return LeverageGate(*(np.asarray(part, np.float32) for part in parts))

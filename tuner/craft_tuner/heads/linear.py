@@ -1,22 +1,20 @@
 """Two families of linear classifiers, and how their scores are judged.
 
-Owns formulas of single fits, in float64. Must not know logits of prompts, candidates or folds.
+Owns formulas of single fits, in float64.
 
     GDA        shared covariance, shrunk: S = (1 - g) S_within + g tr(S_within)/d I;
                score = a S^-1 mu_k - mu_k S^-1 mu_k / 2            (Wang et al., ICLR 2024)
     logistic   min CE(r zs + a W + b, y) + lambda/2 (|W|^2 + |b|^2) from 0, zs the zero-shot logits
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.optimize import minimize
 
 from craft_tuner.blackbox import IntArray
-
-Matrix = NDArray[np.float64]
-Scores = NDArray[np.floating[Any]]
+from craft_tuner.heads.feature_basis import Matrix
+from craft_tuner.heads.softmax import Scores, cross_entropy, exponentials
 
 JUDGES = 1000
 """Images that are enough to judge a temperature by."""
@@ -79,11 +77,9 @@ def logistic(
     def loss(flat: Matrix) -> tuple[float, Matrix]:
         w = flat.reshape(width + 1, classes)
         scores = a @ w[:-1] + w[-1] + offset
-        top = scores.max(axis=1, keepdims=True)
-        powers = np.exp(scores - top)
-        total = powers.sum(axis=1)
-        value = (np.log(total) + top[:, 0] - scores[index, labels]).mean()
-        powers /= total[:, None]
+        top, powers, totals = exponentials(scores)
+        value = (np.log(totals) + top[:, 0] - scores[index, labels]).mean()
+        powers /= totals[:, None]
         powers[index, labels] -= 1
         powers /= rows
         gradient = np.vstack([a.T @ powers, powers.sum(axis=0)]) + ridge * w
@@ -107,10 +103,3 @@ def best_temperature(scores: Scores, labels: IntArray) -> tuple[float, float]:
     losses = [cross_entropy(factor * scores[some], labels[some]) for factor in _TEMPERATURES]
     best = float(_TEMPERATURES[int(np.argmin(losses))])
     return best, cross_entropy(best * scores, labels)
-
-
-def cross_entropy(scores: Scores, labels: IntArray) -> float:
-    """Mean cross-entropy in nats of scores (n, K)."""
-    centred = scores - scores.max(axis=1, keepdims=True)
-    own = centred[np.arange(len(labels)), labels]
-    return float((np.log(np.exp(centred).sum(axis=1)) - own).mean())

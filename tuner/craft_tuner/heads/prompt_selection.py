@@ -1,6 +1,6 @@
-"""Which prompts of a bank to keep where each answer may cost few: the ones that tell most.
+"""Which prompts of a bank to keep where each answer may cost few: the most informative ones.
 
-Owns the order of prompts. Must not know labels or heads.
+Owns the order of prompts; labels play no part in it.
 """
 
 import numpy as np

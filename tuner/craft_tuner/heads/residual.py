@@ -1,7 +1,6 @@
 """The prediction refinement module of CraFT: a residual head on logits, its losses and steps.
 
-Owns the head's weights and optimiser; the only module that imports torch. Takes and gives numpy
-arrays. Must not know prompts, the search, the black box or files.
+Owns the head's weights and optimiser. Takes and gives numpy arrays.
 
 Source: CraFT (arXiv 2402.04050), prediction refinement module and prediction-consistent loss;
 official code mrflogs/CraFT @1a4c251, main_craft.py, whose lines are cited. The paper's "3-layer

@@ -153,13 +153,6 @@ def labelled_for(adapter: Adapter, dataset: Dataset) -> Labelled:
     return Labelled(items, labels, columns if dataset.closed else None)
 
 
-def softmax(logits: FloatArray) -> FloatArray:
-    """Probabilities float32 (N, K) of logits (N, K)."""
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    probabilities: FloatArray = powers / powers.sum(axis=1, keepdims=True)
-    return probabilities
-
-
 def purchase_name(adapter: Adapter) -> str:
     """A run id for questions about an adapter: asked again, they are the same purchase."""
     return hashlib.sha256(adapter.to_bytes()).hexdigest()

@@ -23,7 +23,7 @@ from typing import Any, Literal, TextIO
 from craft_tuner import files as durable
 from craft_tuner.blackbox import FloatArray
 from craft_tuner.errors import UsageError
-from craft_tuner.inference.evaluate import softmax
+from craft_tuner.heads.softmax import softmax
 from craft_tuner.inference.predict import Answer
 
 Form = Literal["jsonl", "csv"]

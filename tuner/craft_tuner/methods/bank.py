@@ -21,8 +21,9 @@ from craft_tuner.adapter.adapter import Adapter, describe
 from craft_tuner.blackbox import BlackBox, FloatArray, Images, Task, Texts, names_at_once
 from craft_tuner.config.fit_config import FitConfig
 from craft_tuner.errors import UsageError
+from craft_tuner.heads.candidates import Shots
 from craft_tuner.heads.prompt_selection import informative
-from craft_tuner.heads.selection import Choice, Shots, choose
+from craft_tuner.heads.selection import Choice, choose
 from craft_tuner.methods.base import OnProgress, Progress
 from craft_tuner.plan import Plan, Workload, plan_phases, price
 from craft_tuner.runs.diagnostics import BY_PROMPTS
@@ -118,16 +119,16 @@ class Bank:
         }
         config = run.config.model_dump(mode="json")
         card = describe(task.texts, box.card, method=self.name, config=config, training=training)
-        if choice.readout is None:
+        if choice.head is None:
             return Adapter(card)
         asked = {
             "asked_names": question.texts.class_names,
             "templates": question.templates,
             "residual": 0.0,
         }
-        head = choice.readout
+        head = choice.head
         card = card.model_copy(update=asked)
-        return Adapter(card, question.offsets, head.layers, head.centre, head.reach)
+        return Adapter(card, question.offsets, head.layers, head.centre, head.gate)
 
 
 class CraftPlus(Bank):
@@ -204,7 +205,7 @@ def _bundle(task: Task, plan: Plan) -> Images:
 def _shots(logits: FloatArray, kept: Sequence[int], task: Task) -> Shots:
     classes = len(task.texts.class_names)
     x = np.concatenate([logits[index] for index in kept], axis=-1, dtype=np.float64)
-    return Shots(x, task.labels, classes, own=True, names=logits.shape[-1])
+    return Shots(x, task.labels, classes, has_zero_shot=True, names=logits.shape[-1])
 
 
 def _by_prompts(

@@ -16,6 +16,7 @@ from craft_shared.tensors import Tensors
 from craft_tuner.adapter.adapter import Adapter, describe
 from craft_tuner.blackbox import BlackBox, FloatArray, IntArray, Task, score_in_parts
 from craft_tuner.config.fit_config import FitConfig
+from craft_tuner.heads import softmax
 from craft_tuner.methods.loop import Bought
 from craft_tuner.search.base import Search, Vector
 
@@ -96,9 +97,5 @@ def views_read(config: FitConfig) -> int:
 
 def cross_entropy(logits: FloatArray, labels: IntArray) -> NDArray[np.float64]:
     """CE(L, y) of each prompt (main_craft.py:153), (P,) float64, of logits (P, N, K)."""
-    values = np.empty(len(logits))
-    for prompt, rows in enumerate(logits):
-        centred = rows - rows.max(axis=1, keepdims=True).astype(np.float64)
-        total = np.log(np.exp(centred).sum(axis=1))
-        values[prompt] = (total - centred[np.arange(len(labels)), labels]).mean()
-    return values
+    each = (softmax.cross_entropy(rows.astype(np.float64), labels) for rows in logits)
+    return np.fromiter(each, np.float64, len(logits))
