@@ -21,9 +21,18 @@ from typing import ClassVar
 
 
 class CraftTunerError(Exception):
-    """Root of the exceptions of craft_tuner; `str(error)` is the sentence for the user."""
+    """Root of the exceptions of craft_tuner; `str(error)` is the sentence for the user.
+
+    Attributes:
+        param: the part of a request that a server refused, as it names it (`Problem.param`), such
+            as `files[2]`; None where it names none, or no server refused.
+    """
 
     exit_code: ClassVar[int] = 1
+
+    def __init__(self, *args: object, param: str | None = None) -> None:
+        super().__init__(*args)
+        self.param = param
 
     @property
     def message(self) -> str:

@@ -150,7 +150,7 @@ def test_a_fit_may_have_its_logits_in_half_precision(tuner, zoo, server):
 
 
 def test_a_fit_says_how_long_the_line_takes_once_something_told(tuner, zoo, monkeypatch):
-    monkeypatch.setattr("craft_tuner.client.uploads._TELLING_BYTES", 1)
+    monkeypatch.setattr("craft_tuner.client.upload_rate._LEAST_BYTES", 1)
     code, _, error = tuner("fit", "--data", zoo, *FIT)
     assert (code, error.count("the line takes ")) == (0, 1)
 

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from craft_tuner.client import uploads as pacing
+from craft_tuner.client import upload_rate as pacing
 from craft_tuner.client.account import choose_model
 from craft_tuner.client.client import Client
 from craft_tuner.client.transport import Patience, Transport
-from craft_tuner.client.uploads import FIRST_BYTES, LARGEST_BYTES, Pace
+from craft_tuner.client.upload_rate import FIRST_BYTES, LARGEST_BYTES, UploadRate
 from craft_tuner.config.connection import Connection
 from craft_tuner.data.pictures import BytesPicture
 from craft_tuner.errors import NoAnswer
@@ -51,7 +51,7 @@ def test_pieces_are_what_the_line_carries_in_the_time_that_a_request_may_take(
     with SlowLine(url, bytes_per_s=600_000, latency_s=0.02) as line:
         client, _ = send(line)
     assert len(server.images) == len(PICTURES)
-    assert 0 < client.pace.bytes_per_s <= 600_000
+    assert 0 < client.upload_rate.bytes_per_s <= 600_000
     assert line.uploads[0].size <= FIRST_BYTES + 1000
     assert all(one.size <= 300_000 + 1000 for one in line.uploads[1:])
     assert sum(one.size for one in line.uploads) < 1.05 * TOTAL
@@ -75,7 +75,7 @@ def test_a_piece_cut_in_the_middle_is_sent_again_and_no_other(server, url):
 
 
 def test_a_gateway_that_takes_small_bodies_gets_small_pieces(server, url):
-    """Nginx takes a megabyte unless it is told otherwise; what it refuses is halved."""
+    """Nginx takes a megabyte unless it is configured otherwise; what it refuses is halved."""
     with SlowLine(url, largest=100_000) as line:
         send(line)
     assert len(server.images) == len(PICTURES)
@@ -118,29 +118,29 @@ def test_a_piece_whose_reply_never_comes_is_asked_about_before_it_is_halved(serv
 
 
 def test_the_first_piece_is_small_and_the_next_follows_the_rate():
-    pace = Pace()
-    assert (pace.room, pace.bytes_per_s) == (FIRST_BYTES, None)
-    pace.sent(FIRST_BYTES, seconds=26.2144)
-    assert pace.bytes_per_s == pytest.approx(10_000)
-    assert pace.room == 200_000
-    pace.sent(200_000, seconds=0.001)
-    assert pace.room == LARGEST_BYTES
+    rate = UploadRate()
+    assert (rate.room, rate.bytes_per_s) == (FIRST_BYTES, None)
+    rate.sent(FIRST_BYTES, seconds=26.2144)
+    assert rate.bytes_per_s == pytest.approx(10_000)
+    assert rate.room == 200_000
+    rate.sent(200_000, seconds=0.001)
+    assert rate.room == LARGEST_BYTES
 
 
-def test_a_tiny_piece_tells_nothing_of_the_rate():
-    pace = Pace()
-    pace.sent(1000, seconds=1.0)
-    assert (pace.room, pace.bytes_per_s) == (FIRST_BYTES, None)
+def test_a_tiny_piece_says_nothing_of_the_rate():
+    rate = UploadRate()
+    rate.sent(1000, seconds=1.0)
+    assert (rate.room, rate.bytes_per_s) == (FIRST_BYTES, None)
 
 
 def test_a_piece_that_failed_is_halved_and_its_bound_grows_with_what_gets_through():
-    pace = Pace()
-    pace.failed(FIRST_BYTES)
-    assert pace.room == FIRST_BYTES // 2
+    rate = UploadRate()
+    rate.failed(FIRST_BYTES)
+    assert rate.room == FIRST_BYTES // 2
     rooms = []
     for _ in range(100):
-        pace.sent(pace.room, seconds=0.001)
-        rooms.append(pace.room)
+        rate.sent(rate.room, seconds=0.001)
+        rooms.append(rate.room)
     assert rooms == sorted(rooms)
     assert rooms[0] < FIRST_BYTES
     assert rooms[-1] == LARGEST_BYTES

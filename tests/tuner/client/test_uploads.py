@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from craft_shared.errors import Code, Refusal
 from craft_shared.messages import CardLimits, ImageSet, StoredImage, UploadReply
 from craft_tuner.client import uploads
 from craft_tuner.client.uploads import upload
@@ -124,10 +125,19 @@ def test_a_picture_that_the_server_cannot_decode_is_named():
         send(server, files)
 
 
-def test_a_refusal_that_names_no_file_stays_as_it_is():
-    error = UsageError("files[99]: too large")
-    assert uploads._blame(error, []) is error
-    assert uploads._blame(UsageError("body too large"), []).message == "body too large"
+@pytest.mark.parametrize("param", [None, "files", "files[1]", "images[0]"])
+def test_an_error_whose_param_is_no_file_of_the_request_stays_as_it_is(param):
+    server = FakeServer()
+    detail = "files[0]: words that look like a place say nothing"
+
+    def refuse(_asked):
+        raise Refusal(Code.TOO_LARGE, detail, param=param)
+
+    server._upload = refuse
+    with pytest.raises(UsageError, match=r"files\[0\]: words") as caught:
+        send(server, pictures(1))
+    assert not isinstance(caught.value, DataError)
+    assert caught.value.param == param
 
 
 def test_a_server_that_stores_other_images_is_not_believed():

@@ -1,7 +1,8 @@
-"""How one question becomes requests that the server takes: by image set, then by prompts.
+"""How the scores of P prompts on N images become requests that the server takes.
 
-The cut depends on the question and the model card alone, never on what went before, so that a
-resumed run sends the very same requests and pays for none of them again.
+Owns the division: by image set, then by prompts. It depends on what is asked and the model card
+alone, never on what went before, so that a resumed run sends the very same requests and pays for
+none of them again.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,7 +27,7 @@ class ImageRows:
 
 
 @dataclass(frozen=True)
-class Slice:
+class Batch:
     """One request: `prompts` of P on one image set."""
 
     images: ImageRows
@@ -34,7 +35,7 @@ class Slice:
 
     @property
     def name(self) -> str:
-        """Tells the slices of one question apart."""
+        """What sets it apart from the other batches of one call."""
         return f"{self.images.rows.start}:{self.prompts.start}-{self.prompts.stop}"
 
     @property
@@ -60,9 +61,9 @@ def image_rows(sizes: Sequence[tuple[str, int]]) -> list[ImageRows]:
     return found
 
 
-def cut(
+def batches(
     prompts: int, sets: Sequence[ImageRows], *, classes: int, limits: CardLimits, size: BodySize
-) -> Iterator[Slice]:
+) -> Iterator[Batch]:
     """The requests for P prompts of K classes on the image sets, each within the limits.
 
     Args:
@@ -95,7 +96,7 @@ def cut(
                 f"{limits.body_bytes} bytes); ask its owner to raise the limit"
             )
         for start in range(0, prompts, count):
-            yield Slice(images, slice(start, min(start + count, prompts)))
+            yield Batch(images, slice(start, min(start + count, prompts)))
 
 
 def images_per_set(classes: int, limits: CardLimits) -> int:

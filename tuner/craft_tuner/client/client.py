@@ -1,7 +1,7 @@
-"""The black box over HTTP: one Idempotency-Key per question, checked replies, a count of purchases.
+"""The black box over HTTP: one Idempotency-Key per request, checked replies, a count of purchases.
 
 Implements `craft_tuner.blackbox.BlackBox`. Retries are in transport.py, uploads in uploads.py, the
-cut into requests in slices.py, the belief of what was spent in purchases.py.
+division into requests in batching.py, the belief of what was spent in purchases.py.
 """
 
 import hashlib
@@ -26,12 +26,20 @@ from craft_shared.messages import (
 from craft_shared.tensors import TENSOR_MEDIA_TYPE
 from craft_tuner.blackbox import PARTIAL, FloatArray, Images, Purpose, Texts
 from craft_tuner.client.account import fetch_key
-from craft_tuner.client.batching import BodySize, ImageRows, Slice, cut, image_rows, images_per_set
+from craft_tuner.client.batching import (
+    Batch,
+    BodySize,
+    ImageRows,
+    batches,
+    image_rows,
+    images_per_set,
+)
 from craft_tuner.client.partial_logits import fill
 from craft_tuner.client.purchases import Purchase, Purchases
 from craft_tuner.client.responses import expect, message
 from craft_tuner.client.transport import Call, Transport
-from craft_tuner.client.uploads import OnUploaded, Pace, Upload, upload
+from craft_tuner.client.upload_rate import UploadRate
+from craft_tuner.client.uploads import OnUploaded, Upload, upload
 from craft_tuner.data.pictures import Picture
 from craft_tuner.errors import ServerUnreachable, WrongModel
 
@@ -50,7 +58,7 @@ class Client:
     Args:
         transport: the connection, open for as long as the client is used.
         card: the model asked; `choose_model` finds it.
-        run_id: names the purchases, to the server too: the same run asking the same question pays
+        run_id: names the purchases, to the server too: the same run asking for the same logits pays
             once, and the ledger adds up what the run spent.
         purchases: what this run bought so far; it is added to.
         dtype: of the logits on the wire; float16 halves the traffic.
@@ -71,8 +79,8 @@ class Client:
         self._run_id = run_id
         self._dtype: Dtype = dtype
         self._sizes: dict[str, int] = {}
-        self.pace = Pace()
-        """What is known of the line, learnt by uploading."""
+        self.upload_rate = UploadRate()
+        """Learnt by uploading."""
         self.purchases = Purchases() if purchases is None else purchases
 
     @property
@@ -98,7 +106,7 @@ class Client:
             pictures: read a batch at a time.
             name: of the image sets, for the server's owner to see.
             classes: K of the questions to come; more classes mean smaller image sets.
-            on_uploaded: told how many more pictures are there.
+            on_uploaded: called with how many more pictures are there.
 
         Raises:
             DataError: a picture cannot be read or decoded, or is too large.
@@ -111,7 +119,7 @@ class Client:
             set_size=images_per_set(classes, limits),
             name=name,
             on_uploaded=on_uploaded,
-            pace=self.pace,
+            rate=self.upload_rate,
         )
         self._sizes.update(zip(done.images.sets, done.sizes, strict=True))
         return done
@@ -126,80 +134,80 @@ class Client:
         Raises:
             BudgetExhausted: the key has less left; nothing was charged for the refused request.
             WrongModel: the server changed its model.
-            CraftTunerError: any other refusal, see `refusals`.
+            CraftTunerError: any other error, see `errors_by_code`.
         """
         prompts = SoftPrompts(context=texts.context, suffix=texts.suffix)
 
-        def compose(part: Slice) -> _Order:
-            return _Order(order(part, prompts), offsets[part.prompts])
+        def compose(batch: Batch) -> _BatchRequest:
+            return _BatchRequest(request(batch, prompts), offsets[batch.prompts])
 
-        order = self._orders(texts, purpose)
-        question = _Question(purpose, step, len(offsets), len(texts.class_names), compose)
-        return self._ask(question, images, size=_body_size(texts, offsets[0].nbytes))
+        request = self._requests(texts, purpose)
+        scoring = _Scoring(purpose, step, len(offsets), len(texts.class_names), compose)
+        return self._score(scoring, images, size=_body_size(texts, offsets[0].nbytes))
 
     def score_templates(
         self, texts: Texts, templates: Sequence[str], images: Images, *, purpose: Purpose, step: str
     ) -> FloatArray:
         """The same for P text templates, each with one `{}` for the class name."""
 
-        def compose(part: Slice) -> _Order:
-            prompts = TextPrompts(templates=list(templates[part.prompts]))
-            return _Order(order(part, prompts))
+        def compose(batch: Batch) -> _BatchRequest:
+            prompts = TextPrompts(templates=list(templates[batch.prompts]))
+            return _BatchRequest(request(batch, prompts))
 
-        order = self._orders(texts, purpose)
-        question = _Question(purpose, step, len(templates), len(texts.class_names), compose)
-        return self._ask(question, images, size=_body_size(texts, _TEMPLATE_BYTES))
+        request = self._requests(texts, purpose)
+        scoring = _Scoring(purpose, step, len(templates), len(texts.class_names), compose)
+        return self._score(scoring, images, size=_body_size(texts, _TEMPLATE_BYTES))
 
-    def _orders(
+    def _requests(
         self, texts: Texts, purpose: Purpose
-    ) -> Callable[[Slice, SoftPrompts | TextPrompts], LogitsRequest]:
-        def order(part: Slice, prompts: SoftPrompts | TextPrompts) -> LogitsRequest:
+    ) -> Callable[[Batch, SoftPrompts | TextPrompts], LogitsRequest]:
+        def request(batch: Batch, prompts: SoftPrompts | TextPrompts) -> LogitsRequest:
             return LogitsRequest(
                 model=self._card.id,
-                image_set=part.images.image_set,
+                image_set=batch.images.image_set,
                 class_names=list(texts.class_names),
                 prompts=prompts,
                 dtype=self._dtype,
-                tag=purpose,
+                tag=purpose,  # the protocol's name for what the tuner calls the purpose
                 run=self._run_id,
             )
 
-        return order
+        return request
 
-    def _ask(self, question: "_Question", images: Images, *, size: BodySize) -> FloatArray:
-        logits = np.empty((question.prompts, images.count, question.classes), np.float32)
-        parts = cut(
-            question.prompts,
+    def _score(self, scoring: "_Scoring", images: Images, *, size: BodySize) -> FloatArray:
+        logits = np.empty((scoring.prompts, images.count, scoring.classes), np.float32)
+        divided = batches(
+            scoring.prompts,
             self._rows(images),
-            classes=question.classes,
+            classes=scoring.classes,
             limits=self._card.limits,
             size=size,
         )
-        for part in parts:
-            logits[part.prompts, part.images.rows] = self._buy(question, part)
+        for batch in divided:
+            logits[batch.prompts, batch.images.rows] = self._buy(scoring, batch)
         return logits
 
-    def _buy(self, question: "_Question", part: Slice) -> NDArray[np.floating]:
-        order = question.compose(part)
-        key = purchase_key(self._run_id, question.step, part.name, body=order.bought())
+    def _buy(self, scoring: "_Scoring", batch: Batch) -> NDArray[np.floating]:
+        request = scoring.compose(batch)
+        key = purchase_key(self._run_id, scoring.step, batch.name, body=request.identity())
         headers = {
             "Content-Type": TENSOR_MEDIA_TYPE,
             "Accept": TENSOR_MEDIA_TYPE,
             "Idempotency-Key": key,
         }
-        call = Call("POST", "/v1/logits", headers=headers, content=order.body())
+        call = Call("POST", "/v1/logits", headers=headers, content=request.body())
         reply, logits = self._transport.send(call, _read_logits)
         self.purchases.record(
-            Purchase(key=key, purpose=question.purpose, step=question.step, cost=reply.cost)
+            Purchase(key=key, purpose=scoring.purpose, step=scoring.step, cost=reply.cost)
         )
-        self._check_reply(reply, part)
-        self._check_shape(logits, (part.count, part.images.count, question.classes))
+        self._check_reply(reply, batch)
+        self._check_shape(logits, (batch.count, batch.images.count, scoring.classes))
         partial = self._card.output in PARTIAL and np.isfinite(logits).any(axis=-1).all()
         return self._checked(fill(logits) if partial else logits)
 
     def _rows(self, images: Images) -> list[ImageRows]:
         rows = image_rows([(image_set, self._size(image_set)) for image_set in images.sets])
-        total = sum(part.count for part in rows)
+        total = sum(each.count for each in rows)
         if total != images.count:
             raise ServerUnreachable(
                 f"{self._url} has {total} images in {len(rows)} image sets that should have "
@@ -213,16 +221,16 @@ class Client:
             self._sizes[image_set] = self._transport.send(call, message(ImageSet)).images
         return self._sizes[image_set]
 
-    def _check_reply(self, reply: LogitsReply, part: Slice) -> None:
+    def _check_reply(self, reply: LogitsReply, batch: Batch) -> None:
         if reply.digest != self._card.digest:
             raise WrongModel(
                 f"{self._url} changed its model from {self._card.digest[:12]} to "
                 f"{reply.digest[:12]} during the run; start a new run"
             )
-        if (reply.model, reply.image_set) != (self._card.id, part.images.image_set):
+        if (reply.model, reply.image_set) != (self._card.id, batch.images.image_set):
             raise ServerUnreachable(
                 f"{self._url} answers for model {reply.model} and {reply.image_set}, asked "
-                f"for {self._card.id} and {part.images.image_set}; compare both programs' versions"
+                f"for {self._card.id} and {batch.images.image_set}; compare both programs' versions"
             )
 
     def _check_shape(self, logits: NDArray[np.floating], shape: tuple[int, int, int]) -> None:
@@ -236,14 +244,14 @@ class Client:
         if not np.isfinite(logits).all():
             raise ServerUnreachable(
                 f"{self._url} answers with logits that are not finite numbers; its model or "
-                "its arithmetic (half precision?) is broken: tell its owner"
+                "its arithmetic (half precision?) is broken: report it to its owner"
             )
         return logits
 
 
 @dataclass(frozen=True)
-class _Order:
-    """What is sent for a slice."""
+class _BatchRequest:
+    """What is sent for a batch."""
 
     request: LogitsRequest
     offsets: FloatArray | None = None
@@ -251,25 +259,25 @@ class _Order:
     def body(self) -> bytes:
         return wire.encode_request(self.request, self.offsets)
 
-    def bought(self) -> bytes:
+    def identity(self) -> bytes:
         """What decides the purchase: the body without the run, which is a label for the ledger."""
         return wire.encode_request(self.request.model_copy(update={"run": ""}), self.offsets)
 
 
 @dataclass(frozen=True)
-class _Question:
-    """P prompts of K classes for one purpose; `compose` gives what is sent for a slice."""
+class _Scoring:
+    """P prompts of K classes for one purpose; `compose` gives what is sent for a batch."""
 
     purpose: Purpose
     step: str
     prompts: int
     classes: int
-    compose: Callable[[Slice], _Order]
+    compose: Callable[[Batch], _BatchRequest]
 
 
-def purchase_key(run_id: str, step: str, part: str, *, body: bytes) -> str:
-    """The Idempotency-Key of a slice: the same run, step, slice and bytes are the same purchase."""
-    identity = "\n".join([run_id, step, part, hashlib.sha256(body).hexdigest()])
+def purchase_key(run_id: str, step: str, batch: str, *, body: bytes) -> str:
+    """The Idempotency-Key of a batch: the same run, step, batch and bytes are the same purchase."""
+    identity = "\n".join([run_id, step, batch, hashlib.sha256(body).hexdigest()])
     return hashlib.sha256(identity.encode()).hexdigest()
 
 

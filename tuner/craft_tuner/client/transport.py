@@ -1,10 +1,9 @@
 """One call to the server, sent until it is answered: retries, waiting, problem documents.
 
-Sent again: calls that never got an answer (no connection, time-out, reply cut short), refusals
+Sent again: calls that never got an answer (no connection, time-out, reply cut short), errors
 whose problem document says `retryable`, and 408, 502, 503, 504 of a gateway in between. The very
 same bytes and headers go out each time, the Idempotency-Key included, so a retry is never a second
 purchase. A server that never answered is given up on early: most likely its address is wrong.
-Must not know what calls mean.
 """
 
 import math
@@ -17,7 +16,7 @@ from typing import NamedTuple, Self, TypeVar
 import httpx
 
 from craft_shared.tensors import MalformedTensors
-from craft_tuner.client.refusals import explain
+from craft_tuner.client.errors_by_code import error_of
 from craft_tuner.client.responses import Garbled, not_of_this_protocol, problem_of, retry_after_s
 from craft_tuner.config.connection import Connection, check_key, clean_url, is_loopback, user_agent
 from craft_tuner.errors import CraftTunerError, NoAnswer, ServerUnreachable
@@ -78,7 +77,7 @@ class Transport:
     Args:
         connection: address, key and read time-out.
         patience: how often and how long to try.
-        notice: told in a sentence when the transport waits.
+        notice: called with a sentence when the transport waits.
         sleep: waits so many seconds.
         uniform: gives random numbers in [0, 1).
         mock: answers requests in place of a network.
@@ -132,7 +131,7 @@ class Transport:
         Raises:
             NoAnswer: no answer, or still busy after all attempts; or a gateway takes no such body.
             ServerUnreachable: not a craft-server.
-            CraftTunerError: the server refused; the kind depends on its code (`refusals`).
+            CraftTunerError: the server refused; the kind depends on its code (`errors_by_code`).
         """
         attempt = 0
         while True:
@@ -188,7 +187,7 @@ class Transport:
         self._answered = True
         if problem.retryable:
             return Trouble(problem.detail, retry_after_s(response))
-        raise explain(problem)
+        raise error_of(problem)
 
     def _wait(self, attempt: int, trouble: Trouble) -> None:
         seconds = self._patience.wait_s(

@@ -3,9 +3,9 @@
     read a batch -> sha256 -> POST /v1/images/missing -> POST /v1/images with those, piece by piece
     then POST /v1/image-sets with the ids, in sets of at most so many images
 
-Memory holds one batch; a piece is what the line carries in some seconds (`Pace`). What stopped in
-the middle goes on with what the server lacks: only the piece that was cut is sent again. Uploading
-again is free and changes nothing. Must not know labels.
+Memory holds one batch; a piece is what gets through in some seconds (`upload_rate`). What stopped
+in the middle goes on with what the server lacks: only the piece that was cut is sent again.
+Uploading again is free and changes nothing.
 """
 
 import hashlib
@@ -25,54 +25,9 @@ from craft_shared.messages import (
 from craft_tuner.blackbox import Images
 from craft_tuner.client.responses import message
 from craft_tuner.client.transport import Call, Transport
+from craft_tuner.client.upload_rate import LARGEST_BYTES, UploadRate
 from craft_tuner.data.pictures import Picture
 from craft_tuner.errors import NoAnswer, PictureError, ServerUnreachable, UsageError
-
-TARGET_S = 20.0
-"""How long a request should take: a third of the minute after which most proxies hang up."""
-
-FIRST_BYTES = 256 * 2**10
-"""The first piece: 20 s of a line of 13 kB/s."""
-
-LARGEST_BYTES = 16 * 2**20
-"""The largest piece, and bytes of images held in memory at a time."""
-
-_TELLING_BYTES = 64 * 2**10
-"""Of less than this, the time is that of a round trip and says nothing of the line."""
-
-_REGAIN = 1.1
-"""By how much the bound of a halved piece grows with each that gets through."""
-
-
-class Pace:
-    """The size of the next piece, learnt from those before."""
-
-    def __init__(self) -> None:
-        self._room = FIRST_BYTES
-        self._most = LARGEST_BYTES
-        self._bytes_per_s: float | None = None
-
-    @property
-    def room(self) -> int:
-        """Bytes that the next piece may have."""
-        return min(self._room, self._most)
-
-    @property
-    def bytes_per_s(self) -> float | None:
-        """What the line carried, the server's work included; None as long as nothing tells."""
-        return self._bytes_per_s
-
-    def sent(self, size: int, seconds: float) -> None:
-        """A piece of so many bytes was answered after so long."""
-        self._most = min(LARGEST_BYTES, int(self._most * _REGAIN))
-        if size >= _TELLING_BYTES:
-            self._bytes_per_s = size / max(seconds, 1e-6)
-            self._room = min(LARGEST_BYTES, int(self._bytes_per_s * TARGET_S))
-
-    def failed(self, size: int) -> None:
-        """A piece of so many bytes did not get through."""
-        self._most = max(1, size // 2)
-
 
 BATCH_IMAGES = 256
 """Images in one multipart body; servers cap the number of its files."""
@@ -86,7 +41,7 @@ _PART_BYTES = 512
 _JSON = {"Content-Type": "application/json"}
 
 OnUploaded = Callable[[int], None]
-"""Told how many more pictures are at the server."""
+"""Called with how many more pictures are at the server."""
 
 
 @dataclass(frozen=True)
@@ -110,17 +65,7 @@ class _File:
         return len(self.data) + _PART_BYTES
 
 
-@dataclass(frozen=True)
-class _Way:
-    """How pieces get to the server, and who is told of those that did."""
-
-    transport: Transport
-    pace: Pace
-    body_bytes: int
-    on_uploaded: OnUploaded
-
-
-def upload(  # noqa: PLR0913 - what, how, and who is told
+def upload(  # noqa: PLR0913 - what, how, and who hears of it
     transport: Transport,
     pictures: Sequence[Picture],
     *,
@@ -128,7 +73,7 @@ def upload(  # noqa: PLR0913 - what, how, and who is told
     set_size: int,
     name: str,
     on_uploaded: OnUploaded = lambda _: None,
-    pace: Pace | None = None,
+    rate: UploadRate | None = None,
 ) -> Upload:
     """Bring pictures to the server and group them into image sets of at most `set_size`.
 
@@ -138,17 +83,17 @@ def upload(  # noqa: PLR0913 - what, how, and who is told
         limits: of the model card.
         set_size: most images in one set.
         name: of the sets.
-        on_uploaded: told how many more pictures are there.
-        pace: what is known of the line; it learns more.
+        on_uploaded: called with how many more pictures are there.
+        rate: what is known of the upload rate; it learns more.
 
     Raises:
         NoAnswer: not even a single picture gets through.
         PictureError: one cannot be read, is too large, or is no image to the server.
     """
     ids: list[str] = []
-    way = _Way(transport, pace or Pace(), limits.body_bytes, on_uploaded)
+    sender = _Sender(transport, rate or UploadRate(), limits.body_bytes, on_uploaded)
     for batch in _batches(pictures, limits):
-        _send_missing(way, batch)
+        sender.send_missing(batch)
         ids.extend(file.id for file in batch)
     groups = [ids[start : start + set_size] for start in range(0, len(ids), set_size)]
     sets = tuple(_create_set(transport, group, name) for group in groups)
@@ -186,50 +131,62 @@ def _read(picture: Picture, limits: CardLimits) -> _File:
     return _File(picture.name, hashlib.sha256(data).hexdigest(), data)
 
 
-def _send_missing(way: _Way, batch: list[_File]) -> None:
-    files = list({file.id: file for file in batch}.values())
-    manifest = Manifest(ids=[file.id for file in files])
-    call = Call("POST", "/v1/images/missing", headers=_JSON, content=_body(manifest))
-    missing = set(way.transport.send(call, message(ManifestReply)).missing)
-    files = [file for file in files if file.id in missing]
-    if len(files) < len(batch):
-        way.on_uploaded(len(batch) - len(files))
-    for piece in _groups(files, lambda: min(way.body_bytes, way.pace.room)):
-        _send_piece(way, piece)
+@dataclass(frozen=True)
+class _Sender:
+    """Brings batches to the server, in pieces as large as its limit and the upload rate allow."""
+
+    transport: Transport
+    rate: UploadRate
+    body_bytes: int
+    on_uploaded: OnUploaded
+
+    def send_missing(self, batch: list[_File]) -> None:
+        """Send what the server lacks of a batch, each image once."""
+        files = list({file.id: file for file in batch}.values())
+        manifest = Manifest(ids=[file.id for file in files])
+        call = Call("POST", "/v1/images/missing", headers=_JSON, content=_body(manifest))
+        missing = set(self.transport.send(call, message(ManifestReply)).missing)
+        files = [file for file in files if file.id in missing]
+        if len(files) < len(batch):
+            self.on_uploaded(len(batch) - len(files))
+        for piece in _groups(files, lambda: min(self.body_bytes, self.rate.room)):
+            self._send_piece(piece)
+
+    def _send_piece(self, files: list[_File]) -> None:
+        """Send files in one request; in smaller ones if that does not get through."""
+        size = sum(file.part for file in files)
+        try:
+            self._send(files)
+        except NoAnswer:
+            if len(files) == 1:
+                raise
+            self.rate.failed(size)
+            self.send_missing(files)
+        else:
+            self.rate.sent(size, self.transport.took_s)
+            self.on_uploaded(len(files))
+
+    def _send(self, files: list[_File]) -> None:
+        parts = [("files", (file.id, file.data, "application/octet-stream")) for file in files]
+        attempts = _ATTEMPTS if len(files) > 1 else math.inf
+        call = Call("POST", "/v1/images", files=parts, most_attempts=attempts)
+        try:
+            reply = self.transport.send(call, message(UploadReply))
+        except UsageError as error:
+            raise _named(error, files) from error
+        if [image.id for image in reply.images] != [file.id for file in files]:
+            raise ServerUnreachable(
+                f"{self.transport.url} stored other images than were sent; compare both programs' "
+                "versions"
+            )
 
 
-def _send_piece(way: _Way, files: list[_File]) -> None:
-    """Send files in one request; in smaller ones if that does not get through."""
-    size = sum(file.part for file in files)
-    try:
-        _send(way.transport, files)
-    except NoAnswer:
-        if len(files) == 1:
-            raise
-        way.pace.failed(size)
-        _send_missing(way, files)
-    else:
-        way.pace.sent(size, way.transport.took_s)
-        way.on_uploaded(len(files))
+def _named(error: UsageError, files: list[_File]) -> UsageError:
+    """The error with the path of the file that the server names by its place in the request.
 
-
-def _send(transport: Transport, files: list[_File]) -> None:
-    parts = [("files", (file.id, file.data, "application/octet-stream")) for file in files]
-    attempts = _ATTEMPTS if len(files) > 1 else math.inf
-    call = Call("POST", "/v1/images", files=parts, most_attempts=attempts)
-    try:
-        reply = transport.send(call, message(UploadReply))
-    except UsageError as error:
-        raise _blame(error, files) from error
-    if [image.id for image in reply.images] != [file.id for file in files]:
-        raise ServerUnreachable(
-            f"{transport.url} stored other images than were sent; compare both programs' versions"
-        )
-
-
-def _blame(error: UsageError, files: list[_File]) -> UsageError:
-    """The server names a file by its place in the batch; people know it by its path."""
-    place = re.search(r"files\[(\d+)\]", str(error))
+    An error whose `param` is no place of a file stays as it is.
+    """
+    place = re.fullmatch(r"files\[(\d+)\]", error.param or "")
     if place is None or int(place[1]) >= len(files):
         return error
     name = files[int(place[1])].name

@@ -178,7 +178,7 @@ def _telling_rate(watcher: Watcher, prepared: Prepared, client: Client) -> OnUpl
     def uploaded(more: int) -> None:
         nonlocal told
         advance(more)
-        rate = client.pace.bytes_per_s
+        rate = client.upload_rate.bytes_per_s
         if rate is not None and not told:
             told = True
             watcher.traffic(prepared.traffic, Line(prepared.line.round_trip_s, rate))

@@ -1,6 +1,6 @@
-"""What a server's refusal means for the person at the terminal: which error, and what to do.
+"""The error of each code that a server answers with, and what a user can do about it.
 
-Owns the table from problem codes to exceptions. Must not know HTTP or retries.
+Owns the table from the codes of problem documents to exceptions.
 """
 
 from craft_shared.errors import Code, Problem
@@ -17,7 +17,7 @@ _OTHER_KEY = "use another key (--key or CRAFT_API_KEY), or ask the server's owne
 _REPORT = "this is a fault of one of the two programs: compare their versions and report it"
 _AGAIN = "start the command again: images are uploaded anew and nothing is paid twice"
 
-_MEANING: dict[str, tuple[type[CraftTunerError], str]] = {
+_ERRORS: dict[str, tuple[type[CraftTunerError], str]] = {
     Code.INVALID_KEY: (
         AccessDenied,
         "give a valid key with --key or CRAFT_API_KEY (see `craft-server keys create`)",
@@ -47,8 +47,8 @@ _MEANING: dict[str, tuple[type[CraftTunerError], str]] = {
 _FALLBACK: tuple[type[CraftTunerError], str] = (ServerUnreachable, _REPORT)
 
 
-def explain(problem: Problem) -> CraftTunerError:
-    """The error for a refusal: the server's words, then what to do about it."""
-    kind, advice = _MEANING.get(problem.code, _FALLBACK)
+def error_of(problem: Problem) -> CraftTunerError:
+    """The error for a problem document: the server's words, then what to do about it."""
+    kind, advice = _ERRORS.get(problem.code, _FALLBACK)
     request = f" (request {problem.request_id})" if problem.request_id else ""
-    return kind(f"{problem.title}: {problem.detail}; {advice}{request}")
+    return kind(f"{problem.title}: {problem.detail}; {advice}{request}", param=problem.param)
