@@ -1,6 +1,7 @@
 """The real server program under load, kills and lost replies: nothing lost, doubled, overshot."""
 
 import json
+import re
 import socket
 import threading
 import time
@@ -11,7 +12,7 @@ import httpx
 import pytest
 
 from craft_server.metering.ledger import Ledger
-from tests.support.serving import image_set, running, text_request
+from tests.support.serving import free_port, image_set, running, text_request
 
 
 def ask(client, request, key):
@@ -29,6 +30,18 @@ def wait_until_it_stands(client, used_and_held, *, seconds=30):
     while stands(client) != used_and_held and time.monotonic() < end:
         time.sleep(0.02)
     assert stands(client) == used_and_held
+
+
+def wait_until_at_least(metrics_port, gauge, value, *, seconds=60):
+    """Poll a gauge of the server's until it is so high; the last look is the assertion."""
+    end = time.monotonic() + seconds
+    while True:
+        text = httpx.get(f"http://127.0.0.1:{metrics_port}/metrics").text
+        found = float(re.search(rf"^{gauge} (\S+)$", text, re.MULTILINE)[1])
+        if found >= value or time.monotonic() > end:
+            break
+        time.sleep(0.02)
+    assert found >= value
 
 
 def assert_books_balance(server, client):
@@ -118,17 +131,21 @@ def test_a_reply_lost_after_the_sale_is_replayed_free_also_after_a_kill(tmp_path
 
 def test_a_client_that_hangs_up_in_the_queue_is_dropped_and_not_charged(tmp_path):
     # The device works long enough for a starved machine to notice the hang-up meanwhile.
-    with running(tmp_path, stub_seconds_per_query=10) as server:
+    metrics = free_port()
+    with running(tmp_path, stub_seconds_per_query=10, metrics_port=metrics) as server:
         key = server.mint(10)
         second = HTTPConnection("127.0.0.1", server.port)
         with server.client(key) as client, ThreadPoolExecutor(1) as pool:
             images = image_set(client)
             first = pool.submit(ask, client, text_request(images, prompts=1), "one")
-            wait_until_it_stands(client, (0, 1))
+            # A hold says nothing of turns: one request can pass the other while images are encoded,
+            # which takes milliseconds. What is on the device for a second are the first's texts.
+            wait_until_at_least(metrics, "craft_device_busy_seconds", 1)
             headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
             body = json.dumps(text_request(images, prompts=2))
             second.request("POST", "/v1/logits", body, headers | {"Idempotency-Key": "two"})
-            wait_until_it_stands(client, (0, 3))
+            wait_until_at_least(metrics, "craft_queue_works", 1)
+            assert stands(client) == (0, 3)
             second.close()
             wait_until_it_stands(client, (0, 1))  # before the device came to it
             assert first.result().status_code == 200

@@ -173,12 +173,15 @@ class DeviceWorker:
             for name, amount in asked.items():
                 self._admitted[name] -= amount
 
-    async def run(self, works: Sequence[Work[T]], *, deadline: Deadline) -> list[Done[T]]:
+    async def run(
+        self, works: Sequence[Work[T]], *, deadline: Deadline, finish: bool = False
+    ) -> list[Done[T]]:
         """Queue works and wait for all their results.
 
         If the caller is cancelled while all of them wait, they are dropped and never run, and the
-        cancellation goes on; once one has begun, all are finished and their results returned. If
-        one fails, those that still wait are dropped.
+        cancellation goes on. Once one has begun, all are finished; then the cancellation goes on,
+        or with `finish` it is forgotten and the results are returned. If one fails, those that
+        still wait are dropped.
 
         Raises:
             Refusal: `deadline_exceeded` (a running work's result is then thrown away),
@@ -196,6 +199,8 @@ class DeviceWorker:
             if self._queue.withdraw(tickets, unless_begun=True):
                 raise
             await asyncio.wait(results, return_when=until)
+            if not finish:
+                raise
         left = self._queue.withdraw(tickets)
         done = [ticket.done() for ticket in tickets if ticket.result.done()]  # raises what failed
         if len(done) < len(tickets):

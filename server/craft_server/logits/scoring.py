@@ -156,7 +156,10 @@ class Scorer:
     async def _encode(
         self, order: Order, features: Features, clock: "_Clock", *, images: slice
     ) -> list[_Encoded]:
-        """All pieces are queued at once, so that the device never waits for the next."""
+        """All pieces are queued at once, so that the device never waits for the next.
+
+        Once one runs, the caller pays: all are finished, also if it is cancelled meanwhile.
+        """
         prompts = order.prompts
         works: list[Work[_Encoded]] = [
             Work(
@@ -168,7 +171,7 @@ class Scorer:
             )
             for run in prompts.pieces
         ]
-        done = await self._worker.run(works, deadline=clock.deadline)
+        done = await self._worker.run(works, deadline=clock.deadline, finish=True)
         parts = [clock.count(part) for part in done]
         for run, part in zip(prompts.pieces, parts, strict=True):
             _check(part.logits, (run.stop - run.start, images.stop - images.start, order.shape[2]))

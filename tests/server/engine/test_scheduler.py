@@ -83,20 +83,6 @@ def test_a_job_that_waits_is_dropped_when_its_caller_is_cancelled():
     asyncio.run(main())
 
 
-def test_a_job_that_runs_is_finished_when_its_caller_is_cancelled():
-    async def main():
-        worker, gate = a_worker(), Gate()
-        running = asyncio.create_task(run(worker, gate, deadline_s=10))
-        await until(gate.started)
-        running.cancel()
-        await asyncio.sleep(0.01)
-        assert not running.done()
-        gate.open.set()
-        assert await running == "done"
-
-    asyncio.run(main())
-
-
 @pytest.mark.parametrize(("busy", "where"), [(True, "in the queue"), (False, "on the device")])
 def test_a_deadline_ends_the_wait_and_says_where_the_time_went(busy, where):
     async def main():
@@ -244,16 +230,21 @@ def test_if_one_of_several_works_fails_those_that_wait_are_dropped():
     asyncio.run(main())
 
 
-def test_a_caller_that_leaves_once_one_of_its_works_runs_gets_all_of_them():
+@pytest.mark.parametrize("finish", [True, False])
+def test_a_caller_that_leaves_once_one_of_its_works_runs_gets_all_only_to_finish(finish):
     async def main():
         worker, gate = a_worker(), Gate()
         works = [Work.alone("ann", gate), Work.alone("ann", lambda: "second")]
-        running = asyncio.create_task(worker.run(works, deadline=Deadline(10)))
+        running = asyncio.create_task(worker.run(works, deadline=Deadline(10), finish=finish))
         await until(gate.started)
         running.cancel()
         await asyncio.sleep(0.01)
+        assert not running.done()
         gate.open.set()
-        assert [one.value for one in await running] == ["done", "second"]
+        await asyncio.wait([running])
+        assert running.cancelled() is not finish
+        if finish:
+            assert [one.value for one in running.result()] == ["done", "second"]
 
     asyncio.run(main())
 

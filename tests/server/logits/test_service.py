@@ -106,6 +106,29 @@ def test_a_caller_that_leaves_the_queue_is_dropped_and_released(shop):
     asyncio.run(main())
 
 
+def test_a_caller_that_leaves_while_its_images_are_encoded_is_dropped_and_released(shop):
+    encode, started, go = shop.box.encode_images, threading.Event(), threading.Event()
+
+    def slow(pixels):
+        started.set()
+        assert go.wait(10)
+        return encode(pixels)
+
+    async def main():
+        shop.box.encode_images = slow
+        shop.box.go.set()
+        leaving = shop.start()
+        await asyncio.to_thread(started.wait, 10)
+        leaving.cancel()
+        await asyncio.sleep(0.01)
+        go.set()
+        await asyncio.wait([leaving])
+        assert leaving.cancelled()
+        assert (shop.stands(), shop.box.scored) == ((0, 0), 0)
+
+    asyncio.run(main())
+
+
 def test_a_caller_that_leaves_a_running_job_pays_once_and_can_fetch_it(shop):
     async def main():
         buying = shop.start()
