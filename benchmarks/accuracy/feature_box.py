@@ -125,6 +125,9 @@ class FeatureBox:
     def start(self) -> None:
         """Nothing to do."""
 
+    def recover(self) -> None:
+        """Nothing to do."""
+
     def prepare(self, request: LogitsRequest, offsets: FloatArray | None) -> Prompts:
         """Look the names up."""
         if isinstance(request.prompts, SoftPrompts) or offsets is not None:

@@ -90,6 +90,10 @@ class BlackBox(Protocol):
         """Get ready on the calling thread, which is the device thread from now on."""
         ...
 
+    def recover(self) -> None:
+        """Give the device back what a failed work left behind. Runs on the device thread."""
+        ...
+
     def prepare(self, request: LogitsRequest, offsets: FloatArray | None) -> Prompts:
         """Check the prompts against the model and plan their encoding; cheap, on no device.
 

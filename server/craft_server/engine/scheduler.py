@@ -9,8 +9,10 @@ thread takes what waits as soon as it is free; it never waits for more to come.
 """
 
 import asyncio
+import logging
 import threading
 import time
+import traceback
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -31,6 +33,7 @@ On a device that computes beside the host the next batch is launched before the 
 for; elsewhere launching is all the work and waiting takes no time.
 """
 
+_LOG = logging.getLogger(__name__)
 _RETRY_AFTER_S = 2
 
 
@@ -89,7 +92,7 @@ class DeviceWorker:
     exception belongs to its work alone, also in a batch: the thread lives on.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one parameter per choice
         self,
         *,
         requests: int,
@@ -97,6 +100,7 @@ class DeviceWorker:
         most_together: int = 0,
         ahead: bool = False,
         start: Callable[[], None] = lambda: None,
+        recover: Callable[[], None] = lambda: None,
         telemetry: Telemetry | None = None,
     ) -> None:
         """Bound what is admitted.
@@ -107,6 +111,7 @@ class DeviceWorker:
             most_together: largest sum of sizes in one merged batch; 0 merges nothing.
             ahead: launch the next batch before waiting for the last one.
             start: called on the thread before any work.
+            recover: called on the thread after a work failed, with nothing of it held any more.
             telemetry: told of each batch.
         """
         self._room = {"requests": requests, "units": units}
@@ -114,6 +119,7 @@ class DeviceWorker:
         self._queue: FairQueue[_Ticket] = FairQueue(most_together=most_together)
         self._ahead = ahead
         self._start = start
+        self._recover = recover
         self._telemetry = telemetry or Telemetry()
         self._draining = False
         self._running_since: float | None = None
@@ -228,6 +234,7 @@ class DeviceWorker:
             before, launched = launched, self._launch(batch) if batch else None
             if before is not None:
                 self._finish(before)
+                before = None  # it holds results on the device
             if launched is not None and not self._ahead:
                 self._finish(launched)
                 launched = None
@@ -242,6 +249,7 @@ class DeviceWorker:
         try:
             return _Launched(batch, batch[0].work.launch([ticket.work.item for ticket in batch]))
         except BaseException as error:  # noqa: BLE001 - it belongs to whoever waits
+            _let_go(error)
             return _Launched(batch, [partial(_raise, error)] * len(batch))
 
     def _finish(self, launched: "_Launched") -> None:
@@ -255,7 +263,16 @@ class DeviceWorker:
                 self._last_success = time.monotonic()
             elif not isinstance(outcome.error, Refusal):
                 self._last_failure = time.monotonic()
+                self._clean_up(outcome.error)
             ticket.tell(outcome)
+
+    def _clean_up(self, error: BaseException) -> None:
+        """Give back what a failed work held; the thread lives on whatever comes of that."""
+        _let_go(error)
+        try:
+            self._recover()
+        except Exception:  # noqa: BLE001 - of whatever kind, the thread must live on
+            _LOG.exception("the device could not be cleaned up after a failure")
 
 
 @dataclass(eq=False)
@@ -298,6 +315,18 @@ class _Launched(NamedTuple):
 
 def _raise(error: BaseException) -> None:
     raise error
+
+
+def _let_go(error: BaseException) -> None:
+    """Forget the variables of the calls that failed: they may hold most of a device's memory.
+
+    Without this they live as long as the error does, and it is in a cycle: until Python's collector
+    comes round, which may be after many works that find no memory.
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        traceback.clear_frames(seen.__traceback__)
+        seen = seen.__cause__ or seen.__context__
 
 
 def shutting_down() -> Refusal:

@@ -110,6 +110,7 @@ class LogitsService:
             most_together=blackbox.tokens_per_pass if settings.batching == "merged" else 0,
             ahead=blackbox.asynchronous,
             start=blackbox.start,
+            recover=blackbox.recover,
             telemetry=telemetry,
         )
         self._desk = OrderDesk(blackbox, images)

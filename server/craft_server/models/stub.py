@@ -65,6 +65,9 @@ class StubBlackBox:
     def start(self) -> None:
         """Nothing to do."""
 
+    def recover(self) -> None:
+        """Nothing to do."""
+
     def prepare(self, request: LogitsRequest, offsets: FloatArray | None) -> Prompts:
         """Count words as tokens; a soft prompt's context has four of them."""
         names = tuple(request.class_names)

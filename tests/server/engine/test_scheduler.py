@@ -1,8 +1,10 @@
 """The device worker: bounded, cancellable while waiting, unharmed by a failing job."""
 
 import asyncio
+import gc
 import threading
 import time
+import weakref
 
 import pytest
 
@@ -318,3 +320,92 @@ def test_the_thread_gets_ready_before_any_work():
     asyncio.run(main())
     assert threads[0] is threads[1]
     assert threads[0] is not threading.current_thread()
+
+
+# --- after a failure ----------------------------------------------------------------------------
+
+
+class Tensor:
+    """Stands for a large part of a device's memory."""
+
+
+class Greedy:
+    """Work that fails while a variable of it holds a tensor; at launch, or while waited for."""
+
+    def __init__(self, *, late):
+        self._late = late
+        self.held = None
+
+    def __call__(self, _):
+        return [self.compute] if self._late else [self.compute()]
+
+    def compute(self):
+        tensor = Tensor()
+        self.held = weakref.ref(tensor)
+        raise MemoryError("no room")
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_what_a_failed_work_held_is_free_when_the_device_recovers(late):
+    """Not only when Python's collector comes round: on a GPU all works until then may fail."""
+    found = []
+
+    async def main():
+        greedy = Greedy(late=late)
+        worker = a_worker(recover=lambda: found.append(greedy.held()))
+        with pytest.raises(MemoryError, match="no room"):
+            await worker.run([Work("ann", greedy)], deadline=Deadline(10))
+        assert await run(worker, lambda: "next", deadline_s=10) == "next"
+
+    gc.disable()
+    try:
+        asyncio.run(main())
+    finally:
+        gc.enable()
+    assert found == [None]
+
+
+def test_a_refusal_is_no_reason_to_recover_and_a_failing_recovery_harms_nobody():
+    calls = []
+
+    def recover():
+        calls.append(1)
+        raise RuntimeError("the device is gone")
+
+    def refuse():
+        raise Refusal(Code.INVALID_REQUEST, "no")
+
+    async def main():
+        worker = a_worker(recover=recover)
+        with pytest.raises(Refusal):
+            await run(worker, refuse, deadline_s=10)
+        assert calls == []
+        with pytest.raises(ZeroDivisionError):
+            await run(worker, lambda: 1 / 0, deadline_s=10)
+        assert await run(worker, lambda: "next", deadline_s=10) == "next"
+        assert calls == [1]
+
+    asyncio.run(main())
+
+
+def test_a_finished_batch_is_let_go_while_the_device_has_nothing_to_do():
+    held = []
+
+    def launch(_):
+        tensor = Tensor()
+        held.append(weakref.ref(tensor))
+        return [lambda: str(tensor)]
+
+    async def main():
+        worker = a_worker(ahead=True)
+        await worker.run([Work("ann", launch)], deadline=Deadline(10))
+        until_at = time.monotonic() + 10
+        while held[0]() is not None and time.monotonic() < until_at:
+            await asyncio.sleep(0.001)
+
+    gc.disable()
+    try:
+        asyncio.run(main())
+    finally:
+        gc.enable()
+    assert held[0]() is None

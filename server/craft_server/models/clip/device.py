@@ -44,7 +44,7 @@ def to_host(tensor: Tensor) -> Awaited:
     host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
     host.copy_(tensor, non_blocking=True)
     copied: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
-    copied.record()
+    copied.record(torch.cuda.current_stream(tensor.device))  # not of the thread's device
 
     def wait() -> FloatArray:
         copied.synchronize()

@@ -50,6 +50,7 @@ def load_clip(settings: Settings, limits: CardLimits) -> ClipBlackBox:
         ModelError: unknown name or tag, missing or unreadable file, no network, no such device.
     """
     device = pick_device(settings.device)
+    _compute_exactly()
     threads = settings.threads or torch.get_num_threads()
     stay_small()
     source = find_source(settings)
@@ -58,7 +59,7 @@ def load_clip(settings: Settings, limits: CardLimits) -> ClipBlackBox:
     digest = digest_of(model)
     if settings.precision != "float32":  # open_clip builds other norm layers for half precision
         model = create_model(source, settings.precision, device)
-    model = model.to(device)
+    model = _placed(model, device, source)
     tower = getattr(model, "text", model)
     cut = can_be_cut(tower)
     text = TextEncoder(tower, tokenizer, full=None if cut else model.encode_text)
@@ -95,15 +96,41 @@ def pick_device(name: str) -> torch.device:
     Raises:
         ModelError: no such device here.
     """
-    found = ["cpu"]
-    if torch.backends.mps.is_available():
-        found.insert(0, "mps")
-    if torch.cuda.is_available():
-        found.insert(0, "cuda")
+    cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    found = ["cuda"] if cards else []
+    found += ["mps"] if torch.backends.mps.is_available() else []
+    found += ["cpu"]
     wanted = found[0] if name == "auto" else name
-    if wanted.split(":")[0] not in found:
-        raise ModelError(f"device {name!r} is not here; available: auto, {', '.join(found)}")
+    several = [f"cuda:{number}" for number in range(cards)]
+    if wanted.split(":")[0] not in found or ("cuda:" in wanted and wanted not in several):
+        known = ", ".join([*found, *several])
+        raise ModelError(f"device {name!r} is not here; available: auto, {known}")
     return torch.device(wanted)
+
+
+def _compute_exactly() -> None:
+    """Keep float32 float32: torch lets convolutions on a GPU round their factors to TF32."""
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def _placed(model: Any, device: torch.device, source: Source) -> Any:
+    """The model on its device.
+
+    Raises:
+        ModelError: the device has too little memory.
+    """
+    try:
+        return model.to(device)
+    except torch.OutOfMemoryError as error:
+        raise _too_large(source, device, error) from error
+
+
+def _too_large(source: Source, device: torch.device, error: Exception) -> ModelError:
+    return ModelError(
+        f"{source.id} does not fit into the memory of {device}: free some of it, or take "
+        f"--precision float16 or another --device ({str(error).splitlines()[0]})"
+    )
 
 
 def find_source(settings: Settings) -> Source:
@@ -154,6 +181,8 @@ def create_model(source: Source, precision: str, device: torch.device) -> Any:
         )
         if source.name == EMBEDDED:
             model.load_state_dict(_embedded_weights())
+    except torch.OutOfMemoryError as error:
+        raise _too_large(source, device, error) from error
     except Exception as error:
         raise ModelError(_explain(source, error)) from error
     finally:

@@ -50,8 +50,15 @@ class ClipBlackBox:
         self._threads = threads
 
     def start(self) -> None:
-        """Make the calling thread the device's."""
+        """Make the calling thread the device's, and the device the thread's."""
         compute_here(self._threads)
+        if self._text.device.type == "cuda":  # what takes no device, such as an event, takes this
+            torch.cuda.set_device(self._text.device)
+
+    def recover(self) -> None:
+        """Free what torch keeps of the device's memory, in pieces that may not fit the next."""
+        if self._text.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def prepare(self, request: LogitsRequest, offsets: FloatArray | None) -> Prompts:
         """Tokenise and check; see `craft_server.engine.blackbox.BlackBox.prepare`."""
