@@ -5,7 +5,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from craft_tuner.config.fit_config import build
 from craft_tuner.search.base import digest
-from craft_tuner.search.cma_es import Search
+from craft_tuner.search.cma_es import CmaEs
 from craft_tuner.search.projection import project, projection
 from craft_tuner.threads import one_blas_thread
 
@@ -25,7 +25,7 @@ def test_a_search_asks_the_same_bits_on_any_number_of_threads() -> None:
     for threads in (1, 2):
         with threadpool_limits(threads):
             config = build({"intrinsic_dim": 300})
-            a, search = projection(config, 64), Search(config, generations=3)
+            a, search = projection(config, 64), CmaEs(config, generations=3)
             while search.stopped is None:
                 z = search.ask()
                 search.tell([float(((row - 1) ** 2).sum()) for row in z])

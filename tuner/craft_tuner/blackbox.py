@@ -1,8 +1,8 @@
 """The black box as methods see it: a port. client.py implements it over HTTP, tests have fakes.
 
-Methods must not know HTTP, keys, retries, image files or budgets' wire format: they ask for logits
-and get arrays. Whoever implements the port pays each question once, also when it is asked again
-after a crash: the same `step` with the same content is the same purchase.
+Owns what can be asked: methods ask for logits and get arrays. An implementation pays each request
+once, also when it is made again after a crash: the same `step` with the same content is the same
+purchase.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 
 Purpose = Literal["fitness", "head", "bank", "validation", "zero-shot", "test", "inference"]
-"""What a query is for; the server's ledger shows it as the call's tag."""
+"""What a query is for; the protocol and the server's ledger call it the tag."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class BlackBox(Protocol):
     ) -> FloatArray:
         """Logits float32 (P, N, K) of P soft prompts, `offsets` float32 (P, n_ctx, width).
 
-        `step` names the question within the run, as in "fitness/12"; it makes the purchase
+        `step` names the request within the run, as in "fitness/12"; it makes the purchase
         idempotent. Costs P queries per image set.
         """
         ...
@@ -109,9 +109,9 @@ def score_in_parts(
     At ImageNet's shape (P = 40, N = 16,000, K = 1,000) all logits of a generation are 2.56 GB.
 
     Yields:
-        Logits float32 (p, N, K): of all P prompts where they are few enough, as one question, so
+        Logits float32 (p, N, K): of all P prompts where they are few enough, as one request, so
         that its step is `step`; else of the next prompts, at most `LOGITS_AT_ONCE` numbers or one
-        prompt. Whoever lets go of them before the next ones has no more in memory.
+        prompt. A caller that drops them before it asks for the next ones has no more in memory.
     """
     size = max(1, LOGITS_AT_ONCE // (images.count * len(texts.class_names)))
     for start in range(0, len(offsets), size):
@@ -123,7 +123,7 @@ def score_in_parts(
 def names_at_once(card: ModelCard) -> int:
     """Most names that a request may have; 0 where others than the classes do harm.
 
-    A key that is told of the best names alone would be told of others in the classes' place.
+    To a key that gets the best names alone, others would be disclosed in the classes' place.
     """
     return 0 if card.output in PARTIAL else min(card.limits.classes, card.limits.texts)
 

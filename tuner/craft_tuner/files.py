@@ -1,6 +1,6 @@
 """Writes that survive a kill or a power cut: replace a file whole, or append whole lines.
 
-Owns the order of write, flush and rename. Must not know what the bytes mean.
+Owns the order of write, flush and rename.
 """
 
 import os

@@ -5,7 +5,7 @@ run resumed on a machine with more cores would ask other prompts and pay twice. 
 threads cost more than they give: a generation of pycma at d = 512 took 20 ms on one thread, 90 to
 480 ms on two of two busy cores; an epoch of the head 1 ms against 5.
 
-Must not import torch: `craft_tuner.heads.residual` does the same for torch's threads.
+Owns numpy's threads; `craft_tuner.heads.residual` does the same for torch's.
 """
 
 from contextlib import AbstractContextManager

@@ -160,29 +160,29 @@ def test_an_adapter_for_another_model_is_refused_in_words() -> None:
         adapter.check(a_card(digest="e" * 64))
 
 
-def told(output: OutputKind) -> ModelCard:
+def disclosing(output: OutputKind) -> ModelCard:
     return a_card().model_copy(update={"output": output})
 
 
 def test_a_head_is_refused_where_it_is_told_something_else_than_its_fit() -> None:
     adapter = an_adapter()
     assert adapter.card.output == "logits"
-    adapter.check(told("rounded"))
+    adapter.check(disclosing("rounded"))
     for output in ("log_probabilities", "top_k", "label"):
-        with pytest.raises(WrongModel, match=f"fitted to logits and this key is told {output}"):
-            adapter.check(told(output))
+        with pytest.raises(WrongModel, match=f"to logits and the server discloses {output} to"):
+            adapter.check(disclosing(output))
     labels = Adapter(adapter.card.model_copy(update={"output": "label"}), head=adapter.head)
-    labels.check(told("label"))
-    with pytest.raises(WrongModel, match="use a key that is told the first or fit"):
-        labels.check(told("logits"))
+    labels.check(disclosing("label"))
+    with pytest.raises(WrongModel, match="use a key that gets the first or fit"):
+        labels.check(disclosing("logits"))
 
 
 def test_without_a_head_or_a_word_of_what_it_was_told_any_output_will_do() -> None:
     adapter = an_adapter()
     of_old = Adapter(adapter.card.model_copy(update={"output": None}), head=adapter.head)
     for output in get_args(OutputKind):
-        Adapter(adapter.card, adapter.offsets).check(told(output))
-        of_old.check(told(output))
+        Adapter(adapter.card, adapter.offsets).check(disclosing(output))
+        of_old.check(disclosing(output))
 
 
 def test_logits_of_other_classes_are_refused_in_words() -> None:

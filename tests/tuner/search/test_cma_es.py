@@ -16,7 +16,7 @@ from craft_tuner.errors import FitDiverged, RunError
 from craft_tuner.methods.loop import replay
 from craft_tuner.runs.journal import Generation
 from craft_tuner.search.base import digest
-from craft_tuner.search.cma_es import Search
+from craft_tuner.search.cma_es import CmaEs
 from craft_tuner.search.projection import kept_variance, project, projection
 
 SMALL = {"intrinsic_dim": 12, "population": 8}
@@ -26,7 +26,7 @@ def sphere(z: np.ndarray) -> list[float]:
     return [float(((row - 1) ** 2).sum()) for row in z]
 
 
-def advance(search: Search, generations: int) -> list[Generation]:
+def advance(search: CmaEs, generations: int) -> list[Generation]:
     journal = []
     for _ in range(generations):
         z = search.ask()
@@ -93,7 +93,7 @@ def test_the_stream_is_the_one_pycma_draws_with_that_seed(
     bound: float | None, step_size: str
 ) -> None:
     config = build({**SMALL, "seed": 7, "sigma": 0.3, "bound": bound, "step_size": step_size})
-    ours = Search(config, generations=5)
+    ours = CmaEs(config, generations=5)
     bounds = {} if bound is None else {"bounds": [-bound, bound]}
     rules = {"csa": CMAAdaptSigmaCSA, "tpa": CMAAdaptSigmaTPA}
     state = np.random.get_state()
@@ -129,7 +129,7 @@ def test_csa_is_what_the_authors_pycma_chose_and_todays_default_is_not() -> None
 def test_numpys_global_stream_is_left_alone() -> None:
     np.random.seed(1)
     before = np.random.get_state()[1].copy()
-    advance(Search(build(SMALL), generations=3), 3)
+    advance(CmaEs(build(SMALL), generations=3), 3)
     projection(build(SMALL), 4)
     assert np.array_equal(np.random.get_state()[1], before)
 
@@ -139,7 +139,7 @@ def test_a_signals_file_lying_around_does_not_steer_the_search(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("cma_signals.in").write_text("{'timeout': 0, 'maxiter': 1}")
-    search = Search(build(SMALL), generations=3)
+    search = CmaEs(build(SMALL), generations=3)
     advance(search, 2)
     assert search.stopped is None
     assert [file.name for file in tmp_path.iterdir()] == ["cma_signals.in"]
@@ -149,7 +149,7 @@ def test_a_signals_file_lying_around_does_not_steer_the_search(
 @settings(max_examples=15, deadline=None)
 def test_every_z_and_the_mean_respect_the_bounds(seed: int, bound: float) -> None:
     config = build({**SMALL, "seed": seed, "sigma": bound / 2, "bound": bound})
-    search = Search(config, generations=4)
+    search = CmaEs(config, generations=4)
     for _ in range(4):
         z = search.ask()
         assert np.abs(z).max() <= bound
@@ -165,7 +165,7 @@ def test_every_z_and_the_mean_respect_the_bounds(seed: int, bound: float) -> Non
 @settings(max_examples=15, deadline=None)
 def test_a_replayed_search_goes_on_as_the_original(seed: int, done: int, kind: str) -> None:
     config = build({**SMALL, "seed": seed, "head_context": kind})
-    original, replayed = (Search(config, generations=8) for _ in range(2))
+    original, replayed = (CmaEs(config, generations=8) for _ in range(2))
     replay(replayed, advance(original, done))
     assert np.array_equal(replayed.center, original.center)
     assert advance(replayed, 3) == advance(original, 3)
@@ -173,13 +173,13 @@ def test_a_replayed_search_goes_on_as_the_original(seed: int, done: int, kind: s
 
 
 def test_a_replay_that_asks_other_z_is_refused() -> None:
-    journal = advance(Search(build(SMALL), generations=3), 2)
+    journal = advance(CmaEs(build(SMALL), generations=3), 2)
     with pytest.raises(RunError, match="generation 1 cannot be replayed"):
-        replay(Search(build({**SMALL, "seed": 2}), generations=3), journal)
+        replay(CmaEs(build({**SMALL, "seed": 2}), generations=3), journal)
 
 
 def test_best_is_the_sample_with_the_lowest_fitness_so_far() -> None:
-    search = Search(build({**SMALL, "head_context": "best"}), generations=9)
+    search = CmaEs(build({**SMALL, "head_context": "best"}), generations=9)
     lowest = None
     for _ in range(4):
         z = search.ask()
@@ -193,7 +193,7 @@ def test_best_is_the_sample_with_the_lowest_fitness_so_far() -> None:
 
 def test_resampling_draws_from_the_search_and_the_mean_does_not() -> None:
     mean, resampled = (
-        Search(build({**SMALL, "head_context": kind}), generations=5)
+        CmaEs(build({**SMALL, "head_context": kind}), generations=5)
         for kind in ("mean", "resampled")
     )
     for search in (mean, resampled):
@@ -204,19 +204,19 @@ def test_resampling_draws_from_the_search_and_the_mean_does_not() -> None:
 
 
 def test_the_center_is_zero_before_the_first_tell() -> None:
-    assert not Search(build(SMALL), generations=5).center.any()
+    assert not CmaEs(build(SMALL), generations=5).center.any()
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_fitness_that_is_not_finite_stops_the_fit(bad: float) -> None:
-    search = Search(build(SMALL), generations=5)
+    search = CmaEs(build(SMALL), generations=5)
     search.ask()
     with pytest.raises(FitDiverged, match="generation 1: a fitness is not finite"):
         search.tell([bad, *range(7)])
 
 
 def test_flat_fitness_stops_and_says_so() -> None:
-    search = Search(build(SMALL), generations=500)
+    search = CmaEs(build(SMALL), generations=500)
     while search.stopped is None:
         search.tell(len(search.ask()) * [1.0])
     assert search.generation < 20

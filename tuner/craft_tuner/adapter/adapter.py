@@ -1,8 +1,7 @@
 """What a fit leaves behind and people deploy: prompts and a small head, for one model.
 
-Owns the file format and the questions that an adapter asks; the head's arithmetic is
-`craft_tuner.adapter.head`. Must not know torch, HTTP,
-run directories or how adapters are made.
+Owns the file format and what an adapter asks of a black box; the head's arithmetic is
+`craft_tuner.adapter.head`.
 
     adapter.safetensors   "offsets" (P, n_ctx, width), "head.<i>.weight" (out, in), "head.<i>.bias"
                           (out,), "head.centre" (P * K',), all float32, and the card as JSON in the
@@ -52,7 +51,7 @@ class AdapterCard(BaseModel):
     image_size: int = Field(description="side in pixels that the server resizes images to")
     logit_scale: float = Field(description="factor of the cosine in the model's logits")
     output: OutputKind | None = Field(
-        None, description="what the key of the fit was told of logits; none: not known"
+        None, description="what was disclosed of logits to the key of the fit; none: not known"
     )
     class_names: tuple[str, ...] = Field(min_length=1)
     context: str
@@ -172,10 +171,10 @@ class Adapter:
         return None if None in found else [place for place in found if place is not None]
 
     def check(self, model: ModelCard) -> None:
-        """Make sure that the adapter belongs to the model at hand, and reads what it tells.
+        """Make sure that the adapter belongs to the model at hand, and reads what it discloses.
 
         Raises:
-            WrongModel: another checkpoint, or a key that is told something else than the fit was.
+            WrongModel: another checkpoint, or logits disclosed otherwise than to the fit.
         """
         if model.digest != self.card.digest:
             raise WrongModel(
@@ -185,8 +184,9 @@ class Adapter:
             )
         if not self._reads(model.output):
             raise WrongModel(
-                f"this adapter's head was fitted to {self.card.output} and this key is told "
-                f"{model.output}; use a key that is told the first or fit again with this one"
+                f"this adapter's head was fitted to {self.card.output} and the server discloses "
+                f"{model.output} to this key; use a key that gets the first or fit again with "
+                "this one"
             )
 
     def _reads(self, output: OutputKind) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict
 
 from craft_shared.messages import Counters
-from craft_tuner import files as durable
+from craft_tuner import files
 from craft_tuner.blackbox import Purpose
 from craft_tuner.errors import RunError
 
@@ -51,7 +51,7 @@ class Purchases:
         if purchase.key in self._bought:
             return
         if self._file is not None:
-            durable.append(self._file, purchase.model_dump_json())
+            files.append(self._file, purchase.model_dump_json())
         self._bought[purchase.key] = purchase
 
     @property
@@ -80,6 +80,6 @@ def _load(file: Path | None) -> list[Purchase]:
     if file is None:
         return []
     try:
-        return [Purchase.model_validate_json(line) for line in durable.keep_lines(file, _ALL)]
+        return [Purchase.model_validate_json(line) for line in files.keep_lines(file, _ALL)]
     except ValueError as error:
         raise RunError(f"{file} is damaged: {error}; start a new run") from error

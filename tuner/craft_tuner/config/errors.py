@@ -1,6 +1,6 @@
 """What is wrong with settings, in words: the name, the value, the reason, what the setting is.
 
-Must not know which settings there are.
+Owns the sentence; the settings themselves come with the call.
 """
 
 import difflib

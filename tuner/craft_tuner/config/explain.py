@@ -1,12 +1,9 @@
-"""Where the settings of a fit come from, in words, for whoever starts one.
-
-Must not know command lines, servers or runs.
-"""
+"""Where the settings of a fit come from, in words, for the user who starts one."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from craft_tuner.config import presets as official
+from craft_tuner.config import presets
 from craft_tuner.config.fit_config import FitConfig, build, said
 
 Origins = Mapping[str, str]
@@ -25,14 +22,14 @@ def sentences(config: FitConfig, who: Origins | None = None) -> list[str]:
         config: of the fit.
         who: from `origins`; None where nobody knows any more, as in a run that goes on.
     """
-    told = [_preset(config), _overridden(config, who or {})]
-    return told + (_exactness(config) if config.paper_exact else [])
+    found = [_preset(config), _overridden(config, who or {})]
+    return found + (_exactness(config) if config.paper_exact else [])
 
 
 def _preset(config: FitConfig) -> str:
     if config.preset is None:
         return "no preset: method auto; other methods have the paper's settings for caltech101"
-    settings = official.load_preset(config.preset)
+    settings = presets.load_preset(config.preset)
     values = [f"{name} {said(value)}" for name, value in settings.items() if name != "preset"]
     return f"preset {config.preset}: {', '.join(values)}"
 
@@ -40,7 +37,7 @@ def _preset(config: FitConfig) -> str:
 def _overridden(config: FitConfig, who: Origins) -> str:
     names = ("preset", "paper_exact") if config.paper_exact else ("preset",)
     base = build({name: getattr(config, name) for name in names if getattr(config, name)})
-    pinned = {*official.PINNED} if config.paper_exact else set()
+    pinned = {*presets.PINNED} if config.paper_exact else set()
     changed = [
         f"{name} {said(getattr(config, name))} instead of {said(getattr(base, name))}"
         + (f" (by {who[name]})" if name in who else "")
@@ -54,7 +51,7 @@ def _exactness(config: FitConfig) -> list[str]:
     full = config.paper_budget + config.official_generations + 2
     enough = f"all {config.official_generations} official generations need --budget {full}"
     return [
-        f"paper-exact: as {official.SOURCE} has it, but for what no black box permits:",
-        *(f"  decision {record}: {sentence}" for record, sentence in official.REMAINING),
+        f"paper-exact: as {presets.SOURCE} has it, but for what no black box permits:",
+        *(f"  decision {record}: {sentence}" for record, sentence in presets.REMAINING),
         f"  {enough}, or more where shots or test images are several image sets",
     ]

@@ -2,7 +2,6 @@
 
 Owns the facts of mrflogs/CraFT @1a4c251: `craft_configs/*.yaml` (the presets, one TOML file each in
 `presets/`), `main_craft.py` (C), `main_craft_imagenet.py` (I), `main_craft_imagenet_robustness.py`.
-Must not know the type of a configuration, command lines or how anything is fitted.
 """
 
 import tomllib

@@ -8,8 +8,7 @@
     --track     CRAFT_TRACK         track = "tensorboard"
 
 The same file may hold settings of the fit (`shots = 8`, see `craft_tuner.config.fit_config`), and
-so may the environment (`CRAFT_FIT_SHOTS=8`); whatever is in neither list is an error. Must not know
-what commands do with the settings.
+so may the environment (`CRAFT_FIT_SHOTS=8`); whatever is in neither list is an error.
 """
 
 import tomllib
@@ -35,7 +34,7 @@ ENVIRONMENT = {
 
 
 class Settings(BaseModel):
-    """How a command reaches its server, and who else is told how a fit goes."""
+    """How a command reaches its server, and what else follows a fit."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

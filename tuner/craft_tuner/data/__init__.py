@@ -1,4 +1,4 @@
 """Images with labels: class folders, manifests, the paper's datasets, the Hub, digits.
 
-Owns reading, few-shot sampling and augmented views. Must not know servers, prompts or budgets.
+Owns reading, few-shot sampling and augmented views.
 """

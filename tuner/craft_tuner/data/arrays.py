@@ -1,7 +1,6 @@
 """Pictures from what a Python program holds: paths, bytes, PIL images, arrays of pixels or numbers.
 
-Owns what may stand for a picture and how it becomes an image file. Must not know labels, servers or
-scikit-learn.
+Owns what may stand for a picture and how it becomes an image file.
 """
 
 import math

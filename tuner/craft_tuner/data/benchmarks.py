@@ -2,14 +2,14 @@
 
 `ROOT/folder/` holds the images and the file that says which image is of which class and split
 (github.com/KaiyangZhou/CoOp, DATASETS.md). Class names are in those files, so none is here.
-Templates are those of CLIP's authors. Must not know how any of it is read.
+Templates are those of CLIP's authors.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
 Form = Literal["split", "variants", "train-val", "numbered", "class-folders"]
-"""How classes and splits are told: see `layouts.py`."""
+"""How classes and splits are laid out: see `layouts.py`."""
 
 PHOTO = "a photo of a {}."
 

@@ -1,7 +1,7 @@
 """What a dataset has, and everything that is wrong with it, by name and counted.
 
 A finding is a problem (a fit would be refused, or its result would be wrong) or a remark. Each
-picture is read once and dropped, so memory holds a digest per picture. Must not know prices.
+picture is read once and dropped, so memory holds a digest per picture.
 """
 
 import hashlib

@@ -1,6 +1,6 @@
 """What every reader returns: class names and labelled pictures for training and, maybe, testing.
 
-Must not know where pictures come from or where they go.
+Owns the type of a dataset and what its class names may be.
 """
 
 import unicodedata

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from craft_tuner.data.dataset import spoken
-from craft_tuner.data.listing import Listing, Pair, told_apart
+from craft_tuner.data.listing import Listing, Pair, distinct_names
 from craft_tuner.errors import DataError
 
 TEST_SPLITS = ("test", "validation")
@@ -62,7 +62,7 @@ def list_hub(name: str) -> Listing:
     test = next((split for split in TEST_SPLITS if split in splits), None)
     image, label = _columns(name, splits["train"].features)
     feature = splits["train"].features[label]
-    names = told_apart((str(number), words) for number, words in enumerate(feature.names))
+    names = distinct_names((str(number), words) for number, words in enumerate(feature.names))
 
     def pairs(split: str) -> tuple[Pair, ...]:
         table = splits[split].cast_column(image, package.Image(decode=False))

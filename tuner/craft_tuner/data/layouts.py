@@ -18,7 +18,7 @@ from typing import Any
 from craft_tuner.data.benchmarks import BENCHMARKS, Benchmark
 from craft_tuner.data.dataset import spoken
 from craft_tuner.data.folders import class_folders, class_pairs, folder_pairs
-from craft_tuner.data.listing import Fault, Listing, Pair, some, told_apart
+from craft_tuner.data.listing import Fault, Listing, Pair, distinct_names, some
 from craft_tuner.data.pictures import FilePicture
 from craft_tuner.errors import DataError
 
@@ -71,7 +71,7 @@ def _split(benchmark: Benchmark, base: Path, images: Path) -> Listing:
     for _, label, name in (row for split in SPLITS for row in rows[split]):
         if names.setdefault(label, name) != name:
             raise DataError(f"{file}: label {label} is called {names[label]!r} and {name!r}")
-    keys = told_apart((str(label), names[label]) for label in sorted(names))
+    keys = distinct_names((str(label), names[label]) for label in sorted(names))
     pairs = {
         split: [(keys[str(label)], path) for path, label, _ in rows[split]] for split in SPLITS
     }
@@ -179,7 +179,7 @@ def _class_names(benchmark: Benchmark, base: Path) -> dict[str, str]:
     shared = base.parent / BENCHMARKS["imagenet"].folder / benchmark.index
     lines = _lines(own if own.is_file() or not shared.is_file() else shared)
     parts = (line.partition(" ") for line in lines if line)
-    return told_apart((wnid, spoken(name)) for wnid, _, name in parts)
+    return distinct_names((wnid, spoken(name)) for wnid, _, name in parts)
 
 
 _FORMS = {

@@ -1,7 +1,6 @@
 """What a reader found before it is judged: labelled pictures, class names, and what is wrong.
 
-`Listing.dataset()` makes a dataset of it or refuses; `check.py` reports all of it. Must not know
-where pictures come from or where they go.
+`Listing.dataset()` makes a dataset of it or refuses; `check.py` reports all of it.
 """
 
 from collections import Counter
@@ -103,7 +102,7 @@ class Listing:
         return tuple(sorted(items, key=lambda item: (item.label, item.picture.name)))
 
 
-def told_apart(labels: Iterable[tuple[str, str]]) -> dict[str, str]:
+def distinct_names(labels: Iterable[tuple[str, str]]) -> dict[str, str]:
     """Class names by label, from (label, class name); a name that is taken gets its label added.
 
     ImageNet has two classes called `missile`; an answer must say which.

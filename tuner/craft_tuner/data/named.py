@@ -1,7 +1,6 @@
 """Pictures without labels, named one by one: files, folders, and a list of both.
 
-Owns what a path on a command line or on standard input stands for. Opens no picture. Must not know
-adapters or servers.
+Owns what a path on a command line or on standard input stands for. Opens no picture.
 """
 
 import os

@@ -1,6 +1,6 @@
 """Image files as values that are read when needed, so that a large dataset is small in memory.
 
-Owns reading, decoding and PNG encoding. Must not know labels, splits or where pictures go.
+Owns reading, decoding and PNG encoding.
 """
 
 import io

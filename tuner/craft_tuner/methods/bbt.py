@@ -16,7 +16,7 @@ from craft_tuner.methods.loop import fit_generations
 from craft_tuner.methods.prompt_only import PromptSearch, views_read
 from craft_tuner.plan import Plan, Workload, plan_generations
 from craft_tuner.runs.run import Run
-from craft_tuner.search.cma_es import Search
+from craft_tuner.search.cma_es import CmaEs
 from craft_tuner.search.projection import kept_variance, project, projection
 
 
@@ -44,7 +44,7 @@ class BlackBoxTuning:
             box,
             task,
             config,
-            search=Search(config, generations=run.plan.generations),
+            search=CmaEs(config, generations=run.plan.generations),
             offsets_of=partial(project, a, n_ctx=config.n_ctx),
             constants={"kept_variance": kept_variance(a)},
         )

@@ -24,7 +24,7 @@ from craft_tuner.methods.base import OnProgress
 from craft_tuner.methods.loop import Bought, fit_generations
 from craft_tuner.plan import Plan, Workload, plan_generations
 from craft_tuner.runs.run import Run
-from craft_tuner.search.cma_es import Search
+from craft_tuner.search.cma_es import CmaEs
 from craft_tuner.search.projection import kept_variance, project, projection
 
 
@@ -58,7 +58,7 @@ class Collaboration:
         classes = len(task.texts.class_names)
         self.a = projection(self.config, box.card.context_width)
         self.kept_variance = kept_variance(self.a)
-        self.search = Search(self.config, generations=self.plan.generations)
+        self.search = CmaEs(self.config, generations=self.plan.generations)
         self.head = Head(classes, self.config)
         self.folds = FoldHeads(classes, task.labels, self.config)
         augmented = self.config.fitness_view == "augmented"

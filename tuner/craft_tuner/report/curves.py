@@ -1,6 +1,6 @@
 """Pictures of runs: losses and accuracies against queries spent.
 
-Owns what is drawn and how. Needs no display; must not know run directories or HTML.
+Owns what is drawn and how. Needs no display.
 """
 
 import io
@@ -116,9 +116,9 @@ def panels(curves: Sequence[Curve]) -> Iterator[Panel]:
     no legend: run i has colour i % 8 and dash i // 8.
     """
     yield from _by_queries(curves)
-    told = [f"{curve.name}: {said}" for curve in curves if (said := _prompts_in_words(curve))]
-    if told:
-        words = f"held-out accuracy by prompts per image. {'; '.join(told)}."
+    spoken = [f"{curve.name}: {said}" for curve in curves if (said := _prompts_in_words(curve))]
+    if spoken:
+        words = f"held-out accuracy by prompts per image. {'; '.join(spoken)}."
         yield _panel("Held-out accuracy against prompts per image", words, _prompts, curves)
 
 
@@ -246,9 +246,9 @@ def _finish(axes: Axes, y: str, *, share: bool = False, x: str = "queries spent"
 
 def _words(curves: Sequence[Curve], number: str, what: str) -> str:
     """First and last value of each run, for those who cannot see the picture."""
-    told = []
+    found = []
     for curve in curves:
         values = [row[number] for row in curve.rows if number in row]
         if values:
-            told.append(f"{curve.name}: {values[0]:.3f} to {values[-1]:.3f}")
-    return f"{what} against queries spent. {'; '.join(told) or 'No generation was recorded'}."
+            found.append(f"{curve.name}: {values[0]:.3f} to {values[-1]:.3f}")
+    return f"{what} against queries spent. {'; '.join(found) or 'No generation was recorded'}."

@@ -3,14 +3,13 @@
     adapter.safetensors, adapter.json   see `craft_tuner.adapter.adapter`
     README.md                           see `craft_tuner.report.model_card`
 
-Owns which of a run's files say what. The folder names no path, server, key or time. Must not know
-option syntax.
+Owns which of a run's files say what. The folder names no path, server, key or time.
 """
 
 import json
 from pathlib import Path
 
-from craft_tuner import files as durable
+from craft_tuner import files
 from craft_tuner.adapter.adapter import CARD_FILE, TENSORS_FILE, Adapter
 from craft_tuner.client.purchases import PURCHASES, Purchases
 from craft_tuner.data.sources import title
@@ -42,7 +41,7 @@ def export(run_path: Path, out: Path) -> list[Path]:
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
-            durable.replace(out / name, content)
+            files.replace(out / name, content)
     except OSError as error:
         raise UsageError(f"cannot write to {out}: {error.strerror}") from error
     return [out / name for name in contents]

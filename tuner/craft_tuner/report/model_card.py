@@ -1,6 +1,6 @@
 """The model card of an adapter: what it is for, how good it is, what it cost, how to use it.
 
-Owns the words, in Markdown. Everything it says is in the run's files. Must not know servers.
+Owns the words, in Markdown. Everything it says is in the run's files.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -229,7 +229,7 @@ def _price(facts: Facts) -> str:
 def _making(facts: Facts) -> str:
     result, config = facts.result or {}, facts.config
     images = result.get("images", {})
-    told = {
+    entries = {
         "method": facts.adapter.card.method,
         "chosen by `auto`, since": (facts.plan and facts.plan.why) or None,
         "data": facts.data,
@@ -239,7 +239,7 @@ def _making(facts: Facts) -> str:
         "generations": facts.generations or None,
         **{f"version of {name}": value for name, value in result.get("versions", {}).items()},
     }
-    rows = [(name, str(value)) for name, value in told.items() if value is not None]
+    rows = [(name, str(value)) for name, value in entries.items() if value is not None]
     other = [
         (name, f"`{value}`")
         for name, value in config.model_dump().items()

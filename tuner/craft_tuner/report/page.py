@@ -13,10 +13,10 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from craft_tuner import files as durable
+from craft_tuner import files
 from craft_tuner.data.pictures import Picture
 from craft_tuner.errors import UsageError
-from craft_tuner.report import classes, curves, tables
+from craft_tuner.report import class_tables, comparison, curves
 from craft_tuner.report.curves import Curve
 from craft_tuner.report.read import RunRecord, read_runs
 from craft_tuner.report.table import count, percent, points
@@ -40,7 +40,7 @@ def write_report(run: Run) -> Path:
     [record] = read_runs([run.path])
     figure = curves.draw(_curve(record))
     for kind in ("png", "svg"):
-        durable.replace(run.path / f"{CURVES}.{kind}", curves.render(figure, kind))
+        files.replace(run.path / f"{CURVES}.{kind}", curves.render(figure, kind))
     return _write(run.path / REPORT, page([record]))
 
 
@@ -71,30 +71,30 @@ def compare(
 
 def page(runs: Runs, pictures: Mapping[str, Picture] | None = None) -> str:
     """The page as text; the same runs give the same text."""
-    files = resources.files("craft_tuner.report")
+    folder = resources.files("craft_tuner.report")
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters.update(count=count, percent=percent, points=points)
-    template = environment.from_string(files.joinpath("page.html").read_text(encoding="utf-8"))
-    css = files.joinpath("page.css").read_text(encoding="utf-8")
-    turned = [classes.turned(run, pictures or {}) for run in runs]
+    template = environment.from_string(folder.joinpath("page.html").read_text(encoding="utf-8"))
+    css = folder.joinpath("page.css").read_text(encoding="utf-8")
+    turned = [class_tables.turned(run, pictures or {}) for run in runs]
     return template.render(
         css=Markup(css),  # noqa: S704 - a file of this package
         title=_title(runs),
         about=_about(runs),
         runs=runs,
-        summary=tables.summary(runs),
+        summary=comparison.summary(runs),
         panels=list(_panels(runs)),
         styles=[curves.style_of(index) for index in range(len(runs))],
-        gains=classes.gains(runs),
+        gains=class_tables.gains(runs),
         turned=[each for each in turned if each is not None],
-        disagreements=classes.disagreements(runs),
-        confusions=[(run.name, each) for run in runs if (each := classes.confusion(run))],
-        costs=[(run.name, tables.costs(run)) for run in runs],
-        settings=tables.settings(runs),
-        made_with=tables.made_with(runs),
-        state=tables.state,
+        disagreements=class_tables.disagreements(runs),
+        confusions=[(run.name, each) for run in runs if (each := class_tables.confusion(run))],
+        costs=[(run.name, comparison.costs(run)) for run in runs],
+        settings=comparison.settings(runs),
+        made_with=comparison.made_with(runs),
+        state=comparison.state,
     )
 
 
@@ -148,7 +148,7 @@ def _inlined(svg: str, prefix: str) -> str:
 
 def _write(file: Path, text: str) -> Path:
     try:
-        durable.replace(file, text.encode())
+        files.replace(file, text.encode())
     except OSError as error:
         raise UsageError(f"cannot write {file}: {error.strerror}") from error
     return file

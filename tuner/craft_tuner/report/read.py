@@ -1,6 +1,6 @@
 """A run directory as values to show; takes no lock and changes nothing, so a fit may go on.
 
-Must not know HTML, nor how a run is carried out. What a run has not written yet is empty.
+What a run has not written yet is empty.
 """
 
 import itertools
@@ -116,7 +116,7 @@ def read_run(path: Path) -> RunRecord:
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:
-    """The shortest ends of paths, none of them twice there, that tell each from all others."""
+    """The shortest ends of paths, none of them twice there, that set each apart from all others."""
     ends = (["/".join(path.parts[-count:]) for path in paths] for count in itertools.count(1))
     return next(names for names in ends if len(set(names)) == len(names))
 

@@ -1,4 +1,4 @@
-"""What a table of the page is made of, and how numbers are written. Must not know runs."""
+"""What a table of the page is made of, and how numbers are written."""
 
 import json
 import math

@@ -1,7 +1,6 @@
 """What every search over numbers has in common: ask and tell, and a replay from the journal.
 
-Owns the port `Search`, which `craft_tuner.methods.loop` drives. Must not know prompts, black boxes,
-labels or files.
+Owns the port `Search`, which `craft_tuner.methods.loop` drives.
 """
 
 import hashlib
@@ -18,7 +17,7 @@ Vector = NDArray[np.float64]
 
 
 class Search(Protocol):
-    """Points out, fitness in; its state is a function of its settings and the fitness told."""
+    """Points out, fitness in; its state is a function of its settings and that fitness."""
 
     generation: int
     """How often `tell` was called."""
@@ -39,7 +38,7 @@ class Search(Protocol):
 
     @property
     def best(self) -> float:
-        """Lowest fitness told so far."""
+        """Lowest fitness so far."""
         ...
 
     @property
@@ -49,7 +48,7 @@ class Search(Protocol):
 
     @property
     def metrics(self) -> Mapping[str, float]:
-        """Diagnostics of the generation told last."""
+        """Diagnostics of the last generation."""
         ...
 
 

@@ -1,10 +1,9 @@
-"""The prompt generation module of CraFT: contexts as a random linear image of z, and CMA-ES over z.
+"""The prompt generation module of CraFT: CMA-ES over z.
 
-Owns the projection A and the search. Must not know the black box, labels, heads or torch.
+Owns the search; `craft_tuner.search.projection` owns the random linear image A z.
 
 Source: CraFT (arXiv 2402.04050), prompt generation module: p = p0 + A z with z searched by CMA-ES;
-official code mrflogs/CraFT @1a4c251, main_craft.py, whose lines are cited. The server adds p0: this
-module makes offsets A z.
+official code mrflogs/CraFT @1a4c251, main_craft.py, whose lines are cited.
 """
 
 from collections.abc import Iterator, Sequence
@@ -35,11 +34,11 @@ _STOPPED = {
 }
 
 
-class Search:
+class CmaEs:
     """CMA-ES over z: `ask`, then `tell`, until `stopped` says why (main_craft.py:171-206).
 
     pycma's own state is never saved: the seed and the fitness values rebuild it
-    (`search.replay`, decision 0006).
+    (`craft_tuner.methods.loop.replay`, decision 0006).
     """
 
     def __init__(self, config: FitConfig, *, generations: int) -> None:
@@ -84,7 +83,7 @@ class Search:
 
     @property
     def best(self) -> float:
-        """Lowest fitness told so far."""
+        """Lowest fitness so far."""
         return float(self._strategy.best.f)
 
     @property

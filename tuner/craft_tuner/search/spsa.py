@@ -1,6 +1,6 @@
 """Descent along gradients that are estimated from pairs of queries.
 
-Owns the estimate, the gains and the step. Must not know prompts, black boxes, labels or heads.
+Owns the estimate, the gains and the step.
 
 Source: J. C. Spall, "Multivariate Stochastic Approximation Using a Simultaneous Perturbation
 Gradient Approximation", IEEE Transactions on Automatic Control 37(3), 1992; the gains as in his
@@ -79,8 +79,8 @@ class Descent:
         k = self.generation + 1
         draw = stream(self._seed, Stream.PERTURBATIONS, k)
         self._deltas = self._rule.draw(draw, (self._rule.pairs, len(self.center)))
-        reach = self._rule.gains.perturbation(k) * self._deltas  # 1998, steps 2 and 3
-        return np.concatenate([self.center + reach, self.center - reach])
+        shift = self._rule.gains.perturbation(k) * self._deltas  # 1998, steps 2 and 3
+        return np.concatenate([self.center + shift, self.center - shift])
 
     def tell(self, fitness: Sequence[float]) -> None:
         """Step along the estimate (1998, steps 4 and 5); see `Search.tell` in base."""
@@ -103,7 +103,7 @@ class Descent:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Gains and length of the estimate in the iteration told last."""
+        """Gains and length of the estimate in the last iteration."""
         gains, k = self._rule.gains, self.generation
         return {
             "step_gain": gains.step(k),
@@ -114,8 +114,8 @@ class Descent:
     def _estimate(self, fitness: Vector, k: int) -> Vector:
         """Mean over the pairs of (y+ - y-) / (2 c_k delta) (1992, eq. 2.2), (d,)."""
         above, below = fitness[: self._rule.pairs], fitness[self._rule.pairs :]
-        reach = 2 * self._rule.gains.perturbation(k) * self._deltas
-        estimate: Vector = ((above - below)[:, None] / reach).mean(axis=0)
+        distance = 2 * self._rule.gains.perturbation(k) * self._deltas
+        estimate: Vector = ((above - below)[:, None] / distance).mean(axis=0)
         return estimate
 
     def _measured(self, estimate: Vector) -> Vector:

@@ -1,7 +1,4 @@
-"""Text templates that people wrote, as data; each file names its source and licence.
-
-Must not know models, tasks or methods.
-"""
+"""Text templates that people wrote, as data; each file names its source and licence."""
 
 from importlib import resources
 

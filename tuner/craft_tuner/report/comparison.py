@@ -1,6 +1,6 @@
-"""The tables of the page that come from results, plans and settings of runs.
+"""Tables of the page that put results, plans and settings of runs side by side.
 
-Owns what is compared. Must not know HTML, nor single images (`classes.py` does).
+Owns what is compared; classes and single images are in `class_tables`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from craft_tuner.report.read import RunRecord
-from craft_tuner.report.rows import COUNTERS
 from craft_tuner.report.table import (
     NONE,
     Cell,
@@ -24,6 +23,7 @@ from craft_tuner.report.table import (
     size,
     turned,
 )
+from craft_tuner.report.terminal import COUNTERS
 
 Runs = Sequence[RunRecord]
 Column = Callable[[RunRecord], str | Cell]
@@ -76,7 +76,7 @@ class Differences:
 
 
 def settings(runs: Runs) -> Differences:
-    """What the runs were told, and which data and model they were given."""
+    """The settings of the runs, and which data and model they were given."""
     return differences(
         "setting",
         runs,

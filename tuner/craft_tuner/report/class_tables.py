@@ -1,7 +1,6 @@
-"""The parts of the page that tell classes and single images apart.
+"""Tables of the page about classes and single images.
 
-Per-class gains, confusion, what adapting gained and lost, and where runs disagree. Must not know
-HTML.
+Owns per-class gains, confusion, what adapting gained and lost, and where runs disagree.
 """
 
 from collections.abc import Callable, Mapping, Sequence

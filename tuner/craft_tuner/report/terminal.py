@@ -1,4 +1,4 @@
-"""Rows of a result for people at a terminal: accuracies and costs. Knows only result.json."""
+"""Rows of a result for people at a terminal: accuracies and costs, from result.json."""
 
 from collections.abc import Mapping
 from typing import Any
