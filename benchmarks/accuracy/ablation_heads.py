@@ -65,7 +65,7 @@ class Trial:
     other: Part
 
 
-class Unlevelled(Shots):
+class Uncentred(Shots):
     """Shots whose rows stay as they are."""
 
     @property
@@ -90,9 +90,9 @@ def as_built(trial: Trial) -> DeployedHead | None:
     return choose(shots_of(trial), seed=trial.seed).head
 
 
-def unlevelled(trial: Trial) -> DeployedHead | None:
+def uncentred(trial: Trial) -> DeployedHead | None:
     """Of logits whose means stay."""
-    return choose(shots_of(trial, Unlevelled), seed=trial.seed).head
+    return choose(shots_of(trial, Uncentred), seed=trial.seed).head
 
 
 def prior_worth(shots: int) -> Rule:
@@ -105,27 +105,27 @@ def prior_worth(shots: int) -> Rule:
     return rule
 
 
-def reach_by(which: slice) -> Rule:
-    """The same head with some rules of its reach; without any it is followed everywhere."""
+def gate_by(which: slice) -> Rule:
+    """The same head with some rules of its leverage gate; without any it is followed everywhere."""
 
     def rule(trial: Trial) -> DeployedHead | None:
-        readout = as_built(trial)
-        if readout is None or readout.gate is None:
-            return readout
-        reach = readout.gate
-        weights, scale = reach.weights[which], reach.scale[which]
-        left = reach._replace(weights=weights, scale=scale) if len(scale) else None
-        return replace(readout, gate=left)
+        head = as_built(trial)
+        if head is None or head.gate is None:
+            return head
+        gate = head.gate
+        weights, scale = gate.weights[which], gate.scale[which]
+        left = gate._replace(weights=weights, scale=scale) if len(scale) else None
+        return replace(head, gate=left)
 
     return rule
 
 
 RULES: dict[str, Rule] = {
     "as built": as_built,
-    "logits not levelled": unlevelled,
-    "followed everywhere": reach_by(slice(0)),
-    "reach by the small ridge alone": reach_by(slice(1)),
-    "reach by the large ridge alone": reach_by(slice(1, None)),
+    "logits not centred": uncentred,
+    "followed everywhere": gate_by(slice(0)),
+    "leverage gate by the small ridge alone": gate_by(slice(1)),
+    "leverage gate by the large ridge alone": gate_by(slice(1, None)),
 }
 BESIDE_HELD_OUT: dict[str, Rule] = {
     "no prior beside what was held out": prior_worth(0),
@@ -190,9 +190,9 @@ def trials(data: Path, *, shots: int, seeds: Sequence[int]) -> Iterator[Trial]:
                     )
 
 
-def accuracy(readout: DeployedHead | None, part: Part, classes: int) -> float:
+def accuracy(head: DeployedHead | None, part: Part, classes: int) -> float:
     """In per cent; of None zero-shot's."""
-    scores = part.logits[0][:, :classes] if readout is None else readout(part.logits, None)
+    scores = part.logits[0][:, :classes] if head is None else head(part.logits, None)
     return 100 * float((scores.argmax(axis=1) == part.labels).mean())
 
 
@@ -205,8 +205,8 @@ def study(data: Path, *, shots: int, seeds: Sequence[int]) -> list[Row]:
     for trial in trials(data, shots=shots, seeds=seeds):
         plain = [accuracy(None, part, trial.classes) for part in (trial.own, trial.other)]
         for name, rule in rules.items():
-            readout = rule(trial)
-            found = [accuracy(readout, part, trial.classes) for part in (trial.own, trial.other)]
+            head = rule(trial)
+            found = [accuracy(head, part, trial.classes) for part in (trial.own, trial.other)]
             own[name].append(found[0] - plain[0])
             gains[name].setdefault(trial.shift, []).append(found[1] - plain[1])
             if trial.shift == "digits: handwritten -> printed":

@@ -100,11 +100,11 @@ class Asker:
         texts = Texts(class_names, context="a", suffix="")
         card = adapters.describe(texts, client.card, method="bank", config={}, training={})
         asked = {"asked_names": self.anchors, "residual": 0.0}
-        head = readout_of(choice)
+        head = head_of(choice)
         return Adapter(card.model_copy(update=asked), None, head.layers, head.centre)
 
 
-def readout_of(choice: Choice) -> DeployedHead:
+def head_of(choice: Choice) -> DeployedHead:
     """The head, which there is where zero-shot is no candidate."""
     if choice.head is None:
         raise AssertionError("zero-shot was chosen, and was no candidate")
@@ -134,7 +134,7 @@ def study(asker: Asker, table: Table, dataset: str, shots: int) -> Row:
     images = asker.images(client, test, name="test")
     _, scores = adapter.logits(client, images, purpose="test", step="test")
     features = np.float32(SCALE) * table.images
-    head = readout_of(fitted(features[train.rows], train, len(names)))
+    head = head_of(fitted(features[train.rows], train, len(names)))
     return {
         "dataset": dataset,
         "shots": shots,

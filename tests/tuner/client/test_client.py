@@ -1,4 +1,4 @@
-"""The client asks each question once, checks what it is told, and knows what it spent."""
+"""The client asks each question once, checks the replies, and knows what it spent."""
 
 from dataclasses import dataclass
 
@@ -125,7 +125,7 @@ def test_the_name_of_a_purchase_does_not_depend_on_the_run_label():
         {"body_bytes": 2500},
     ],
 )
-def test_slices_within_the_cards_limits_give_the_same_logits(limits):
+def test_batches_within_the_cards_limits_give_the_same_logits(limits):
     whole, cut = a_scene(), a_scene(**limits)
     offsets = some_offsets()
     np.testing.assert_array_equal(cut.score(offsets), whole.score(offsets))
@@ -223,7 +223,7 @@ def test_another_run_step_or_content_is_another_purchase(other):
     assert server.spent.queries == 10
 
 
-def test_slices_of_one_question_are_different_purchases():
+def test_batches_of_one_request_are_different_purchases():
     scene = a_scene(prompts=2)
     scene.score(np.zeros((5, N_CTX, WIDTH), np.float32))
     assert len(scene.server.bought) == 3

@@ -67,7 +67,7 @@ def test_a_disturbed_reply_is_bought_once_and_believed_once(mischief, undisturbe
     assert client.purchases.total == server.spent
 
 
-def test_slices_of_a_disturbed_question_are_each_bought_once():
+def test_batches_of_a_disturbed_request_are_each_bought_once():
     server = FakeServer(cards=[model_card(prompts=2)])
     server.mischief = [does("repeat"), does("drop"), does("cut"), does("repeat")]
     with listening(server) as url:

@@ -1,4 +1,4 @@
-"""A call is sent again only where that is safe and useful, and waits as it is told to."""
+"""A call is sent again only where that is safe and useful, and waits as it is asked to."""
 
 import gc
 import weakref
