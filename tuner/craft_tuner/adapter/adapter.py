@@ -208,24 +208,8 @@ class Adapter:
         Raises:
             UsageError: the bytes are not an adapter of this format.
         """
-        try:
-            arrays, metadata = tensors.decode(body)
-            card = AdapterCard.model_validate_json(metadata.get("card", ""))
-        except (CraftProtocolError, ValidationError) as error:
-            raise UsageError(f"{source} is not a craft-tuner adapter: {error}") from error
-        if card.format not in (1, FORMAT):
-            raise UsageError(
-                f"{source} has adapter format {card.format}, this version reads up to {FORMAT}; "
-                "install the craft-tuner that wrote it"
-            )
-        offsets = arrays.pop("offsets", None)
-        if offsets is not None and card.format == 1:
-            offsets = offsets[None]
-        if offsets is not None and (offsets.ndim != 3 or offsets.shape[2] != card.context_width):
-            raise UsageError(
-                f"{source}: offsets of shape {list(offsets.shape)}, its card says width "
-                f"{card.context_width}; the file is damaged"
-            )
+        arrays, card = _decode(body, source)
+        offsets = _take_offsets(arrays, card, source)
         empty = cls(card.model_copy(update={"format": FORMAT}), offsets)
         deployed = DeployedHead.of(
             arrays,
@@ -262,6 +246,33 @@ class Adapter:
                 self.asked, self.templates, images, purpose=purpose, step=step
             )
         return box.score(self.asked, self.offsets, images, purpose=purpose, step=step)
+
+
+def _decode(body: bytes, source: str) -> tuple[tensors.Tensors, AdapterCard]:
+    try:
+        arrays, metadata = tensors.decode(body)
+        card = AdapterCard.model_validate_json(metadata.get("card", ""))
+    except (CraftProtocolError, ValidationError) as error:
+        raise UsageError(f"{source} is not a craft-tuner adapter: {error}") from error
+    if card.format not in (1, FORMAT):
+        raise UsageError(
+            f"{source} has adapter format {card.format}, this version reads up to {FORMAT}; "
+            "install the craft-tuner that wrote it"
+        )
+    return arrays, card
+
+
+def _take_offsets(arrays: tensors.Tensors, card: AdapterCard, source: str) -> FloatArray | None:
+    """Remove the offsets from the arrays; float32 (P, n_ctx, width), None: text prompts."""
+    offsets = arrays.pop("offsets", None)
+    if offsets is not None and card.format == 1:
+        offsets = offsets[None]
+    if offsets is not None and (offsets.ndim != 3 or offsets.shape[2] != card.context_width):
+        raise UsageError(
+            f"{source}: offsets of shape {list(offsets.shape)}, its card says width "
+            f"{card.context_width}; the file is damaged"
+        )
+    return offsets
 
 
 def describe(

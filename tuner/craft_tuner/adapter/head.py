@@ -157,25 +157,27 @@ class DeployedHead:
             Layer(arrays[f"head.{index}.weight"], arrays[f"head.{index}.bias"])
             for index in range(depth)
         )
-        inputs = [widths[0], *(len(layer.bias) for layer in layers)]
-        shapes = [layer.weight.shape for layer in layers]
+        head = cls(layers, centre, relu, residual, gate)
+        wrong = head._wrong_shapes(widths)
+        if wrong:
+            raise UsageError(f"{source}: {wrong}; the file is damaged")
+        return head
+
+    def _wrong_shapes(self, widths: tuple[int, int]) -> str | None:
+        """Which arrays do not fit each other or (P * K', K), in words; None: all fit."""
+        inputs = [widths[0], *(len(layer.bias) for layer in self.layers)]
+        shapes = [layer.weight.shape for layer in self.layers]
         fits = shapes == list(zip(inputs[1:], inputs[:-1], strict=True))
-        if layers and not (fits and inputs[-1] == widths[1]):
-            raise UsageError(
-                f"{source}: a head of {shapes} for {widths[0]} logits and {widths[1]} classes; the "
-                "file is damaged"
+        if self.layers and not (fits and inputs[-1] == widths[1]):
+            return f"a head of {shapes} for {widths[0]} logits and {widths[1]} classes"
+        if self.centre is not None and self.centre.shape != (widths[0],):
+            return f"{CENTRE} has shape {list(self.centre.shape)} for {widths[0]} logits"
+        if self.gate is not None and not _fits(self.gate, widths):
+            return (
+                f"{GATE[0]} of shapes {[part.shape for part in self.gate]} for {widths[0]} "
+                f"logits and {widths[1]} classes"
             )
-        if centre is not None and centre.shape != (widths[0],):
-            raise UsageError(
-                f"{source}: {CENTRE} has shape {list(centre.shape)} for {widths[0]} logits; the "
-                "file is damaged"
-            )
-        if gate is not None and not _fits(gate, widths):
-            raise UsageError(
-                f"{source}: {GATE[0]} of shapes {[part.shape for part in gate]} for {widths[0]} "
-                f"logits and {widths[1]} classes; the file is damaged"
-            )
-        return cls(layers, centre, relu, residual, gate)
+        return None
 
 
 def _fits(gate: LeverageGate, widths: tuple[int, int]) -> bool:

@@ -51,9 +51,7 @@ def fit_gate(x: NDArray[np.float64], *, factor: float) -> LeverageGate | None:
     scales: list[tuple[float, float, float]] = []
     weights: list[NDArray[np.float64]] = []
     for e in np.multiply(RIDGES, values[-1]):
-        leverage = 1 / len(x) + along**2 @ (1 / (values + e))
-        left_out = leverage / np.maximum(1 - leverage, np.finfo(np.float64).eps)
-        left_out -= 1 / (len(x) - 1)
+        left_out = _left_out(along**2 @ (1 / (values + e)))
         near, far = np.median(left_out), left_out.max()
         if np.float32(far) > np.float32(near):
             scales.append((float(1 / e), float(near), float(far)))
@@ -63,3 +61,10 @@ def fit_gate(x: NDArray[np.float64], *, factor: float) -> LeverageGate | None:
     right = vectors.T[kept] if tall else vectors.T[kept] @ d / np.sqrt(w)[:, None]
     parts = (right, centre, weights, scales, [factor])
     return LeverageGate(*(np.asarray(part, np.float32) for part in parts))
+
+
+def _left_out(h: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Leverages (N,) of shots that are left out of the fit, from those h of shots in it."""
+    leverage = 1 / len(h) + h
+    left_out: NDArray[np.float64] = leverage / np.maximum(1 - leverage, np.finfo(np.float64).eps)
+    return left_out - 1 / (len(h) - 1)
