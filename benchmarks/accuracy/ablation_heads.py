@@ -43,7 +43,7 @@ from craft_tuner.data.views import Augmentation, views_of
 from craft_tuner.heads import selection as heads
 from craft_tuner.heads.candidates import Shots
 from craft_tuner.heads.selection import choose
-from craft_tuner.methods.bank import compose
+from craft_tuner.methods.bank import BankSettings, compose
 
 
 class Part(NamedTuple):
@@ -162,7 +162,9 @@ class Asker:
         if images.sets not in self._asked:
             texts = Texts(dataset.class_names, config.context, config.suffix)
             task = Task(texts, images, (), labels)
-            question = compose(self._box, task, config, prompts=config.bank_prompts)
+            question = compose(
+                self._box, task, config, prompts=config.of(BankSettings).bank_prompts
+            )
             self._asked[images.sets] = Part(question.ask(self._box, images), labels)
         return self._asked[images.sets]
 

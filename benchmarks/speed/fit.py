@@ -105,14 +105,15 @@ def carry_out(client: Client | LocalBox, scene: Scene, folder: Path) -> Outcome:
     config = scene.config
     method = methods.get(config.method)
     setup = Setup(server="here", model=client.card.id, data=scene.data)
-    material = gather(config, setup.dataset(), views=method.views(config), card=client.card)
+    material = gather(config, setup.dataset(), method, card=client.card)
     box = TimedBox(client)
     with Run.create(folder, config, setup=setup.model_dump()) as run:
         run.save_plan(method.plan(config, material.workload(client.card)))
         marks = [time.perf_counter()]
         task, test = send(material, cast("Client", client), config, on_uploaded=lambda _: None)
         marks.append(time.perf_counter())
-        adapter = method.fit(box, task, run=run, on_progress=lambda _: None)
+        run.bind(task, client.card)
+        adapter = method.fit(box, task, recorder=run, on_progress=lambda _: None)
         marks.append(time.perf_counter())
         asked = box.seconds
         if test is None:

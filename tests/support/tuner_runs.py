@@ -39,5 +39,6 @@ def fit(path: Path, box: SmoothBox, task: Task | None, config: FitConfig) -> Fit
         if run.saved_plan() is None:
             work = replace(Workload.of(task, TEST), names=names_at_once(box.card))
             run.save_plan(method.plan(config, work, box.budgets()))
-        adapter = method.fit(box, task, run=run, on_progress=progress.append)
+        run.bind(task, box.card)
+        adapter = method.fit(box, task, recorder=run, on_progress=progress.append)
     return Fit(adapter, run, progress)

@@ -227,7 +227,7 @@ def test_an_exhausted_budget_leaves_the_last_generations_adapter(
         run.save_plan(method.plan(CONFIG, Workload.of(task, TEST), box.budgets()))
         box.limit = limit
         with pytest.raises(BudgetExhausted, match=f"adapter of generation {kept} of 3 is saved"):
-            method.fit(box, task, run=run, on_progress=lambda step: None)
+            method.fit(box, task, recorder=run, on_progress=lambda step: None)
     adapter = Adapter.load(tmp_path / "run")
     assert adapter.card.training["generations"] == kept
     assert (adapter.offsets is None) == (kept == 0)

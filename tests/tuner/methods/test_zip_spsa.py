@@ -130,7 +130,7 @@ def test_spsas_first_step_is_spsa_step_times_sigma_and_shrinks_as_spall_says() -
     config = build({"spsa_step": 0.25, "sigma": 0.4, "bound": 5.0, "spsa_pairs": 1})
     search = spsa.descent(config, iterations=100)
     above, below = search.ask()
-    np.testing.assert_allclose(np.abs(above - below) / 2, config.spsa_c * 0.4)
+    np.testing.assert_allclose(np.abs(above - below) / 2, config.of(spsa.SpsaSettings).spsa_c * 0.4)
     search.tell([1, 0])
     np.testing.assert_allclose(np.abs(search.center), 0.1)
     assert search.metrics["step_gain"] == pytest.approx(0.1)
@@ -247,7 +247,7 @@ def test_an_exhausted_budget_leaves_the_last_iterations_adapter(
         run.save_plan(methods.get(method).plan(config, Workload.of(task, TEST), box.budgets()))
         box.limit = 14
         with pytest.raises(BudgetExhausted, match="adapter of generation 3 of 6 is saved"):
-            methods.get(method).fit(box, task, run=run, on_progress=lambda _: None)
+            methods.get(method).fit(box, task, recorder=run, on_progress=lambda _: None)
     saved = Adapter.load(path)
     assert saved.card.training["queries"] == box.used == 12
     box.limit = 10**6

@@ -78,7 +78,7 @@ def _plan_cell(cell: Cell, dataset: Dataset, card: ModelCard) -> Planned:
 def _plan(config: FitConfig, dataset: Dataset, card: ModelCard) -> Plan:
     method = methods.get(config.method)
     check_kinds(card, method)
-    material = gather(config, dataset, views=method.views(config), card=card)
+    material = gather(config, dataset, method, card=card)
     return method.plan(config, material.workload(card))
 
 

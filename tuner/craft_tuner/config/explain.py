@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from craft_tuner.config import presets
-from craft_tuner.config.fit_config import FitConfig, build, said
+from craft_tuner.config.fit_config import FitConfig, build, fields, said
 
 Origins = Mapping[str, str]
 """Who set a setting, by its name."""
@@ -41,7 +41,7 @@ def _overridden(config: FitConfig, who: Origins) -> str:
     changed = [
         f"{name} {said(getattr(config, name))} instead of {said(getattr(base, name))}"
         + (f" (by {who[name]})" if name in who else "")
-        for name in FitConfig.model_fields
+        for name in fields(config.method)
         if name not in {*names, *pinned} and getattr(config, name) != getattr(base, name)
     ]
     return f"overridden: {', '.join(changed) or 'nothing'}"

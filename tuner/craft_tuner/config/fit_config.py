@@ -1,45 +1,37 @@
 """What a run is asked to do: one frozen value, built at the edge and handed down.
 
-Owns the settings of a fit, their bounds, and how layers of settings become one configuration. Must
-not know run directories, servers, torch or command lines. The numbers are those of the official
-code; presets and what `paper_exact` pins are in `official`.
+Owns the settings that methods share, their bounds, and how layers of settings become one
+configuration. The numbers are those of the official code; presets and what `paper_exact` pins are
+in `presets`.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from functools import cache
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, Self, TypeVar, cast
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
+    ModelWrapValidatorHandler,
     PositiveInt,
     ValidationError,
+    create_model,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
 from craft_shared.limits import MAX_TEMPLATE_CHARS
+from craft_tuner import method_registry
 from craft_tuner.config import presets as official
 from craft_tuner.config.errors import explain
+from craft_tuner.config.method_settings import Fields, MethodSettings, joined, models, of_others
 from craft_tuner.errors import UsageError
 
-BUNDLED = ("craft_plus", "bank", "auto")
-"""Methods that ask about shots and views at once."""
-
-MethodName = Literal[
-    "zero_shot",
-    "template_ensemble",
-    "head_only",
-    "text_search",
-    "bbt",
-    "spsa",
-    "zip",
-    "craft",
-    "craft_plus",
-    "bank",
-    "auto",
-]
+Own = TypeVar("Own", bound=MethodSettings)
 
 MAX_SEED = 2**32 - 1
 """Seeds are those of `numpy.random.RandomState`, which pycma draws from."""
@@ -56,12 +48,16 @@ Bound = Annotated[
 
 
 class FitConfig(BaseModel):
-    """Every setting of a fit. The defaults are the paper's for five of its eleven datasets."""
+    """Every setting of a fit. The defaults are the paper's for five of its eleven datasets.
+
+    The class has the settings that methods share. Its values have those of the methods as well
+    (`craft_tuner.config.method_settings`): they are instances of a subclass for their method.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     preset: str | None = Field(None, description="name of the preset these settings started from")
-    method: MethodName = Field(
+    method: str = Field(
         "auto", description="how to adapt; a preset of the paper means craft unless it is said"
     )
     shots: int = Field(16, ge=1, le=10_000, description="training images per class")
@@ -138,29 +134,6 @@ class FitConfig(BaseModel):
         description="n: the head's KL term counts while evaluations <= budget // n",
     )
 
-    spsa_pairs: int = Field(5, ge=1, le=2048, description="spsa: pairs of prompts an iteration")
-    spsa_step: float = Field(
-        0.1, gt=0, le=1e3, description="spsa: first step in z (root mean square), times sigma"
-    )
-    spsa_c: float = Field(
-        0.1, gt=0, le=1e3, description="spsa: c, first perturbation of each z, times sigma"
-    )
-    spsa_alpha: float = Field(0.602, ge=0, le=1, description="spsa: steps shrink as k^-alpha")
-    spsa_gamma: float = Field(
-        0.101, ge=0, le=1, description="spsa: perturbations shrink as k^-gamma"
-    )
-
-    zip_intrinsic_dim: int = Field(
-        500, ge=1, le=65_536, description="zip: dimensions shared out among the context's tokens"
-    )
-    zip_rank: int = Field(5, ge=1, le=64, description="zip: rank of the context's low-rank part")
-    zip_pairs: int = Field(5, ge=1, le=2048, description="zip: pairs of prompts an iteration")
-    zip_a: float = Field(0.01, gt=0, le=1e3, description="zip: a, steps are a / (k + o)^alpha")
-    zip_stability: float = Field(1.0, ge=0, le=1e6, description="zip: o of these steps")
-    zip_alpha: float = Field(0.4, ge=0, le=1, description="zip: alpha of these steps")
-    zip_c: float = Field(0.01, gt=0, le=1e3, description="zip: c, perturbations are c / k^gamma")
-    zip_gamma: float = Field(0.1, ge=0, le=1, description="zip: gamma of these perturbations")
-
     dtype: Literal["float32", "float16"] = Field(
         "float32",
         description="of logits on the line; float16 halves the replies and rounds logits of 16 to "
@@ -179,42 +152,39 @@ class FitConfig(BaseModel):
         4, ge=0, le=64, description="extra heads that estimate held-out accuracy; 0: none"
     )
 
-    ensemble_size: int = Field(
-        7, ge=1, le=80, description="template_ensemble: templates, so queries per image set"
-    )
-    head_epochs: int | None = Field(
-        None,
-        ge=1,
-        le=100_000,
-        description="head_only: passes of the head; none: CraFT's generations at these shots",
-    )
-    bank_prompts: int = Field(
-        8, ge=1, le=256, description="bank: most prompts, so queries per image set"
-    )
-    bank_names: int = Field(
-        512,
-        ge=0,
-        le=4096,
-        description="bank, craft_plus: most names asked beside the classes",
-    )
-    bank_std: float = Field(
-        1.0, gt=0, le=1e3, description="bank: standard deviation of its random offsets"
-    )
-    prompts_per_image: int | None = Field(
-        None,
-        ge=1,
-        le=256,
-        description="bank: prompts that an answer may cost, the most informative; none: all",
-    )
-    text_beam: int = Field(
-        8, ge=1, le=4096, description="text_search: best templates that new ones are edited from"
-    )
-    text_words: int = Field(
-        16,
-        ge=2,
-        le=32,
-        description="text_search: longest template in words and marks",
-    )
+    def __new__(cls, **given: Any) -> Self:
+        """A value of the subclass that has the settings of the methods."""
+        value: Self = super().__new__(_complete(cls, given))
+        return value
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _is_complete(cls, given: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Wherever a `FitConfig` is read, say from config.json, it is read as the subclass."""
+        whole = _complete(cls, given) if isinstance(given, Mapping) else cls
+        return handler(given) if whole is cls else whole.model_validate(given)
+
+    @model_serializer
+    def _flat(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in fields(self.method)}
+
+    def of(self, settings: type[Own]) -> Own:
+        """The same value, as the settings of a method.
+
+        Raises:
+            TypeError: it is the configuration of another method.
+        """
+        whole: BaseModel = self
+        if not isinstance(whole, settings):
+            raise TypeError(f"the configuration of {self.method} has no {settings.__name__}")
+        return whole
+
+    @field_validator("method")
+    @classmethod
+    def _method_exists(cls, method: str) -> str:
+        if method not in method_registry.names():
+            raise ValueError(f"it {method_registry.absent()}")
+        return method
 
     @field_validator("seed")
     @classmethod
@@ -268,6 +238,37 @@ class FitConfig(BaseModel):
         return max(fitting)[1] if fitting else min(self.budgets)[1]
 
 
+DEFAULT_METHOD: str = FitConfig.model_fields["method"].default
+
+
+def fields(method: str = DEFAULT_METHOD) -> Fields:
+    """Every setting of a fit with this method, in the order in which they are listed.
+
+    Raises:
+        UsageError: the method is of a package that cannot be imported.
+    """
+    return _fields(method if method in method_registry.installed() else None)
+
+
+@cache
+def _fields(foreign: str | None) -> Fields:
+    return MappingProxyType(joined(FitConfig.model_fields, models(foreign)))
+
+
+@cache
+def _composed(foreign: str | None) -> type[FitConfig]:
+    bases: tuple[Any, ...] = (FitConfig, *models(foreign))
+    return cast("type[FitConfig]", create_model("FitConfig", __base__=bases, __module__=__name__))
+
+
+def _complete(cls: type[FitConfig], given: Mapping[str, Any]) -> Any:
+    """The subclass of `FitConfig` for the method given; `cls` where it is a subclass already."""
+    if cls is not FitConfig:
+        return cls
+    method = given.get("method")
+    return _composed(method if method in method_registry.installed() else None)
+
+
 def build(*layers: Mapping[str, Any]) -> FitConfig:
     """One configuration from layers, the last one winning: say, a file, then flags.
 
@@ -286,10 +287,13 @@ def build(*layers: Mapping[str, Any]) -> FitConfig:
 
 
 def _validate(settings: Mapping[str, Any]) -> FitConfig:
+    known = fields(str(settings.get("method", DEFAULT_METHOD)))
+    elsewhere = of_others(settings, known)
+    mine = {name: value for name, value in settings.items() if name not in elsewhere}
     try:
-        return FitConfig.model_validate(settings)
+        return FitConfig.model_validate(mine)
     except ValidationError as error:
-        raise UsageError(explain(error, FitConfig.model_fields)) from error
+        raise UsageError(explain(error, known)) from error
 
 
 def _as_in_the_paper(

@@ -8,16 +8,16 @@ chosen: at no budget tried does it come near a bank (docs/results.md).
 from collections.abc import Iterator
 from contextlib import suppress
 
-from craft_shared.messages import Budgets, PromptKind
+from craft_shared.messages import Budgets
 from craft_tuner.adapter.adapter import Adapter
 from craft_tuner.blackbox import BlackBox, Task
 from craft_tuner.config.fit_config import FitConfig
 from craft_tuner.errors import BudgetExhausted
-from craft_tuner.methods.bank import Bank, CraftPlus
+from craft_tuner.methods.bank import Bank, BankSettings, CraftPlus
 from craft_tuner.methods.base import Method, OnProgress
+from craft_tuner.methods.recorder import Recorder
 from craft_tuner.methods.zero_shot import ZeroShot
 from craft_tuner.plan import Plan, Workload
-from craft_tuner.runs.run import Run
 
 WIDE = 500
 """Classes from which one prompt spans the image feature of any CLIP."""
@@ -26,12 +26,13 @@ LABELS = 4
 """Prompts below which labels teach nothing: one label can but be renamed (docs/results.md)."""
 
 
-class Auto:
+class Auto(Method):
     """A bank of as many prompts as the budget allows, else one prompt, else none."""
 
     name = "auto"
     summary = "the best that the budget, the key and the task allow: bank, craft_plus or zero_shot"
-    prompt_kind: PromptKind | None = None
+    settings = BankSettings
+    bundled = True
 
     def views(self, config: FitConfig) -> int:
         """As the bank has."""
@@ -50,15 +51,19 @@ class Auto:
             why = f"fewer than {LABELS} prompts could be asked, of whose labels nothing is learnt"
         return plan.model_copy(update={"method": "zero_shot", "why": why})
 
-    def fit(self, box: BlackBox, task: Task, *, run: Run, on_progress: OnProgress) -> Adapter:
+    def fit(
+        self, box: BlackBox, task: Task, *, recorder: Recorder, on_progress: OnProgress
+    ) -> Adapter:
         """See `Method.fit`; the plan says by which method."""
         methods: dict[str, Method] = {each.name: each for each in (Bank(), CraftPlus(), ZeroShot())}
-        return methods[run.plan.method].fit(box, task, run=run, on_progress=on_progress)
+        return methods[recorder.plan.method].fit(
+            box, task, recorder=recorder, on_progress=on_progress
+        )
 
 
 def _offers(config: FitConfig, work: Workload) -> Iterator[tuple[int, Method]]:
     """Prompts and method, best first."""
-    prompts = 1 if _one_is_enough(work) else config.bank_prompts
+    prompts = 1 if _one_is_enough(work) else config.of(BankSettings).bank_prompts
     while prompts >= (LABELS if work.labels else 2):
         yield prompts, Bank()
         prompts //= 2
@@ -77,7 +82,7 @@ def _one_is_enough(work: Workload) -> bool:
 def _reason(plan: Plan, config: FitConfig, work: Workload) -> str:
     asked = "1 prompt costs" if plan.population == 1 else f"{plan.population} prompts cost"
     cost = f"{asked} {plan.total.queries:,} queries"
-    if plan.population == config.bank_prompts:
+    if plan.population == config.of(BankSettings).bank_prompts:
         return f"{cost}, as many prompts as --bank-prompts allows"
     if _one_is_enough(work):
         return f"{cost}; with {work.classes:,} classes and other names one is enough"

@@ -9,26 +9,29 @@ and all views; what is learnt from its reply is free (`craft_tuner.heads.selecti
 where the key may send text alone. `CraftPlus` asks the plain one only, by text.
 """
 
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+from pydantic import Field
 
 from craft_shared.messages import Budgets, PromptKind
+from craft_shared.tensors import Tensors
 from craft_tuner.adapter.adapter import Adapter, describe
 from craft_tuner.blackbox import BlackBox, FloatArray, Images, Task, Texts, names_at_once
 from craft_tuner.config.fit_config import FitConfig
+from craft_tuner.config.method_settings import MethodSettings
 from craft_tuner.errors import UsageError
 from craft_tuner.heads.candidates import Shots
 from craft_tuner.heads.prompt_selection import informative
 from craft_tuner.heads.selection import Choice, choose
-from craft_tuner.methods.base import OnProgress, Progress
+from craft_tuner.methods.base import Method, OnProgress
+from craft_tuner.methods.loop import Step, fit_generations
+from craft_tuner.methods.recorder import Recorder
 from craft_tuner.plan import Plan, Workload, plan_phases, price
 from craft_tuner.runs.diagnostics import BY_PROMPTS
-from craft_tuner.runs.journal import Generation, Metrics
-from craft_tuner.runs.run import Run
+from craft_tuner.runs.journal import Checkpoint, Metrics
 from craft_tuner.seeds import Stream, stream
 from craft_tuner.texts import anchors, imagenet_templates
 
@@ -38,12 +41,38 @@ MEMORY = 2**28
 """Bytes that the logits of a bank may take as float64; beyond it, fewer views are asked about."""
 
 
-class Bank:
+class BankSettings(MethodSettings):
+    """What is asked, and how much of it an answer may cost."""
+
+    listed_after: ClassVar[str | None] = "head_epochs"
+
+    bank_prompts: int = Field(
+        8, ge=1, le=256, description="bank: most prompts, so queries per image set"
+    )
+    bank_names: int = Field(
+        512,
+        ge=0,
+        le=4096,
+        description="bank, craft_plus: most names asked beside the classes",
+    )
+    bank_std: float = Field(
+        1.0, gt=0, le=1e3, description="bank: standard deviation of its random offsets"
+    )
+    prompts_per_image: int | None = Field(
+        None,
+        ge=1,
+        le=256,
+        description="bank: prompts that an answer may cost, the most informative; none: all",
+    )
+
+
+class Bank(Method):
     """P prompts with many names, one linear head on all their logits."""
 
     name = "bank"
     summary = "P prompts that name common things beside the classes; a linear head, cross-validated"
-    prompt_kind: PromptKind | None = None
+    settings = BankSettings
+    bundled = True
 
     def views(self, config: FitConfig) -> int:
         """All of them, in the same image set as the shots."""
@@ -51,14 +80,14 @@ class Bank:
 
     def prompts(self, config: FitConfig) -> int:
         """P."""
-        return config.bank_prompts
+        return config.of(BankSettings).bank_prompts
 
     def plan(self, config: FitConfig, work: Workload, budgets: Budgets | None = None) -> Plan:
         """P queries per image set of shots and views, then as many as an answer costs at the test.
 
         Where all image sets of the bundle do not fit into `MEMORY`, the first are asked about.
         """
-        prompts = self.prompts(config)
+        prompts, most = self.prompts(config), config.of(BankSettings).prompts_per_image
         names = work.classes + extra_names(config, work, prompts)
         room = MEMORY // (8 * prompts * names * work.set_size)
         sets = max(1, min(-(-work.bundle // work.set_size), room))
@@ -76,7 +105,7 @@ class Bank:
             work,
             budgets,
             phases=(bought,),
-            test_prompts=min(prompts, config.prompts_per_image or prompts),
+            test_prompts=min(prompts, most or prompts),
             test_names=names,
             lever="--bank-prompts",
         )
@@ -84,51 +113,12 @@ class Bank:
             update={"method": self.name, "generations": 1, "population": prompts}
         )
 
-    def fit(self, box: BlackBox, task: Task, *, run: Run, on_progress: OnProgress) -> Adapter:
-        """See `Method.fit`."""
-        run.bind(task, box.card)
-        started = time.monotonic()
-        plan = run.plan
-        question = compose(box, task, run.config, prompts=plan.population)
-        logits = question.ask(box, _bundle(task, plan))
-        order = informative(logits[:, : len(task.labels)])
-        kept = sorted(order[: run.config.prompts_per_image or len(order)])
-        choice = choose(_shots(logits, kept, task), seed=run.config.seed)
-        adapter = self._adapter(box, task, run, question=question.only(kept), choice=choice)
-        run.save_adapter(adapter)
-        metrics = _metrics(run, choice, seconds=time.monotonic() - started)
-        if not run.restore().generation:
-            chosen = (len(kept), choice)
-            told = _by_prompts(logits, task, order=order, chosen=chosen, seed=run.config.seed)
-            metrics = {**metrics, **told}
-            run.commit(_line(run, logits), metrics, {})
-        queries = run.plan.fit.queries
-        on_progress(Progress(1, 1, queries, queries, metrics))
-        return adapter
-
-    def _adapter(
-        self, box: BlackBox, task: Task, run: Run, *, question: "Question", choice: Choice
+    def fit(
+        self, box: BlackBox, task: Task, *, recorder: Recorder, on_progress: OnProgress
     ) -> Adapter:
-        training: dict[str, Any] = {
-            "generations": 1,
-            "generations_planned": 1,
-            "queries": run.plan.fit.queries,
-            "stopped": "the bank is bought and its head chosen",
-            "heads": [spec._asdict() for spec in choice.kept],
-            "held_out": choice.held_out,
-        }
-        config = run.config.model_dump(mode="json")
-        card = describe(task.texts, box.card, method=self.name, config=config, training=training)
-        if choice.head is None:
-            return Adapter(card)
-        asked = {
-            "asked_names": question.texts.class_names,
-            "templates": question.templates,
-            "residual": 0.0,
-        }
-        head = choice.head
-        card = card.model_copy(update=asked)
-        return Adapter(card, question.offsets, head.layers, head.centre, head.gate)
+        """See `Method.fit`."""
+        training = BankTraining(box, task, recorder, method=self.name)
+        return fit_generations(training, recorder, on_progress)
 
 
 class CraftPlus(Bank):
@@ -136,11 +126,96 @@ class CraftPlus(Bank):
 
     name = "craft_plus"
     summary = "one plain prompt that names common things beside the classes; a linear head"
-    prompt_kind: PromptKind | None = "text"
+    prompt_kind: ClassVar[PromptKind | None] = "text"
 
     def prompts(self, config: FitConfig) -> int:  # noqa: ARG002 - the interface
         """One."""
         return 1
+
+
+class BankTraining:
+    """One generation: a question, and the head that is chosen on its answer."""
+
+    def __init__(self, box: BlackBox, task: Task, recorder: Recorder, *, method: str) -> None:
+        self._box, self._task, self._method = box, task, method
+        self._config, self._plan = recorder.config, recorder.plan
+        self._question = compose(box, task, self._config, prompts=self._plan.population)
+        self._asked = self._question
+        self._choice: Choice | None = None
+
+    @property
+    def generation(self) -> int:
+        """See `Training`."""
+        return int(self._choice is not None)
+
+    @property
+    def stopped(self) -> str | None:
+        """See `Training`."""
+        return "the bank is bought and its head chosen" if self._choice else None
+
+    def queries(self, plan: Plan) -> int:
+        """See `Training`."""
+        return plan.fit.queries * self.generation
+
+    def restore(self, past: Checkpoint) -> None:
+        """Ask again, which costs nothing, and choose the same head."""
+        if past.generation:
+            self._learn()
+
+    def step(self) -> Step:
+        """Ask, choose a head, and say what fewer prompts would give."""
+        logits, order, choice = self._learn()
+        held_out = choice.held_out.get("accuracy")
+        metrics = {} if held_out is None else {"heldout_accuracy": held_out}
+        chosen = (len(self._kept(order)), choice)
+        seed = self._config.seed
+        metrics |= _by_prompts(logits, self._task, order=order, chosen=chosen, seed=seed)
+        return Step(f"{logits.shape}", metrics=metrics)
+
+    def state(self) -> Tensors:
+        """Nothing: the head follows from the answer."""
+        return {}
+
+    def facts(self) -> Mapping[str, Any]:
+        """Nothing before the end of the card's words on training."""
+        return {}
+
+    def adapter(self, training: dict[str, Any]) -> Adapter:
+        """The question with its head; zero-shot where that was chosen, or nothing is asked yet."""
+        choice = self._choice
+        if choice is not None:
+            heads = [spec._asdict() for spec in choice.kept]
+            training = {**training, "heads": heads, "held_out": choice.held_out}
+        card = describe(
+            self._task.texts,
+            self._box.card,
+            method=self._method,
+            config=self._config.model_dump(mode="json"),
+            training=training,
+        )
+        if choice is None or choice.head is None:
+            return Adapter(card)
+        asked = {
+            "asked_names": self._question.texts.class_names,
+            "templates": self._asked.templates,
+            "residual": 0.0,
+        }
+        head = choice.head
+        card = card.model_copy(update=asked)
+        return Adapter(card, self._asked.offsets, head.layers, head.centre, head.gate)
+
+    def _learn(self) -> tuple[FloatArray, list[int], Choice]:
+        """The logits, the prompts by what they add, and the head."""
+        logits = self._question.ask(self._box, _bundle(self._task, self._plan))
+        order = informative(logits[:, : len(self._task.labels)])
+        kept = self._kept(order)
+        self._asked = self._question.only(kept)
+        self._choice = choose(_shots(logits, kept, self._task), seed=self._config.seed)
+        return logits, order, self._choice
+
+    def _kept(self, order: Sequence[int]) -> list[int]:
+        most = self._config.of(BankSettings).prompts_per_image
+        return sorted(order[: most or len(order)])
 
 
 @dataclass(frozen=True)
@@ -169,7 +244,7 @@ class Question:
 def extra_names(config: FitConfig, work: Workload, prompts: int) -> int:
     """A, the common names asked beside the classes; fewer where the classes are among them."""
     room = min(work.names, COLUMNS // prompts) - work.classes
-    return max(0, min(config.bank_names, room, len(anchors())))
+    return max(0, min(config.of(BankSettings).bank_names, room, len(anchors())))
 
 
 def compose(box: BlackBox, task: Task, config: FitConfig, *, prompts: int) -> Question:
@@ -188,7 +263,8 @@ def compose(box: BlackBox, task: Task, config: FitConfig, *, prompts: int) -> Qu
         others = [text for text in imagenet_templates() if text != task.texts.template]
         return Question(texts, None, (task.texts.template, *others[: prompts - 1]))
     draw = stream(config.seed, Stream.BANK)
-    offsets = draw.normal(0, config.bank_std, (prompts, config.n_ctx, card.context_width))
+    std = config.of(BankSettings).bank_std
+    offsets = draw.normal(0, std, (prompts, config.n_ctx, card.context_width))
     offsets[0] = 0
     return Question(texts, offsets.astype(np.float32), ())
 
@@ -225,19 +301,3 @@ def _by_prompts(
         for count, choice in found.items()
         if choice.held_out
     }
-
-
-def _metrics(run: Run, choice: Choice, *, seconds: float) -> Metrics:
-    heldout = choice.held_out.get("accuracy")
-    return {
-        "generation": 1,
-        "queries": run.plan.fit.queries,
-        "seconds": seconds,
-        **({} if heldout is None else {"heldout_accuracy": heldout}),
-    }
-
-
-def _line(run: Run, logits: FloatArray) -> Generation:
-    return Generation(
-        generation=1, fitness=(), asked=f"{logits.shape}", queries=run.plan.fit.queries
-    )

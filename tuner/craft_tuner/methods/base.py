@@ -1,28 +1,30 @@
 """The interface of every method: plan within a budget, then fit, which gives an adapter.
 
-A method asks its black box and reads its task; it must not know HTTP, files or test images. The
-caller plans, shows the plan, and only then fits:
+The caller plans, shows the plan, and only then fits:
 
-    plan = method.plan(run.config, Workload.of(task, test), box.budgets())
-    run.save_plan(plan)
-    adapter = method.fit(box, task, run=run, on_progress=show)
+    plan = method.plan(config, Workload.of(task, test), box.budgets())
+    adapter = method.fit(box, task, recorder=MemoryRecorder(config, plan), on_progress=show)
+
+docs/method.md says how to add one.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar
 
 from craft_shared.messages import Budgets, PromptKind
 from craft_tuner.adapter.adapter import Adapter
 from craft_tuner.blackbox import BlackBox, Task
 from craft_tuner.config.fit_config import FitConfig
+from craft_tuner.config.method_settings import MethodSettings
+from craft_tuner.methods.recorder import Recorder
 from craft_tuner.plan import Plan, Workload
-from craft_tuner.runs.run import Run
 
 
 @dataclass(frozen=True)
 class Progress:
-    """One finished generation, as told to whoever watches."""
+    """One finished generation, for those who watch."""
 
     generation: int
     """How many generations are done, from 1."""
@@ -41,45 +43,45 @@ class Progress:
 OnProgress = Callable[[Progress], None]
 
 
-class Method(Protocol):
-    """One way to adapt a black box; one paper or idea per file."""
+class Method(ABC):
+    """One way to adapt a black box; one paper or idea a file.
 
-    @property
-    def name(self) -> str:
-        """Its name in the registry and in `FitConfig.method`."""
-        ...
+    Its module is imported to list its settings: import torch and other large libraries in `fit`.
+    """
 
-    @property
-    def summary(self) -> str:
-        """One line for people who choose."""
-        ...
+    name: ClassVar[str]
+    """As in the registry and in `FitConfig.method`."""
+    summary: ClassVar[str]
+    """One line for people who choose."""
+    prompt_kind: ClassVar[PromptKind | None] = None
+    """The kind of prompts that it sends; None: soft where the key may, else text."""
+    settings: ClassVar[type[MethodSettings] | None] = None
+    """Its own settings; None: those that all methods share are enough."""
+    bundled: ClassVar[bool] = False
+    """Whether it asks about shots and views together: `task.bundle`, and then no `task.views`."""
 
-    @property
-    def prompt_kind(self) -> PromptKind | None:
-        """The kind of prompts that it sends; None: soft where the key may, else text."""
-        ...
-
-    def views(self, config: FitConfig) -> int:
+    def views(self, config: FitConfig) -> int:  # noqa: ARG002 - a method may read it
         """How many augmented views of the shots `fit` reads; `task.views` needs that many."""
-        ...
+        return 0
 
+    @abstractmethod
     def plan(self, config: FitConfig, work: Workload, budgets: Budgets | None = None) -> Plan:
         """What the run will cost; asks nothing.
 
         Raises:
             BudgetExhausted: it cannot be paid; the sentence says what to change.
         """
-        ...
 
-    def fit(self, box: BlackBox, task: Task, *, run: Run, on_progress: OnProgress) -> Adapter:
-        """Adapt, or go on with a run that was interrupted, and save the adapter in the run.
+    @abstractmethod
+    def fit(
+        self, box: BlackBox, task: Task, *, recorder: Recorder, on_progress: OnProgress
+    ) -> Adapter:
+        """Adapt, or go on with a fit that was interrupted, and save the adapter.
 
-        Uses `run.config` and `run.plan`. Never asks about test images.
+        Uses `recorder.config` and `recorder.plan`. Never asks about test images.
 
         Raises:
             BudgetExhausted: the box refused a question; the adapter of the last finished
-                generation is saved in the run.
-            RunError: the run was started on another task.
-            WrongModel: the run was started on another model.
+                generation is saved.
+            RunError: the fit was begun on a machine whose arithmetic differs.
         """
-        ...

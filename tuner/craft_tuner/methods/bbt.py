@@ -6,26 +6,27 @@ head. No query goes to a head, so the same budget buys more generations.
 """
 
 from functools import partial
+from typing import ClassVar
 
 from craft_shared.messages import Budgets, PromptKind
 from craft_tuner.adapter.adapter import Adapter
 from craft_tuner.blackbox import BlackBox, Task
 from craft_tuner.config.fit_config import FitConfig
-from craft_tuner.methods.base import OnProgress
+from craft_tuner.methods.base import Method, OnProgress
 from craft_tuner.methods.loop import fit_generations
 from craft_tuner.methods.prompt_only import PromptSearch, views_read
+from craft_tuner.methods.recorder import Recorder
 from craft_tuner.plan import Plan, Workload, plan_generations
-from craft_tuner.runs.run import Run
 from craft_tuner.search.cma_es import CmaEs
 from craft_tuner.search.projection import kept_variance, project, projection
 
 
-class BlackBoxTuning:
+class BlackBoxTuning(Method):
     """CMA-ES over the prompt, nothing else."""
 
     name = "bbt"
     summary = "prompt only: the search of CraFT without its head"
-    prompt_kind: PromptKind = "soft"
+    prompt_kind: ClassVar[PromptKind | None] = "soft"
 
     def views(self, config: FitConfig) -> int:
         """One, where fitness sees an augmented view."""
@@ -35,17 +36,18 @@ class BlackBoxTuning:
         """P queries a generation."""
         return plan_generations(config, work, budgets, head_queries=0)
 
-    def fit(self, box: BlackBox, task: Task, *, run: Run, on_progress: OnProgress) -> Adapter:
+    def fit(
+        self, box: BlackBox, task: Task, *, recorder: Recorder, on_progress: OnProgress
+    ) -> Adapter:
         """See `Method.fit`."""
-        run.bind(task, box.card)
-        config = run.config
+        config = recorder.config
         a = projection(config, box.card.context_width)
-        work = PromptSearch(
+        training = PromptSearch(
             box,
             task,
             config,
-            search=CmaEs(config, generations=run.plan.generations),
+            search=CmaEs(config, generations=recorder.plan.generations),
             offsets_of=partial(project, a, n_ctx=config.n_ctx),
             constants={"kept_variance": kept_variance(a)},
         )
-        return fit_generations(work, run, on_progress)
+        return fit_generations(training, recorder, on_progress)

@@ -1,137 +1,172 @@
-"""A fit as a sequence of committed generations: go on, commit, tell, keep the best so far.
+"""The one loop of every fit: restore, then generation by generation train, commit and report.
 
-Owns the order of replay, generation, commit and progress for every method that searches. Must not
-know what a generation does.
+The adapter of the last finished generation is kept, so that a fit that is refused or diverges
+leaves something that can be used.
 """
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Generic, Protocol, TypeVar
 
 from craft_shared.tensors import Tensors
 from craft_tuner.adapter.adapter import Adapter
 from craft_tuner.errors import BudgetExhausted, FitDiverged, RunError
 from craft_tuner.methods.base import OnProgress, Progress
-from craft_tuner.runs import journal
+from craft_tuner.methods.recorder import Recorder
+from craft_tuner.plan import Plan
 from craft_tuner.runs.diagnostics import Diagnostics
-from craft_tuner.runs.journal import Generation, Metrics
-from craft_tuner.runs.run import Run
-from craft_tuner.search.base import Search, Vector, digest
+from craft_tuner.runs.journal import Checkpoint, Generation, Metrics
+from craft_tuner.search.base import Search, digest
+
+S = TypeVar("S", bound=Search)
 
 
 @dataclass(frozen=True)
-class Bought:
+class Step:
     """What one generation asked and learnt."""
 
-    z: Vector
-    """Float64 (P, d)."""
-    fitness: tuple[float, ...]
-    """(P,), as told to the search."""
-    metrics: Metrics
+    asked: str
+    """A digest of what was asked, for the journal."""
+    fitness: tuple[float, ...] = ()
+    """What a replay of the journal needs."""
+    metrics: Metrics = field(default_factory=dict)
 
 
-class Work(Protocol):
-    """A method at work on a task: what `fit_generations` drives."""
+class Training(Protocol):
+    """A method at work on one task: what `fit_generations` drives."""
 
     @property
-    def search(self) -> Search:
-        """What asks and is told."""
+    def generation(self) -> int:
+        """How many generations are done."""
         ...
 
-    def generation(self, number: int) -> Bought:
-        """Ask, tell and train once; `number` counts from 1 and names the questions."""
+    @property
+    def stopped(self) -> str | None:
+        """Why training is over, for people; None while it is not."""
+        ...
+
+    def queries(self, plan: Plan) -> int:
+        """How many queries the generations done have cost."""
+        ...
+
+    def restore(self, past: Checkpoint) -> None:
+        """Bring a new training to the state after `past`, without a query that is not paid."""
+        ...
+
+    def step(self) -> Step:
+        """Ask and learn once: one generation."""
         ...
 
     def state(self) -> Tensors:
-        """Float32 tensors that, with the search, are the whole state."""
+        """Float32 tensors that, with the journal, are the whole state."""
         ...
 
-    def load(self, state: Tensors) -> None:
-        """Continue from `state`; the search is replayed already."""
+    def facts(self) -> Mapping[str, Any]:
+        """What the adapter's card says of training, beside generations, queries and the end."""
         ...
 
     def adapter(self, training: dict[str, Any]) -> Adapter:
-        """What the state is worth now; the identity before the first generation."""
+        """What the state is worth now; the plain prompt before the first generation."""
         ...
 
 
-def fit_generations(work: Work, run: Run, on_progress: OnProgress) -> Adapter:
-    """Run, or resume, until the search stops; the adapter is then saved in the run.
+def fit_generations(training: Training, recorder: Recorder, on_progress: OnProgress) -> Adapter:
+    """Train, or go on, until `training.stopped`; the adapter is then saved by the recorder.
 
     Raises:
         BudgetExhausted: the box refused; the adapter of the last generation is saved.
         FitDiverged: numbers are not finite; the adapter of the last generation is saved.
     """
-    past = run.restore()
-    replay(work.search, past.journal)
-    if past.journal:
-        work.load(past.tensors)
+    past = recorder.restore()
+    training.restore(past)
     watch = Diagnostics(past.metrics)
-    kept = work.adapter(_training(work.search, run))
-    while work.search.stopped is None:
+    kept = _adapter(training, recorder.plan)
+    while training.stopped is None:
         started = time.monotonic()
         try:
-            bought = work.generation(work.search.generation + 1)
+            step = training.step()
         except (BudgetExhausted, FitDiverged) as error:
-            run.save_adapter(kept)
-            raise type(error)(f"{error} {_consolation(kept, run)}") from error
-        metrics = _commit(work, run, bought, seconds=time.monotonic() - started)
-        kept = work.adapter(_training(work.search, run))
-        warnings = watch.observe(metrics, last=work.search.stopped is not None)
-        on_progress(_progress(run, metrics, warnings))
-    run.save_adapter(kept)
+            recorder.save_adapter(kept)
+            done = kept.card.training["generations"]
+            raise type(error)(f"{error} {recorder.kept(done)}") from error
+        metrics = _commit(training, recorder, step, seconds=time.monotonic() - started)
+        kept = _adapter(training, recorder.plan)
+        warnings = watch.observe(metrics, last=training.stopped is not None)
+        on_progress(_progress(recorder.plan, metrics, warnings))
+    recorder.save_adapter(kept)
     return kept
 
 
-def _commit(work: Work, run: Run, bought: Bought, *, seconds: float) -> Metrics:
+def _commit(training: Training, recorder: Recorder, step: Step, *, seconds: float) -> Metrics:
     """Make the generation count; see `craft_tuner.runs.journal` for the order of writes."""
-    generation, queries = work.search.generation, _queries(work.search, run)
+    generation, queries = training.generation, training.queries(recorder.plan)
     spent = {"generation": generation, "queries": queries, "seconds": seconds}
-    metrics = {**spent, **bought.metrics}
-    line = journal.Generation(
-        generation=generation,
-        fitness=bought.fitness,
-        asked=digest(bought.z),
-        queries=queries,
+    metrics = {**spent, **step.metrics}
+    line = Generation(
+        generation=generation, fitness=step.fitness, asked=step.asked, queries=queries
     )
-    run.commit(line, metrics, work.state())
+    recorder.commit(line, metrics, training.state())
     return metrics
 
 
-def _queries(search: Search, run: Run) -> int:
-    """Queries of the generations done: every generation costs the same."""
-    return search.generation * (run.plan.fit.queries // run.plan.generations)
-
-
-def _training(search: Search, run: Run) -> dict[str, Any]:
-    """The adapter card's word on how far the fit came; the same for the same fit."""
-    return {
-        "generations": search.generation,
-        "generations_planned": run.plan.generations,
-        "queries": _queries(search, run),
-        "fitness_lowest": search.best if search.generation else None,
-        "stopped": search.stopped or "not finished",
-    }
-
-
-def _consolation(kept: Adapter, run: Run) -> str:
-    done = kept.card.training["generations"]
-    return (
-        f"The adapter of generation {done} of {run.plan.generations} is saved in {run.path}; it "
-        f"can be used, and --resume {run.path} goes on from there once the cause is gone"
+def _adapter(training: Training, plan: Plan) -> Adapter:
+    """The adapter, whose card says how far the fit came; the same for the same fit."""
+    return training.adapter(
+        {
+            "generations": training.generation,
+            "generations_planned": plan.generations,
+            "queries": training.queries(plan),
+            **training.facts(),
+            "stopped": training.stopped or "not finished",
+        }
     )
 
 
-def _progress(run: Run, metrics: Metrics, warnings: tuple[str, ...]) -> Progress:
+def _progress(plan: Plan, metrics: Metrics, warnings: tuple[str, ...]) -> Progress:
     return Progress(
         generation=int(metrics["generation"]),
-        generations=run.plan.generations,
+        generations=plan.generations,
         queries=int(metrics["queries"]),
-        queries_planned=run.plan.fit.queries,
+        queries_planned=plan.fit.queries,
         metrics=metrics,
         warnings=warnings,
     )
+
+
+class SearchTraining(Generic[S]):
+    """What trainings around a search have in common; the search alone is the state.
+
+    A subclass gives `step` and `adapter`.
+    """
+
+    search: S
+
+    @property
+    def generation(self) -> int:
+        """See `Training`."""
+        return self.search.generation
+
+    @property
+    def stopped(self) -> str | None:
+        """See `Training`."""
+        return self.search.stopped
+
+    def queries(self, plan: Plan) -> int:
+        """See `Training`; every generation costs the same."""
+        return self.generation * (plan.fit.queries // plan.generations)
+
+    def restore(self, past: Checkpoint) -> None:
+        """See `Training`; the search is replayed."""
+        replay(self.search, past.journal)
+
+    def state(self) -> Tensors:
+        """Nothing beside the search."""
+        return {}
+
+    def facts(self) -> Mapping[str, Any]:
+        """The lowest fitness."""
+        return {"fitness_lowest": self.search.best if self.generation else None}
 
 
 def replay(search: Search, lines: Sequence[Generation]) -> None:

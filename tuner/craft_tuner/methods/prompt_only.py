@@ -1,7 +1,6 @@
 """A search of the prompt alone, at work on a task: what methods without a head share.
 
-Owns the step from points to offsets, questions, cross-entropy and metrics. Must not know how the
-search moves or how a point becomes a prompt.
+Owns the step from points to offsets, questions, cross-entropy and metrics.
 """
 
 import itertools
@@ -12,18 +11,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from craft_shared.tensors import Tensors
 from craft_tuner.adapter.adapter import Adapter, describe
 from craft_tuner.blackbox import BlackBox, FloatArray, IntArray, Task, score_in_parts
 from craft_tuner.config.fit_config import FitConfig
 from craft_tuner.heads import softmax
-from craft_tuner.methods.loop import Bought
-from craft_tuner.search.base import Search, Vector
+from craft_tuner.methods.loop import SearchTraining, Step
+from craft_tuner.search.base import Search, Vector, digest
 
 
 @dataclass(frozen=True)
-class PromptSearch:
-    """A `Work` for `fit_generations` whose only state is its search."""
+class PromptSearch(SearchTraining[Search]):
+    """A training whose only state is its search."""
 
     box: BlackBox
     task: Task
@@ -34,9 +32,9 @@ class PromptSearch:
     constants: Mapping[str, float]
     """Metrics that are the same in every generation."""
 
-    def generation(self, number: int) -> Bought:
+    def step(self) -> Step:
         """One generation; P queries in one call."""
-        points = self.search.ask()
+        number, points = self.generation + 1, self.search.ask()
         augmented = self.config.fitness_view == "augmented"
         parts = score_in_parts(
             self.box,
@@ -58,7 +56,7 @@ class PromptSearch:
             **self.constants,
             "prompt_accuracy": judged[int(np.argmin(fitness))][1],
         }
-        return Bought(points, fitness, metrics)
+        return Step(digest(points), fitness, metrics)
 
     def _judged(self, logits: FloatArray) -> list[tuple[float, float]]:
         """Fitness and accuracy of each prompt, from logits (p, N, K)."""
@@ -70,13 +68,6 @@ class PromptSearch:
     def offsets(self) -> FloatArray:
         """The prompt of the result, float32 (1, n_ctx, width)."""
         return self.offsets_of(self.search.center[None])
-
-    def state(self) -> Tensors:
-        """Nothing beside the search."""
-        return {}
-
-    def load(self, state: Tensors) -> None:
-        """Nothing to load."""
 
     def adapter(self, training: dict[str, Any]) -> Adapter:
         """The prompt as it is, without a head."""

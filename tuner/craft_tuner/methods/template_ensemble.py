@@ -8,26 +8,36 @@ logits is s <x, m>, the same but for the factor |m| <= 1 of each class. |m| is s
 whose embeddings differ more between templates, so these classes lose a little against theirs.
 """
 
+from typing import ClassVar
+
+from pydantic import Field
+
 from craft_shared.messages import Budgets, PromptKind
 from craft_tuner.adapter.adapter import Adapter, describe
 from craft_tuner.blackbox import BlackBox, Task
 from craft_tuner.config.fit_config import FitConfig
-from craft_tuner.methods.base import OnProgress
+from craft_tuner.config.method_settings import MethodSettings
+from craft_tuner.methods.base import Method, OnProgress
+from craft_tuner.methods.recorder import Recorder
 from craft_tuner.plan import Plan, Workload, plan_phases
-from craft_tuner.runs.run import Run
 from craft_tuner.texts import imagenet_templates
 
 
-class TemplateEnsemble:
+class TemplateEnsembleSettings(MethodSettings):
+    """How many."""
+
+    ensemble_size: int = Field(
+        7, ge=1, le=80, description="template_ensemble: templates, so queries per image set"
+    )
+
+
+class TemplateEnsemble(Method):
     """Asks nothing but the test, `ensemble_size` prompts an image."""
 
     name = "template_ensemble"
     summary = "hand-written templates, their logits averaged: no training, no query but the test"
-    prompt_kind: PromptKind = "text"
-
-    def views(self, config: FitConfig) -> int:  # noqa: ARG002 - the interface
-        """None."""
-        return 0
+    prompt_kind: ClassVar[PromptKind | None] = "text"
+    settings = TemplateEnsembleSettings
 
     def plan(self, config: FitConfig, work: Workload, budgets: Budgets | None = None) -> Plan:
         """One query per template and test image set, at the test."""
@@ -36,7 +46,7 @@ class TemplateEnsemble:
             work,
             budgets,
             phases=(),
-            test_prompts=config.ensemble_size,
+            test_prompts=config.of(TemplateEnsembleSettings).ensemble_size,
             lever="--ensemble-size",
         )
 
@@ -45,15 +55,20 @@ class TemplateEnsemble:
         box: BlackBox,
         task: Task,
         *,
-        run: Run,
+        recorder: Recorder,
         on_progress: OnProgress,  # noqa: ARG002 - the interface
     ) -> Adapter:
-        """The adapter that asks the first templates of the list, saved in the run."""
-        run.bind(task, box.card)
+        """The adapter that asks the first templates of the list, saved."""
         training = {"generations": 0, "queries": 0, "stopped": "nothing to fit"}
-        config = run.config.model_dump(mode="json")
-        card = describe(task.texts, box.card, method=self.name, config=config, training=training)
-        templates = imagenet_templates()[: run.config.ensemble_size]
+        config = recorder.config
+        card = describe(
+            task.texts,
+            box.card,
+            method=self.name,
+            config=config.model_dump(mode="json"),
+            training=training,
+        )
+        templates = imagenet_templates()[: config.of(TemplateEnsembleSettings).ensemble_size]
         adapter = Adapter(card.model_copy(update={"templates": templates}))
-        run.save_adapter(adapter)
+        recorder.save_adapter(adapter)
         return adapter

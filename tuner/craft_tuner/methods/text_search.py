@@ -14,21 +14,22 @@ model; none is asked here.
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
+from pydantic import Field
 
 from craft_shared.messages import Budgets, PromptKind
-from craft_shared.tensors import Tensors
 from craft_tuner.adapter.adapter import Adapter, describe
 from craft_tuner.blackbox import BlackBox, Task
 from craft_tuner.config.fit_config import FitConfig
-from craft_tuner.methods.base import OnProgress
-from craft_tuner.methods.loop import Bought, fit_generations
+from craft_tuner.config.method_settings import MethodSettings
+from craft_tuner.methods.base import Method, OnProgress
+from craft_tuner.methods.loop import SearchTraining, Step, fit_generations
 from craft_tuner.methods.prompt_only import cross_entropy, views_read
+from craft_tuner.methods.recorder import Recorder
 from craft_tuner.plan import Plan, Workload, plan_generations
-from craft_tuner.runs.run import Run
-from craft_tuner.search.base import Vector, check_finite
+from craft_tuner.search.base import Vector, check_finite, digest
 from craft_tuner.seeds import Stream, stream
 from craft_tuner.texts import dataset_templates, imagenet_templates
 
@@ -43,12 +44,27 @@ Words = tuple[int, ...]
 """A template as indices into the vocabulary."""
 
 
-class TextSearch:
+class TextSearchSettings(MethodSettings):
+    """What is edited, and how long it may get."""
+
+    text_beam: int = Field(
+        8, ge=1, le=4096, description="text_search: best templates that new ones are edited from"
+    )
+    text_words: int = Field(
+        16,
+        ge=2,
+        le=32,
+        description="text_search: longest template in words and marks",
+    )
+
+
+class TextSearch(Method):
     """Edits of text templates, the best kept."""
 
     name = "text_search"
     summary = "text prompts only: words of published templates edited, no language model"
-    prompt_kind: PromptKind = "text"
+    prompt_kind: ClassVar[PromptKind | None] = "text"
+    settings = TextSearchSettings
 
     def views(self, config: FitConfig) -> int:
         """One, where fitness sees an augmented view."""
@@ -58,25 +74,27 @@ class TextSearch:
         """P queries a generation."""
         return plan_generations(config, work, budgets, head_queries=0)
 
-    def fit(self, box: BlackBox, task: Task, *, run: Run, on_progress: OnProgress) -> Adapter:
+    def fit(
+        self, box: BlackBox, task: Task, *, recorder: Recorder, on_progress: OnProgress
+    ) -> Adapter:
         """See `Method.fit`."""
-        run.bind(task, box.card)
-        return fit_generations(TemplateSearch(box, task, run), run, on_progress)
+        training = TemplateSearch(box, task, recorder)
+        return fit_generations(training, recorder, on_progress)
 
 
-class TemplateSearch:
+class TemplateSearch(SearchTraining["Editing"]):
     """The search at work on one task."""
 
-    def __init__(self, box: BlackBox, task: Task, run: Run) -> None:
-        self.box, self.task, self.config = box, task, run.config
+    def __init__(self, box: BlackBox, task: Task, recorder: Recorder) -> None:
+        self.box, self.task, self.config = box, task, recorder.config
         plain = task.texts.template
-        self.search = Editing(self.config, plain, generations=run.plan.generations)
+        self.search = Editing(self.config, plain, generations=recorder.plan.generations)
         augmented = self.config.fitness_view == "augmented"
         self.shots = task.views[0] if augmented else task.shots
 
-    def generation(self, number: int) -> Bought:
+    def step(self) -> Step:
         """One generation; P queries in one call."""
-        points = self.search.ask()
+        number, points = self.generation + 1, self.search.ask()
         logits = self.box.score_templates(
             self.task.texts,
             [self.search.template(point) for point in points],
@@ -94,14 +112,7 @@ class TemplateSearch:
             "fitness_lowest": self.search.best,
             "prompt_accuracy": float((best.argmax(axis=1) == self.task.labels).mean()),
         }
-        return Bought(points, fitness, metrics)
-
-    def state(self) -> Tensors:
-        """Nothing beside the search."""
-        return {}
-
-    def load(self, state: Tensors) -> None:
-        """Nothing to load."""
+        return Step(digest(points), fitness, metrics)
 
     def adapter(self, training: dict[str, Any]) -> Adapter:
         """The best template asked; the plain one before the first generation."""
@@ -123,13 +134,15 @@ class Editing:
     def __init__(self, config: FitConfig, plain: str, *, generations: int) -> None:
         self.generation = 0
         self._config, self._generations = config, generations
+        own = config.of(TextSearchSettings)
+        self._longest, self._beam_size = own.text_words, own.text_beam
         published = [*imagenet_templates(), *dataset_templates()]
         texts = [_WORDS.findall(text) for text in (plain, *published)]
         self._vocabulary = tuple(dict.fromkeys(word for words in texts for word in words))
         self._class = self._vocabulary.index(CLASS)
         index = {word: number for number, word in enumerate(self._vocabulary)}
         pool = (tuple(index[word] for word in words) for words in texts)
-        self._pool = [words for words in dict.fromkeys(pool) if len(words) <= config.text_words]
+        self._pool = [words for words in dict.fromkeys(pool) if len(words) <= self._longest]
         self._told: dict[Words, float] = {}
         self._next = self._propose()
         self.center = self._point(self._next[0])
@@ -175,14 +188,14 @@ class Editing:
         return _BEFORE_MARK.sub("", " ".join(words))
 
     def _point(self, words: Words) -> Vector:
-        point = np.full(self._config.text_words, _NOTHING, np.float64)
+        point = np.full(self._longest, _NOTHING, np.float64)
         point[: len(words)] = words
         return point
 
     def _beam(self) -> list[Words]:
         """The best templates told, best first; of equals, the one asked first."""
         ranked = sorted(self._told, key=self._told.__getitem__)
-        return ranked[: self._config.text_beam]
+        return ranked[: self._beam_size]
 
     def _propose(self) -> list[Words]:
         """What nobody has asked: published templates first, then edits of the beam."""
@@ -204,7 +217,7 @@ class Editing:
             words = beam[draw.randint(len(beam))]
             for _ in range(1 + draw.randint(2)):
                 words = self._edit(words, draw)
-            if len(words) <= self._config.text_words:
+            if len(words) <= self._longest:
                 yield words
 
     def _edit(self, words: Words, draw: np.random.RandomState) -> Words:

@@ -13,33 +13,53 @@ vectors as that times the number of shots: compare by logit vectors as well as b
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import Self
+from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 from scipy.linalg import hadamard
 
 from craft_shared.messages import Budgets, PromptKind
 from craft_tuner.adapter.adapter import Adapter
 from craft_tuner.blackbox import BlackBox, FloatArray, Task
 from craft_tuner.config.fit_config import FitConfig
-from craft_tuner.methods.base import OnProgress
+from craft_tuner.config.method_settings import MethodSettings
+from craft_tuner.methods.base import Method, OnProgress
 from craft_tuner.methods.loop import fit_generations
 from craft_tuner.methods.prompt_only import PromptSearch, views_read
+from craft_tuner.methods.recorder import Recorder
 from craft_tuner.plan import Plan, Workload, plan_generations
-from craft_tuner.runs.run import Run
 from craft_tuner.search.base import Vector
 from craft_tuner.search.spsa import Descent, Gains, Rule, segments
 from craft_tuner.seeds import Stream, stream
 from craft_tuner.threads import one_blas_thread
 
 
-class Zip:
+class ZipSettings(MethodSettings):
+    """Sizes of the factors, steps and perturbations."""
+
+    listed_after: ClassVar[str | None] = "spsa_gamma"
+
+    zip_intrinsic_dim: int = Field(
+        500, ge=1, le=65_536, description="zip: dimensions shared out among the context's tokens"
+    )
+    zip_rank: int = Field(5, ge=1, le=64, description="zip: rank of the context's low-rank part")
+    zip_pairs: int = Field(5, ge=1, le=2048, description="zip: pairs of prompts an iteration")
+    zip_a: float = Field(0.01, gt=0, le=1e3, description="zip: a, steps are a / (k + o)^alpha")
+    zip_stability: float = Field(1.0, ge=0, le=1e6, description="zip: o of these steps")
+    zip_alpha: float = Field(0.4, ge=0, le=1, description="zip: alpha of these steps")
+    zip_c: float = Field(0.01, gt=0, le=1e3, description="zip: c, perturbations are c / k^gamma")
+    zip_gamma: float = Field(0.1, ge=0, le=1, description="zip: gamma of these perturbations")
+
+
+class Zip(Method):
     """Low-rank context, pairs of queries, clipped steps."""
 
     name = "zip"
     summary = "prompt only: a low-rank context by clipped zeroth-order descent (ICLR 2025)"
-    prompt_kind: PromptKind = "soft"
+    prompt_kind: ClassVar[PromptKind | None] = "soft"
+    settings = ZipSettings
 
     def views(self, config: FitConfig) -> int:
         """One, where fitness sees an augmented view."""
@@ -47,25 +67,26 @@ class Zip:
 
     def plan(self, config: FitConfig, work: Workload, budgets: Budgets | None = None) -> Plan:
         """Two queries for each pair of an iteration."""
-        pairs = 2 * config.zip_pairs
+        pairs = 2 * config.of(ZipSettings).zip_pairs
         return plan_generations(
             config, work, budgets, head_queries=0, population=pairs, lever="--zip-pairs"
         )
 
-    def fit(self, box: BlackBox, task: Task, *, run: Run, on_progress: OnProgress) -> Adapter:
+    def fit(
+        self, box: BlackBox, task: Task, *, recorder: Recorder, on_progress: OnProgress
+    ) -> Adapter:
         """See `Method.fit`."""
-        run.bind(task, box.card)
-        config, width = run.config, box.card.context_width
+        config, width = recorder.config, box.card.context_width
         shape = Shape.of(config, width=width)
-        work = PromptSearch(
+        training = PromptSearch(
             box,
             task,
             config,
-            search=descent(config, shape, iterations=run.plan.generations),
+            search=descent(config, shape, iterations=recorder.plan.generations),
             offsets_of=partial(offsets, shape, transforms(config, shape, width=width)),
             constants={},
         )
-        return fit_generations(work, run, on_progress)
+        return fit_generations(training, recorder, on_progress)
 
 
 @dataclass(frozen=True)
@@ -82,8 +103,9 @@ class Shape:
     @classmethod
     def of(cls, config: FitConfig, *, width: int) -> Self:
         """The intrinsic dimensions shared out among the tokens (155), at most `width` for each."""
-        features = min(max(1, config.zip_intrinsic_dim // config.n_ctx), width)
-        return cls(config.n_ctx, features, config.zip_rank)
+        own = config.of(ZipSettings)
+        features = min(max(1, own.zip_intrinsic_dim // config.n_ctx), width)
+        return cls(config.n_ctx, features, own.zip_rank)
 
     @property
     def size(self) -> int:
@@ -120,14 +142,15 @@ def start(shape: Shape, *, seed: int) -> Vector:
 
 def descent(config: FitConfig, shape: Shape, *, iterations: int) -> Descent:
     """Clipped SPSA (272-296): estimates no longer than sqrt(delta) (286-289)."""
+    own = config.of(ZipSettings)
     gains = Gains(  # 272-273; configs/trainers/ZIP/vit_b16.yaml: o, c, a, alpha, gamma
-        a=config.zip_a,
-        stability=config.zip_stability,
-        alpha=config.zip_alpha,
-        c=config.zip_c,
-        gamma=config.zip_gamma,
+        a=own.zip_a,
+        stability=own.zip_stability,
+        alpha=own.zip_alpha,
+        c=own.zip_c,
+        gamma=own.zip_gamma,
     )
-    rule = Rule(gains, config.zip_pairs, segments, clip=math.sqrt(shape.size))
+    rule = Rule(gains, own.zip_pairs, segments, clip=math.sqrt(shape.size))
     return Descent(start(shape, seed=config.seed), rule, seed=config.seed, iterations=iterations)
 
 

@@ -11,7 +11,7 @@ from craft_shared.messages import Counters
 from craft_tuner.adapter.adapter import Adapter
 from craft_tuner.blackbox import Purpose
 from craft_tuner.client.purchases import add
-from craft_tuner.config.fit_config import FitConfig
+from craft_tuner.config.fit_config import FitConfig, fields
 from craft_tuner.plan import Plan
 
 _NAMES = 100
@@ -240,10 +240,11 @@ def _making(facts: Facts) -> str:
         **{f"version of {name}": value for name, value in result.get("versions", {}).items()},
     }
     rows = [(name, str(value)) for name, value in entries.items() if value is not None]
+    known = fields(config.method)
     other = [
         (name, f"`{value}`")
         for name, value in config.model_dump().items()
-        if value != FitConfig.model_fields[name].default and name not in {"method", "shots"}
+        if value != known[name].default and name not in {"method", "shots"}
     ]
     settings = _table(("setting", "value"), other) if other else "All settings are the defaults."
     return (

@@ -121,9 +121,9 @@ def _kl_spike(history: History) -> str | None:
 
 
 def _kl_at_end(history: History) -> str | None:
-    """Refined predictions end far from raw ones."""
+    """Refined predictions end far from raw ones, though the prompt was searched for them."""
     value = history[-1].get("kl_symmetric", 0.0)
-    if value <= KL_HIGH:
+    if value <= KL_HIGH or "fitness_lowest" not in history[-1]:
         return None
     return (
         f"symmetric KL between raw and refined predictions ends at {value:.3f} nats, above "

@@ -21,14 +21,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from craft_shared.messages import ModelCard
 from craft_shared.tensors import Tensors
 from craft_tuner import files as durable
+from craft_tuner import method_registry
 from craft_tuner.adapter.adapter import CARD_FILE, TENSORS_FILE, Adapter
 from craft_tuner.blackbox import Images, Task
-from craft_tuner.config.fit_config import FitConfig
+from craft_tuner.config.fit_config import FitConfig, fields
 from craft_tuner.errors import RunError, WrongModel
 from craft_tuner.plan import Plan
 from craft_tuner.runs import journal
@@ -59,6 +60,7 @@ class Run:
         self.path = path
         self.identity = identity
         self._lock = lock
+        self._plan: Plan | None = None
 
     @classmethod
     def create(
@@ -91,9 +93,9 @@ class Run:
             raise RunError(f"{path} holds no run (no {CONFIG}); give the directory of a fit")
         lock = _lock(path)
         try:
-            identity = Identity.model_validate_json((path / CONFIG).read_bytes())
+            identity = _identity(path / CONFIG)
             _check_config(path, was=identity.config, now=config)
-        except ValidationError as error:
+        except (KeyError, TypeError, ValueError) as error:
             os.close(lock)
             raise RunError(f"{path / CONFIG} is damaged: {error}; start a new run") from error
         except RunError:
@@ -155,11 +157,14 @@ class Run:
     def save_plan(self, plan: Plan) -> None:
         """Write the plan; a resumed run keeps the one it has."""
         durable.replace(self.path / PLAN, _pretty(plan.model_dump(mode="json")))
+        self._plan = plan
 
     def saved_plan(self) -> Plan | None:
-        """The plan, or None before `save_plan`."""
+        """The plan, or None before `save_plan`; read from the directory once."""
         file = self.path / PLAN
-        return Plan.model_validate_json(file.read_bytes()) if file.exists() else None
+        if self._plan is None and file.exists():
+            self._plan = Plan.model_validate_json(file.read_bytes())
+        return self._plan
 
     @property
     def plan(self) -> Plan:
@@ -183,6 +188,14 @@ class Run:
         """See `journal.restore`."""
         return journal.restore(self.path)
 
+    def kept(self, generation: int) -> str:
+        """See `craft_tuner.methods.recorder.Recorder`."""
+        return (
+            f"The adapter of generation {generation} of {self.plan.generations} is saved in "
+            f"{self.path}; it can be used, and --resume {self.path} goes on from there once the "
+            "cause is gone"
+        )
+
     # --- what came of it -------------------------------------------------------------------------
 
     def save_adapter(self, adapter: Adapter) -> None:
@@ -202,6 +215,17 @@ class Run:
             return None
         content: dict[str, Any] = json.loads(file.read_bytes())
         return content
+
+
+def _identity(file: Path) -> Identity:
+    content = json.loads(file.read_bytes())
+    method = content["config"]["method"]
+    if method not in method_registry.names():
+        raise RunError(
+            f"{file.parent} was started with --method {method}, which is not installed here; "
+            "install the package that brings it"
+        )
+    return Identity.model_validate(content)
 
 
 def _lock(path: Path) -> int:
@@ -234,9 +258,9 @@ def _check_config(path: Path, *, was: FitConfig, now: FitConfig | None) -> None:
     if now is None:
         return
     changed = [
-        f"{name} {getattr(was, name)!r} -> {getattr(now, name)!r}"
-        for name in FitConfig.model_fields
-        if getattr(was, name) != getattr(now, name)
+        f"{name} {getattr(was, name, None)!r} -> {getattr(now, name, None)!r}"
+        for name in fields(was.method)
+        if getattr(was, name, None) != getattr(now, name, None)
     ]
     if changed:
         raise RunError(

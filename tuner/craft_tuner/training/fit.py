@@ -114,7 +114,7 @@ def prepare(
     """
     method = methods.get(config.method)
     check_kinds(card, method)
-    material = gather(config, dataset, views=method.views(config), card=card)
+    material = gather(config, dataset, method, card=card)
     budgets = fetch_key(transport).budgets
     line = Line(transport.took_s)
     plan = run.saved_plan() if run else None
@@ -158,7 +158,8 @@ def fit(
         advance = _telling_rate(watcher, prepared, client)
         task, test = send(material, client, run.config, on_uploaded=advance)
     method = methods.get(run.config.method)
-    adapter = method.fit(client, task, run=run, on_progress=watcher.generation)
+    run.bind(task, card)
+    adapter = method.fit(client, task, recorder=run, on_progress=watcher.generation)
     with clock.time("test"):
         answers = Answers()
         evaluation = _test(client, adapter, prepared, test=test, watcher=watcher, answers=answers)

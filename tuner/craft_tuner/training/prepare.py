@@ -1,6 +1,6 @@
 """The pictures of a fit: which they are, what they cost, and how they get to the server.
 
-Owns the step from a dataset to a `Task`. Must not know methods, plans or results.
+Owns the step from a dataset to a `Task`.
 """
 
 from collections.abc import Sequence
@@ -14,13 +14,14 @@ from craft_tuner.blackbox import Task, Texts, names_at_once
 from craft_tuner.client.batching import images_per_set
 from craft_tuner.client.client import Client
 from craft_tuner.client.uploads import OnUploaded, Upload
-from craft_tuner.config.fit_config import BUNDLED, FitConfig
+from craft_tuner.config.fit_config import FitConfig
 from craft_tuner.data.dataset import Dataset, Item, labels_of, pictures_of
 from craft_tuner.data.pictures import Picture, weigh
 from craft_tuner.data.sampling import sample_shots
 from craft_tuner.data.sources import read_dataset
 from craft_tuner.data.views import Augmentation, views_of
 from craft_tuner.errors import DataError, PictureError
+from craft_tuner.methods import Method
 from craft_tuner.plan import Workload
 
 
@@ -91,7 +92,7 @@ class Material:
         )
 
 
-def gather(config: FitConfig, dataset: Dataset, *, views: int, card: ModelCard) -> Material:
+def gather(config: FitConfig, dataset: Dataset, method: Method, *, card: ModelCard) -> Material:
     """Sample the shots of a dataset; no picture is opened.
 
     Raises:
@@ -101,11 +102,11 @@ def gather(config: FitConfig, dataset: Dataset, *, views: int, card: ModelCard) 
         class_names=dataset.class_names,
         shots=sample_shots(dataset, shots=config.shots, seed=config.seed, sampling=config.sampling),
         test=dataset.test,
-        views=views,
+        views=method.views(config),
         augmentation=Augmentation(
             size=card.image_size, seed=config.seed, scale=config.crop_scale, flip=config.flip
         ),
-        bundled=config.method in BUNDLED,
+        bundled=method.bundled,
     )
 
 

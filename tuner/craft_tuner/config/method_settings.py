@@ -1,0 +1,81 @@
+"""Settings that a method declares in its own file, and how they join those that all fits share.
+
+A method's class has an attribute `settings`, a subclass of `MethodSettings`. Every fit has the
+settings of all built-in methods, because a preset or a bench sets several methods' at once, and of
+the method of another package that it is of.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+from pydantic.fields import FieldInfo
+
+from craft_tuner import method_registry
+from craft_tuner.errors import UsageError
+
+Fields = Mapping[str, FieldInfo]
+
+
+class MethodSettings(BaseModel):
+    """Base of a method's settings: each field with default, bounds and description."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    listed_after: ClassVar[str | None] = None
+    """The setting that these stand behind in lists, config.json and adapters; None: the last one.
+
+    Only the methods of version 0.1 say one: their adapters keep their bytes.
+    """
+
+
+Model = type[MethodSettings]
+
+
+def models(foreign: str | None = None) -> tuple[Model, ...]:
+    """Settings of the built-in methods, and of one of another package; each model once.
+
+    Raises:
+        UsageError: the other package's method cannot be imported.
+    """
+    names = [*method_registry.BUILT_IN, *([foreign] if foreign else [])]
+    found: Iterable[Model | None] = (method_registry.load(name).settings for name in names)
+    return tuple(dict.fromkeys(model for model in found if model is not None))
+
+
+def joined(shared: Fields, own: Iterable[Model]) -> dict[str, FieldInfo]:
+    """The fields of all, in the order in which they are listed.
+
+    Raises:
+        UsageError: two have a setting of one name.
+    """
+    fields = dict(shared)
+    for model in own:
+        taken = fields.keys() & model.model_fields.keys()
+        if taken:
+            raise UsageError(
+                f"{model.__module__}: a setting is called {min(taken)} already; choose another name"
+            )
+        fields = _inserted(fields, model)
+    return fields
+
+
+def _inserted(fields: dict[str, FieldInfo], model: Model) -> dict[str, FieldInfo]:
+    names = [*fields]
+    place = names.index(model.listed_after) + 1 if model.listed_after in fields else len(names)
+    order = [*names[:place], *model.model_fields, *names[place:]]
+    everything = {**fields, **model.model_fields}
+    return {name: everything[name] for name in order}
+
+
+def of_others(given: Mapping[str, Any], known: Fields) -> frozenset[str]:
+    """Those given settings that only an installed method of another package knows.
+
+    Looks at these methods only where a name is unknown otherwise.
+    """
+    unknown = given.keys() - known.keys()
+    if not unknown:
+        return frozenset()
+    loaded = (method_registry.load(name).settings for name in method_registry.installed())
+    foreign = {name for model in loaded if model is not None for name in model.model_fields}
+    return frozenset(unknown & foreign)
