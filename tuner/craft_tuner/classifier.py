@@ -1,8 +1,8 @@
 """`CraftClassifier`: a fit and its adapter as a scikit-learn estimator.
 
 Owns how X and y become a dataset and scores become labels. What it does with them is what the
-commands do: `fit` is an ordinary run, predictions go through `inference`. Must not know requests,
-methods or files of adapters.
+commands do: `fit` is an ordinary run, predictions go through `inference`. It prints nothing unless
+`verbose`.
 """
 
 import os
@@ -28,6 +28,8 @@ from sklearn.utils.validation import (
 from craft_tuner.adapter.adapter import Adapter
 from craft_tuner.blackbox import FloatArray
 from craft_tuner.client.account import choose_model
+from craft_tuner.client.transport import Transport
+from craft_tuner.commands.progress import Screen
 from craft_tuner.commands.session import client_for, open_server
 from craft_tuner.config import fit_config as configuration
 from craft_tuner.config.settings import Settings, gather
@@ -40,6 +42,7 @@ from craft_tuner.inference.predict import ask, batches
 from craft_tuner.runs.run import CONFIG, Run
 from craft_tuner.training import fit as fitting
 from craft_tuner.training import tracking
+from craft_tuner.training.watcher import SILENT, Silent
 
 SETUP = {"made_by": "CraftClassifier"}
 """What a run of an estimator says of itself; its data is not on disk, so that `craft-tuner fit
@@ -225,7 +228,7 @@ class CraftClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # s
         track = tracking.known(connection.track)
         with ExitStack() as held:
             path = held.enter_context(_directory(self.run_dir))
-            screen, transport = held.enter_context(open_server(connection, quiet=not self.verbose))
+            screen, transport = held.enter_context(_server(connection, verbose=self.verbose))
             card = choose_model(transport, connection.model)
             run = None
             if (path / CONFIG).exists():
@@ -243,7 +246,7 @@ class CraftClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # s
         pictures, adapter = self._pictures(X), self.adapter_
         found: list[FloatArray] = []
         connection = self._connection()
-        with open_server(connection, quiet=not self.verbose) as (screen, transport):
+        with _server(connection, verbose=self.verbose) as (screen, transport):
             client = client_for(adapter, transport, connection)
             advance = screen.uploading(len(pictures))
             for batch in batches(pictures, adapter, client.card.limits, size=self.batch_size):
@@ -272,6 +275,17 @@ def _names(
     if missing:
         raise InputError(f"class_names has no name for the label {missing[0]!r}; give one for each")
     return tuple(given[label] for label in labels.tolist())
+
+
+@contextmanager
+def _server(connection: Settings, *, verbose: bool) -> Iterator[tuple[Screen | Silent, Transport]]:
+    """A watcher and a connection; nothing is printed unless `verbose`."""
+    if verbose:
+        with open_server(connection) as opened:
+            yield opened
+        return
+    with Transport(connection.connection()) as transport:
+        yield SILENT, transport
 
 
 @contextmanager

@@ -1,18 +1,18 @@
 """What a run will cost, decided before its first query.
 
-Owns the arithmetic of phases: how many generations fit what may be spent. Must not know HTTP, the
-search or the head. A plan counts in the protocol's four counters; queries and logit vectors are
-exact, calls are the fewest (a client slices requests that are too large for the server).
+Owns the arithmetic of phases: how many generations fit what may be spent. A plan counts in the
+protocol's four counters; queries and logit vectors are exact, calls are the fewest (a client slices
+requests that are too large for the server).
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
-from craft_shared.messages import Budgets, Counters, PromptKind
-from craft_tuner.blackbox import Images, Purpose, Task
+from craft_shared.messages import Budgets, Counters, ModelCard, PromptKind
+from craft_tuner.blackbox import Images, Purpose, Task, names_at_once
 from craft_tuner.config.fit_config import FitConfig
 from craft_tuner.errors import BudgetExhausted
 
@@ -40,9 +40,16 @@ class Workload:
     """Whether the key is told of the best class alone."""
 
     @classmethod
-    def of(cls, task: Task, test: Images | None = None) -> Self:
-        """Sizes of a task and, if there will be a final test, of its images."""
+    def of(cls, task: Task, test: Images | None = None, *, card: ModelCard | None = None) -> Self:
+        """Sizes of a task, of a final test's images if there is one, and what a key may ask."""
         test = test or Images((), 0)
+        of_key: dict[str, Any] = {}
+        if card is not None:
+            of_key = {
+                "kinds": tuple(card.prompt_kinds),
+                "names": names_at_once(card),
+                "labels": card.output == "label",
+            }
         return cls(
             classes=len(task.texts.class_names),
             shots=task.shots.count,
@@ -50,6 +57,7 @@ class Workload:
             test_images=test.count,
             test_sets=len(test.sets),
             bundle=task.bundle.count if task.bundle else 0,
+            **of_key,
         )
 
 

@@ -15,7 +15,6 @@ from craft_tuner.data.dataset import Dataset
 from craft_tuner.data.sources import read_dataset
 from craft_tuner.errors import BudgetExhausted, CraftTunerError
 from craft_tuner.plan import Plan
-from craft_tuner.training.fit import check_kinds
 from craft_tuner.training.prepare import gather
 
 _TESTS = {"zero-shot", "test"}
@@ -77,7 +76,7 @@ def _plan_cell(cell: Cell, dataset: Dataset, card: ModelCard) -> Planned:
 
 def _plan(config: FitConfig, dataset: Dataset, card: ModelCard) -> Plan:
     method = methods.get(config.method)
-    check_kinds(card, method)
+    method.check_key(card)
     material = gather(config, dataset, method, card=card)
     return method.plan(config, material.workload(card))
 

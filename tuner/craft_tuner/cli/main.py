@@ -249,7 +249,7 @@ def settings() -> None:
     for line in method_lines():
         typer.echo(f"  {line}")
     typer.echo(f"presets: {', '.join(official.preset_names())}")
-    for name, field in configuration.fields().items():
+    for name, field in configuration.every_field().items():
         typer.echo(f"--{name.replace('_', '-')} [{field.default}]  {field.description}")
 
 

@@ -69,7 +69,7 @@ def foresee(
         _tell(screen, config, origins)
         card = choose_model(transport, settings.model)
         setup = _setup(transport, card, data=data, class_names=class_names)
-        fitting.prepare(config, setup.dataset(), transport, card=card, run=None).tell(screen)
+        fitting.prepare(config, setup.dataset(), transport, card=card, run=None).show(screen)
 
 
 def resume(where: Path, settings: Settings) -> dict[str, Any]:

@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from rich.filesize import decimal
+
+from craft_shared.messages import Budgets
 from craft_tuner.adapter.adapter import Adapter
 from craft_tuner.client.client import Client
 from craft_tuner.commands.progress import Screen
@@ -15,7 +18,7 @@ from craft_tuner.commands.session import INTERRUPTED, client_for, open_server
 from craft_tuner.config.settings import Settings
 from craft_tuner.data.named import Named, find_pictures
 from craft_tuner.errors import BudgetExhausted, DataError
-from craft_tuner.inference.predict import Batch, ask, batches, price
+from craft_tuner.inference.predict import Batch, Price, ask, batches, price
 from craft_tuner.inference.writer import Sheet, rows
 
 _AGAIN = "the same command goes on (with --out, --resume keeps the lines that it has)"
@@ -74,9 +77,20 @@ def _check(
     client: Client, adapter: Adapter, asked: Sequence[Batch], *, screen: Screen, anyway: bool
 ) -> None:
     cost, budgets = price(asked, adapter), client.budgets()
-    screen.say(cost.sentence(budgets))
+    screen.say(_sentence(cost, budgets))
     if not anyway:
         cost.check(budgets)
+
+
+def _sentence(cost: Price, budgets: Budgets) -> str:
+    vectors = budgets.logit_vectors
+    more = f" and {vectors.remaining:,} logit vectors" if vectors else ""
+    return (
+        f"{cost.images:,} images in {cost.batches:,} image set(s) cost {cost.queries:,} "
+        f"queries ({cost.logit_vectors:,} logit vectors), nothing if asked before; to send: "
+        f"about {decimal(cost.bytes)} (what the server lacks); the key has "
+        f"{budgets.queries.remaining:,} queries{more} left"
+    )
 
 
 def _answer(

@@ -1,7 +1,4 @@
-"""What every command that asks a server begins with: a screen, a connection, a client.
-
-Must not know what is asked.
-"""
+"""What every command that asks a server begins with: a screen, a connection, a client."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,10 +19,10 @@ INTERRUPTED = 130
 
 @contextmanager
 def open_server(
-    settings: Settings, *, server: str | None = None, quiet: bool = False
+    settings: Settings, *, server: str | None = None
 ) -> Iterator[tuple[Screen, Transport]]:
     """A screen and a connection; `server` is the address if the settings have none."""
-    console = Console(stderr=True, quiet=quiet)
+    console = Console(stderr=True)
     connection = settings.connection(server)
     with Screen(console) as screen, Transport(connection, notice=screen.say) as transport:
         yield screen, transport

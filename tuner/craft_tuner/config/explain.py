@@ -38,11 +38,13 @@ def _overridden(config: FitConfig, who: Origins) -> str:
     names = ("preset", "paper_exact") if config.paper_exact else ("preset",)
     base = build({name: getattr(config, name) for name in names if getattr(config, name)})
     pinned = {*presets.PINNED} if config.paper_exact else set()
+    before = {name: field.default for name, field in fields(config.method).items()}
+    before |= base.model_dump()
     changed = [
-        f"{name} {said(getattr(config, name))} instead of {said(getattr(base, name))}"
+        f"{name} {said(getattr(config, name))} instead of {said(value)}"
         + (f" (by {who[name]})" if name in who else "")
-        for name in fields(config.method)
-        if name not in {*names, *pinned} and getattr(config, name) != getattr(base, name)
+        for name, value in before.items()
+        if name not in {*names, *pinned} and getattr(config, name) != value
     ]
     return f"overridden: {', '.join(changed) or 'nothing'}"
 

@@ -6,6 +6,7 @@ in `presets`.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import cache
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self, TypeVar, cast
@@ -248,6 +249,15 @@ def fields(method: str = DEFAULT_METHOD) -> Fields:
         UsageError: the method is of a package that cannot be imported.
     """
     return _fields(method if method in method_registry.installed() else None)
+
+
+def every_field() -> Fields:
+    """The settings of all methods, those of other packages last; broken packages are left out."""
+    found = dict(fields())
+    for name in method_registry.installed():
+        with suppress(UsageError):
+            found |= fields(name)
+    return found
 
 
 @cache

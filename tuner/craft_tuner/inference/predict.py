@@ -1,9 +1,8 @@
 """Questions about pictures without labels: priced as a whole, asked and answered batch by batch.
 
 Owns what a batch is (one image set, so that it costs one query for each of the adapter's prompts)
-and what becomes of a picture that cannot be used: it is told and the rest of its batch goes on. A
-batch asked again is the same purchase, so that it costs nothing. Must not know output formats,
-command lines or where pictures come from.
+and what becomes of a picture that cannot be used: it is named and the rest of its batch goes on. A
+batch asked again is the same purchase, so that it costs nothing.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +10,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
-from rich.filesize import decimal
 
 from craft_shared.messages import Budgets, CardLimits
 from craft_tuner.adapter.adapter import Adapter
@@ -34,17 +32,6 @@ class Price:
     queries: int
     logit_vectors: int
     bytes: int
-
-    def sentence(self, budgets: Budgets) -> str:
-        """The price and what the key has left, for people."""
-        vectors = budgets.logit_vectors
-        more = f" and {vectors.remaining:,} logit vectors" if vectors else ""
-        return (
-            f"{self.images:,} images in {self.batches:,} image set(s) cost {self.queries:,} "
-            f"queries ({self.logit_vectors:,} logit vectors), nothing if asked before; to send: "
-            f"about {decimal(self.bytes)} (what the server lacks); the key has "
-            f"{budgets.queries.remaining:,} queries{more} left"
-        )
 
     def check(self, budgets: Budgets) -> None:
         """Make sure that the key can pay all of it.
@@ -107,13 +94,13 @@ def price(asked: Sequence[Batch], adapter: Adapter) -> Price:
 def ask(
     client: Client, adapter: Adapter, batch: Batch, *, on_uploaded: OnUploaded = lambda _: None
 ) -> Answer:
-    """Upload a batch and buy its logits; pictures that cannot be used are left out and told.
+    """Upload a batch and buy its logits; pictures that cannot be used are left out and named.
 
     Args:
         client: its run id is `evaluate.purchase_name(adapter)`, so that asking again is free.
         adapter: checked against the client's model.
         batch: pictures of different names.
-        on_uploaded: told how many more pictures are at the server.
+        on_uploaded: called with how many more pictures are at the server.
 
     Raises:
         CraftTunerError: the server refuses or cannot be reached; what was answered is paid once.
@@ -170,7 +157,7 @@ def _sound(pictures: Sequence[Picture], refused: list[PictureError]) -> Iterator
 
 
 def _at_most(total: int, on_uploaded: OnUploaded) -> Callable[[int], None]:
-    """Pictures that go up again after a refusal are told once."""
+    """Pictures that go up again after a refusal count once."""
     left = total
 
     def advance(more: int) -> None:

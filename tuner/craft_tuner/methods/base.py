@@ -13,11 +13,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from craft_shared.messages import Budgets, PromptKind
+from craft_shared.messages import Budgets, ModelCard, PromptKind
 from craft_tuner.adapter.adapter import Adapter
 from craft_tuner.blackbox import BlackBox, Task
 from craft_tuner.config.fit_config import FitConfig
 from craft_tuner.config.method_settings import MethodSettings
+from craft_tuner.errors import AccessDenied
 from craft_tuner.methods.recorder import Recorder
 from craft_tuner.plan import Plan, Workload
 
@@ -59,6 +60,19 @@ class Method(ABC):
     """Its own settings; None: those that all methods share are enough."""
     bundled: ClassVar[bool] = False
     """Whether it asks about shots and views together: `task.bundle`, and then no `task.views`."""
+
+    def check_key(self, card: ModelCard) -> None:
+        """Refuse a key that may not send this method's prompts.
+
+        Raises:
+            AccessDenied: says which prompts it may send.
+        """
+        if self.prompt_kind and self.prompt_kind not in card.prompt_kinds:
+            allowed = ", ".join(card.prompt_kinds) or "no"
+            raise AccessDenied(
+                f"--method {self.name} sends {self.prompt_kind} prompts, and this key may send "
+                f"{allowed} prompts to {card.id}; choose another method or ask the server's owner"
+            )
 
     def views(self, config: FitConfig) -> int:  # noqa: ARG002 - a method may read it
         """How many augmented views of the shots `fit` reads; `task.views` needs that many."""

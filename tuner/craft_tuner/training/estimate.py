@@ -15,6 +15,7 @@ from craft_tuner.config.fit_config import FitConfig, build
 from craft_tuner.data.dataset import Dataset, Item
 from craft_tuner.data.sampling import sample_shots
 from craft_tuner.data.views import Augmentation
+from craft_tuner.errors import UsageError
 from craft_tuner.plan import Plan, Workload
 from craft_tuner.training.prepare import Material
 from craft_tuner.training.traffic import Load, Traffic, foresee
@@ -95,7 +96,11 @@ def estimate(config: FitConfig, dataset: Dataset) -> Estimate:
 def method_lines() -> Iterator[str]:
     """Each method in a line, with what it asks by default on `EXAMPLE`; asks nothing itself."""
     for name in methods.names():
-        method = methods.get(name)
+        try:
+            method = methods.get(name)
+        except UsageError as error:  # a package that is broken must not hide the others
+            yield f"{name}: {error.message}"
+            continue
         plan = method.plan(build({"method": name}), EXAMPLE)
         answer = plan.phases[-1].cost.queries // EXAMPLE.test_sets
         yield (

@@ -8,10 +8,10 @@ paid twice. Test labels are not looked at before the adapter is saved.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from craft_shared.messages import Budgets, ModelCard
 from craft_tuner import methods
@@ -23,9 +23,7 @@ from craft_tuner.client.transport import Transport
 from craft_tuner.client.uploads import OnUploaded, Upload
 from craft_tuner.config.fit_config import FitConfig
 from craft_tuner.data.dataset import Dataset, Item, labels_of
-from craft_tuner.errors import AccessDenied
 from craft_tuner.inference.evaluate import Evaluation, evaluate
-from craft_tuner.methods import Method, Progress
 from craft_tuner.plan import Plan
 from craft_tuner.runs import predictions
 from craft_tuner.runs import thumbnails as examples
@@ -34,30 +32,7 @@ from craft_tuner.runs.provenance import machine, versions
 from craft_tuner.runs.run import Run
 from craft_tuner.training.prepare import Material, gather, send
 from craft_tuner.training.traffic import Line, Load, Traffic, foresee
-
-
-class Watcher(Protocol):
-    """Whoever shows a fit to people."""
-
-    def plan(self, plan: Plan, budgets: Budgets) -> None:
-        """The plan is made; nothing is spent yet."""
-        ...
-
-    def traffic(self, traffic: Traffic, line: Line) -> None:
-        """What will go over the line; told again, once, when the line's rate is known."""
-        ...
-
-    def uploading(self, total: int) -> Callable[[int], None]:
-        """Pictures are about to be uploaded; the result is told how many more are done."""
-        ...
-
-    def generation(self, progress: Progress) -> None:
-        """A generation is committed."""
-        ...
-
-    def testing(self, images: int) -> None:
-        """The adapter is saved, the final test begins."""
-        ...
+from craft_tuner.training.watcher import SILENT, Watcher
 
 
 @dataclass
@@ -84,8 +59,8 @@ class Prepared:
     traffic: Traffic
     line: Line
 
-    def tell(self, watcher: Watcher) -> None:
-        """Say what the fit will spend and move."""
+    def show(self, watcher: Watcher) -> None:
+        """What the fit will spend and move."""
         watcher.plan(self.plan, self.budgets)
         watcher.traffic(self.traffic, self.line)
 
@@ -113,7 +88,7 @@ def prepare(
         BudgetExhausted: the plan cannot be paid.
     """
     method = methods.get(config.method)
-    check_kinds(card, method)
+    method.check_key(card)
     material = gather(config, dataset, method, card=card)
     budgets = fetch_key(transport).budgets
     line = Line(transport.took_s)
@@ -133,7 +108,12 @@ def prepare(
 
 
 def fit(
-    run: Run, prepared: Prepared, transport: Transport, *, card: ModelCard, watcher: Watcher
+    run: Run,
+    prepared: Prepared,
+    transport: Transport,
+    *,
+    card: ModelCard,
+    watcher: Watcher = SILENT,
 ) -> dict[str, Any]:
     """Do a run, or what is left of it, and write its result.
 
@@ -153,9 +133,9 @@ def fit(
     )
     material = prepared.material
     run.save_plan(prepared.plan)
-    prepared.tell(watcher)
+    prepared.show(watcher)
     with clock.time("upload"):
-        advance = _telling_rate(watcher, prepared, client)
+        advance = _showing_rate(watcher, prepared, client)
         task, test = send(material, client, run.config, on_uploaded=advance)
     method = methods.get(run.config.method)
     run.bind(task, card)
@@ -171,34 +151,20 @@ def fit(
     return result
 
 
-def _telling_rate(watcher: Watcher, prepared: Prepared, client: Client) -> OnUploaded:
-    """Show the upload, and say how long all will take as soon as a piece of it has told."""
+def _showing_rate(watcher: Watcher, prepared: Prepared, client: Client) -> OnUploaded:
+    """Show the upload, and how long all will take as soon as a piece of it shows."""
     advance = watcher.uploading(prepared.material.pictures)
-    told = False
+    known = False
 
     def uploaded(more: int) -> None:
-        nonlocal told
+        nonlocal known
         advance(more)
         rate = client.upload_rate.bytes_per_s
-        if rate is not None and not told:
-            told = True
+        if rate is not None and not known:
+            known = True
             watcher.traffic(prepared.traffic, Line(prepared.line.round_trip_s, rate))
 
     return uploaded
-
-
-def check_kinds(card: ModelCard, method: Method) -> None:
-    """Refuse a method whose prompts the key may not send.
-
-    Raises:
-        AccessDenied: says which prompts it may send.
-    """
-    if method.prompt_kind and method.prompt_kind not in card.prompt_kinds:
-        allowed = ", ".join(card.prompt_kinds) or "no"
-        raise AccessDenied(
-            f"--method {method.name} sends {method.prompt_kind} prompts, and this key may send "
-            f"{allowed} prompts to {card.id}; choose another method or ask the server's owner"
-        )
 
 
 def _test(

@@ -1,4 +1,4 @@
-"""Experiment trackers: whoever else wants to know how a fit goes, beside metrics.jsonl.
+"""Experiment trackers: programs that follow a fit, beside metrics.jsonl.
 
 Owns the interface (`Tracker`), how one is found by name, and how it listens to a fit: as a
 `Watcher` around the one that shows it to people. A tracker that fails to start is refused before
@@ -8,7 +8,7 @@ anything is spent; one that fails later is dropped with a warning, and the fit g
     --track module:callable   called without arguments, gives a Tracker; see docs/tracking.md
 """
 
-import importlib
+import pkgutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,12 +19,12 @@ from typing import Any, Protocol
 from craft_shared.messages import Budgets
 from craft_tuner.data.sources import title
 from craft_tuner.errors import UsageError
-from craft_tuner.methods.base import Progress
+from craft_tuner.methods import Progress
 from craft_tuner.plan import Plan
 from craft_tuner.runs.journal import Metrics
 from craft_tuner.runs.run import Run
-from craft_tuner.training.fit import Watcher
 from craft_tuner.training.traffic import Line, Traffic
+from craft_tuner.training.watcher import Watcher
 
 BUILT_IN = {"tensorboard": "craft_tuner.training.tensorboard:TensorBoard"}
 NO_TRACKER = "none"
@@ -33,7 +33,7 @@ NO_TRACKER = "none"
 
 @dataclass(frozen=True)
 class Tracked:
-    """What a tracker is told of a run when it starts or goes on."""
+    """What a tracker gets of a run when it starts or goes on."""
 
     run_id: str
     """The same when the run is resumed."""
@@ -65,7 +65,7 @@ class Tracker(Protocol):
 
 
 class Tracking:
-    """A watcher that tells a tracker of each generation, then passes all on to another watcher.
+    """A watcher that hands each generation to a tracker, then passes all on to another watcher.
 
     Args:
         watcher: who shows the fit.
@@ -91,8 +91,8 @@ class Tracking:
         return self._watcher.uploading(total)
 
     def generation(self, progress: Progress) -> None:
-        """Tell the tracker, and pass on, with a warning if it failed."""
-        failure = self._tell(lambda tracker: tracker.generation(progress.metrics))
+        """Hand it to the tracker, and pass on, with a warning if that failed."""
+        failure = self._call(lambda tracker: tracker.generation(progress.metrics))
         if failure:
             progress = replace(progress, warnings=(*progress.warnings, failure))
         self._watcher.generation(progress)
@@ -102,17 +102,17 @@ class Tracking:
         self._watcher.testing(images)
 
     def finish(self, result: Mapping[str, Any] | None) -> str | None:
-        """Tell the tracker; a sentence if it failed."""
-        return self._tell(lambda tracker: tracker.finish(result))
+        """End the tracker; a sentence if it failed."""
+        return self._call(lambda tracker: tracker.finish(result))
 
-    def _tell(self, say: Callable[[Tracker], None]) -> str | None:
+    def _call(self, say: Callable[[Tracker], None]) -> str | None:
         if self._tracker is None:
             return None
         try:
             say(self._tracker)
         except Exception as error:  # noqa: BLE001 - code of others; a paid fit must not end by it
             self._tracker = None
-            return f"{_failed(self._name, error)}; it is told no more, metrics.jsonl has all"
+            return f"{_failed(self._name, error)}; it gets no more, metrics.jsonl has all"
         return None
 
 
@@ -120,7 +120,7 @@ class Tracking:
 def following(
     name: str | None, run: Run, watcher: Watcher, *, say: Callable[[str], None]
 ) -> Iterator[Watcher]:
-    """A watcher for a fit that tells a tracker as well; finishes it at the end, however it ends.
+    """A watcher for a fit that feeds a tracker as well; finishes it at the end, however it ends.
 
     Args:
         name: as `find` takes it; None: no tracker.
@@ -182,13 +182,13 @@ def find(name: str) -> Callable[[], Tracker]:
     Raises:
         UsageError: there is none of that name, or its module cannot be imported.
     """
-    module, _, attribute = BUILT_IN.get(name, name).partition(":")
-    if not (module and attribute):
+    path = BUILT_IN.get(name, name)
+    if not all(path.partition(":")):
         allowed = ", ".join((*BUILT_IN, "module:callable", NO_TRACKER))
         raise UsageError(f"--track {name}: there is no such tracker; allowed: {allowed}")
     try:
         with _working_directory():
-            make: Callable[[], Tracker] = getattr(importlib.import_module(module), attribute)
+            make: Callable[[], Tracker] = pkgutil.resolve_name(path)
     except ModuleNotFoundError as error:
         hint = f"; pip install 'craft-blackbox[{name}]'" if name in BUILT_IN else ""
         raise UsageError(f"--track {name}: there is no module {error.name}{hint}") from error
