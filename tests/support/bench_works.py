@@ -3,10 +3,10 @@
 import os
 import signal
 
-from craft_tuner.bench.work import Job, Outcome
+from craft_tuner.bench.worker import Job, JobResult
 
 
-def obey(job: Job) -> Outcome:
+def obey(job: Job) -> JobResult:
     """Do what the job's name says; every process that did something writes its id to the log."""
     with job.log.open("a") as log:
         print(job.name, os.getpid(), file=log)
@@ -16,4 +16,4 @@ def obey(job: Job) -> Outcome:
         os._exit(3)
     if job.name == "waits":
         signal.pause()
-    return Outcome(job.name, "no luck" if job.name == "fails" else None, peak_bytes=1)
+    return JobResult(job.name, "no luck" if job.name == "fails" else None, peak_bytes=1)

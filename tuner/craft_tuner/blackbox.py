@@ -21,7 +21,8 @@ FloatArray = NDArray[np.float32]
 IntArray = NDArray[np.int64]
 
 Purpose = Literal["fitness", "head", "bank", "validation", "zero-shot", "test", "inference"]
-"""What a query is for; the protocol and the server's ledger call it the tag."""
+"""What a query is for. On the wire and in the server's ledger it is the call's `tag`; files of runs
+(plans, purchases, results) store it as `purpose`, which is therefore the tuner's one word."""
 
 
 @dataclass(frozen=True)

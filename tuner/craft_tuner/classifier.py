@@ -71,8 +71,8 @@ class CraftClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # s
         budget: queries of a fit; None: the paper's, or what the key has left if that is less.
         preset: settings of a dataset of the paper.
         settings: any other setting of a fit by name, as in `craft-tuner settings`.
-        class_names: what the model is told of each label: a mapping from labels, or the names in
-            the order of the sorted labels; None: the labels themselves, `sea_lion` as `sea lion`.
+        class_names: what the model is asked about for each label: a mapping from labels, or the
+            names in the order of the sorted labels; None: the labels, `sea_lion` as `sea lion`.
         value_range: numbers that are black and white where X is (N, F); None: the lowest and the
             highest of the X of `fit`.
         batch_size: images of an image set when predicting; None: as many as the server takes.

@@ -37,7 +37,7 @@ class Workload:
     names: int = 10**9
     """Most names in one request; 0: the classes alone."""
     labels: bool = False
-    """Whether the key is told of the best class alone."""
+    """Whether the key sees the best class alone."""
 
     @classmethod
     def of(cls, task: Task, test: Images | None = None, *, card: ModelCard | None = None) -> Self:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from craft_shared.errors import Code
-from craft_tuner.bench import bench, local, report, work
+from craft_tuner.bench import bench, local, report, worker
 from craft_tuner.cli import main as cli
 from craft_tuner.commands import fit as commands
 from craft_tuner.commands.local_server import LocalServer
@@ -37,7 +37,7 @@ class Here:
         for job in jobs:
             yield None
             self.before(job)
-            yield work.do(job)
+            yield worker.do(job)
 
 
 @pytest.fixture
@@ -162,7 +162,7 @@ def test_a_cell_that_cannot_be_is_a_failed_one(type_, zoo):
 
 
 def test_a_cell_without_a_result_is_not_done(type_, zoo, monkeypatch):
-    monkeypatch.setattr(work, "do", lambda job: work.Outcome(job.name))
+    monkeypatch.setattr(worker, "do", lambda job: worker.JobResult(job.name))
     code, _, error = type_("--data", zoo, *GRID, "--methods", "zero_shot")
     assert code == 1
     assert "it left no result in " in error

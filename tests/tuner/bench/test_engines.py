@@ -1,4 +1,4 @@
-"""Engines: every job has one outcome, whatever becomes of the process that had it."""
+"""Engines: every job has one result, whatever becomes of the process that had it."""
 
 import io
 import multiprocessing
@@ -11,10 +11,10 @@ import pytest
 from rich.console import Console
 
 from craft_tuner.bench import local
-from craft_tuner.bench.board import PLAIN_EVERY_S, Board
 from craft_tuner.bench.local import LocalEngine, serve
 from craft_tuner.bench.on_ray import MAX_RETRIES, RayEngine
-from craft_tuner.bench.work import Job, do
+from craft_tuner.bench.progress import PLAIN_EVERY_S, BenchProgress
+from craft_tuner.bench.worker import Job, do
 from craft_tuner.commands import fit as commands
 from craft_tuner.config.settings import Settings
 from craft_tuner.errors import ServerUnreachable, UsageError
@@ -29,8 +29,8 @@ def jobs(tmp_path):
     return make
 
 
-def reasons(outcomes):
-    return {outcome.name: outcome.reason for outcome in outcomes if outcome is not None}
+def reasons(results):
+    return {result.name: result.reason for result in results if result is not None}
 
 
 # --- processes ----------------------------------------------------------------------------------
@@ -49,12 +49,12 @@ def test_a_worker_that_dies_fails_its_cell_and_no_other(jobs, tmp_path):
 
 def test_closing_an_engine_ends_what_is_at_work(jobs, tmp_path, monkeypatch):
     monkeypatch.setattr(local, "TICK_S", 0.05)
-    outcomes = LocalEngine(1, work=obey).run(jobs("waits"))
+    results = LocalEngine(1, work=obey).run(jobs("waits"))
     log = tmp_path / "log"
-    assert next(outcomes) is None
+    assert next(results) is None
     while not (log.exists() and log.read_text().endswith("\n")):
-        assert next(outcomes) is None
-    outcomes.close()
+        assert next(results) is None
+    results.close()
     pid = int(log.read_text().split()[1])
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
@@ -72,11 +72,11 @@ def test_a_worker_serves_until_the_other_end_is_gone(jobs):
     answers = []
 
     def last(job):
-        outcome = obey(job)
-        answers.append(outcome)
+        result = obey(job)
+        answers.append(result)
         if job.name == "fails":
             ours.close()
-        return outcome
+        return result
 
     try:
         serve(theirs, last)
@@ -101,9 +101,9 @@ def test_a_worker_ends_when_its_starter_does(monkeypatch):
 
 def test_a_cell_that_is_refused_says_why(jobs, tmp_path):
     (job,) = jobs("nowhere")
-    outcome = do(job)
-    assert outcome.reason == f"{job.run} holds no run (no config.json); give the directory of a fit"
-    assert outcome.peak_bytes > 10**6
+    result = do(job)
+    assert result.reason == f"{job.run} holds no run (no config.json); give the directory of a fit"
+    assert result.peak_bytes > 10**6
 
 
 def test_an_error_that_nobody_foresaw_is_in_the_log_and_ends_nothing_else(
@@ -127,7 +127,7 @@ class RayError(Exception):
 
 
 class FakeRay:
-    """Tasks that run when their outcome is asked for; notes how it was called."""
+    """Tasks that run when their result is asked for; notes how it was called."""
 
     exceptions = SimpleNamespace(RayError=RayError)
 
@@ -164,9 +164,9 @@ def test_ray_does_each_cell_and_tells_of_those_it_lost(jobs, monkeypatch):
     ray = FakeRay()
     monkeypatch.setitem(sys.modules, "ray", ray)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    outcomes = list(RayEngine(3, work=obey).run(jobs("a", "dies", "fails")))
-    assert outcomes[0] is None
-    found = reasons(outcomes)
+    results = list(RayEngine(3, work=obey).run(jobs("a", "dies", "fails")))
+    assert results[0] is None
+    found = reasons(results)
     assert (found["a"], found["fails"]) == (None, "no luck")
     assert found["dies"] == "Ray lost it 4 times or failed: The worker died unexpectedly."
     assert ray.asked[0]["num_cpus"] == 3
@@ -177,9 +177,9 @@ def test_ray_does_each_cell_and_tells_of_those_it_lost(jobs, monkeypatch):
 def test_ray_is_left_when_the_bench_is_stopped(jobs, monkeypatch):
     ray = FakeRay()
     monkeypatch.setitem(sys.modules, "ray", ray)
-    outcomes = RayEngine(3, "auto", work=obey).run(jobs("a", "b"))
-    next(outcomes)
-    outcomes.close()
+    results = RayEngine(3, "auto", work=obey).run(jobs("a", "b"))
+    next(results)
+    results.close()
     assert ray.cancelled == ["a", "b"]
     assert ray.down
     assert ray.asked[0]["address"] == "auto"
@@ -209,14 +209,16 @@ class Clock:
 
 def test_a_board_without_a_terminal_says_a_line_a_cell_and_one_a_minute():
     text, clock = io.StringIO(), Clock()
-    with Board(Console(file=text, width=200), cells=3, queries=100, clock=clock) as board:
+    with BenchProgress(
+        Console(file=text, width=200), cells=3, queries=100, clock=clock
+    ) as progress:
         clock.now = 10.0
-        board.tick(0)
-        board.ended("a", "done", spent=20, failed=False)
+        progress.tick(0)
+        progress.ended("a", "done", spent=20, failed=False)
         clock.now = 10.0 + PLAIN_EVERY_S
-        board.tick(50)
-        board.ended("b", "unlucky", spent=50, failed=True)
-        board.ended("c", "done", spent=100, failed=False)
+        progress.tick(50)
+        progress.ended("b", "unlucky", spent=50, failed=True)
+        progress.ended("c", "done", spent=100, failed=False)
     assert text.getvalue().splitlines() == [
         "a: done; cells 1/3  1 done, 2 left  queries 20/100  about 0:00:40 left",
         "cells 1/3  1 done, 2 left  queries 50/100  about 0:01:10 left",
@@ -228,9 +230,9 @@ def test_a_board_without_a_terminal_says_a_line_a_cell_and_one_a_minute():
 def test_a_board_on_a_terminal_keeps_a_line_a_cell_above_its_bar():
     text = io.StringIO()
     console = Console(file=text, width=120, force_terminal=True)
-    with Board(console, cells=2, queries=10) as board:
-        board.ended("a", "done", spent=5, failed=False)
-        board.tick(7)
+    with BenchProgress(console, cells=2, queries=10) as progress:
+        progress.ended("a", "done", spent=5, failed=False)
+        progress.tick(7)
     shown = text.getvalue()
     assert "a: done" in shown
     assert "1 done, 1 left  queries 7/10" in shown

@@ -6,10 +6,11 @@ import os
 import re
 from pathlib import Path
 
+import cma  # noqa: F401 - its import makes folders of matplotlib
 import numpy as np
 import pytest
+import torch  # noqa: F401 - and torch makes some
 
-import craft_tuner.methods.head_trainer  # noqa: F401 - importing torch writes files
 from craft_tuner import methods
 from craft_tuner.config.fit_config import FitConfig, build
 from craft_tuner.errors import AccessDenied, BudgetExhausted

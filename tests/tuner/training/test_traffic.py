@@ -10,7 +10,7 @@ from craft_tuner.commands.progress import Screen
 from craft_tuner.config.fit_config import FitConfig
 from craft_tuner.data.pictures import SAMPLE, BytesPicture, weigh
 from craft_tuner.plan import Phase, Plan
-from craft_tuner.training.traffic import Line, Load, Traffic, foresee
+from craft_tuner.training.traffic import Link, Load, Traffic, foresee
 from tests.support.tuner_fakes import a_card
 
 TRAFFIC = Traffic(
@@ -79,18 +79,18 @@ def test_the_sample_is_spread_over_all():
 
 
 def test_amounts_and_the_wait_for_the_line_are_told_before_anything_is_sent():
-    text = told(TRAFFIC, Line(round_trip_s=0.08))
+    text = told(TRAFFIC, Link(round_trip_s=0.08))
     assert "100 images of about 5.0 MB (those that the server lacks), prompts of 1.0 MB" in text
     assert "logits of 600.0 MB in float32; --dtype float16 halves that" in text
     assert "a round trip takes 80 ms: 1,000 calls wait 0:01:20 for the line" in text
 
 
 def test_times_are_told_once_the_rate_is_known():
-    text = told(TRAFFIC, Line(round_trip_s=0.08, bytes_per_s=1e6))
+    text = told(TRAFFIC, Link(round_trip_s=0.08, bytes_per_s=1e6))
     assert "the line takes 1.0 MB/s: about 0:00:06 to send all, 0:10:00 to receive" in text
     assert "round trip" not in text
 
 
 def test_half_precision_is_not_advised_to_who_has_it():
     traffic = Traffic(1, 1, 1, 1, 1, dtype="float16")
-    assert "in float16\n" in told(traffic, Line(0.1))
+    assert "in float16\n" in told(traffic, Link(0.1))

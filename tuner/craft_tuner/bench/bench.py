@@ -19,12 +19,12 @@ from rich.filesize import decimal
 
 from craft_shared.messages import ModelCard
 from craft_tuner.bench import report
-from craft_tuner.bench.board import Board
-from craft_tuner.bench.folder import Folder, Standing, spent
 from craft_tuner.bench.grid import Grid
-from craft_tuner.bench.offer import bills_of, failures, short, tell
 from craft_tuner.bench.plans import Bill, check_payable, plan_grid
-from craft_tuner.bench.work import Engine, Job, Outcome
+from craft_tuner.bench.progress import BenchProgress
+from craft_tuner.bench.quote import announce, bills_of, failures, short
+from craft_tuner.bench.results_dir import CellStatus, ResultsDir, spent
+from craft_tuner.bench.worker import Engine, Job, JobResult
 from craft_tuner.client.account import choose_model, fetch_key
 from craft_tuner.client.purchases import add
 from craft_tuner.client.transport import Transport
@@ -47,7 +47,7 @@ class CellsFailed(CraftTunerError):  # noqa: N818 - says what happened
 
 
 @dataclass(frozen=True)
-class Order:
+class BenchRequest:
     """What is asked of a bench."""
 
     grid: Grid
@@ -59,7 +59,7 @@ class Order:
     """Start a server of this machine with a key that covers the cells, and stop it at the end."""
 
 
-def bench(order: Order, settings: Settings) -> str:
+def bench(request: BenchRequest, settings: Settings) -> str:
     """Do what is left of a bench; the content of table.md, empty after a dry run.
 
     Raises:
@@ -67,56 +67,56 @@ def bench(order: Order, settings: Settings) -> str:
         CellsFailed: some cells failed, and the table is written.
         CraftTunerError: whatever else stops it; the same command goes on.
     """
-    if not order.start_server:
-        return _bench(order, settings)
+    if not request.start_server:
+        return _bench(request, settings)
     if settings.server is not None:
         raise UsageError(f"--start-server or --server {settings.server}? give one of them")
-    folder = Folder(order.out.absolute())
-    if order.dry_run:
-        standings = [folder.look(planned) for planned in plan_grid(order.grid, CARD)]
-        tell(_say, standings, bills_of(_to_do(order, standings), None))
+    results_dir = ResultsDir(request.out.absolute())
+    if request.dry_run:
+        statuses = [results_dir.look(planned) for planned in plan_grid(request.grid, CARD)]
+        announce(_say, statuses, bills_of(_to_do(request, statuses), None))
         return ""
-    with local_server(folder.path / "server", queries=1) as server:
+    with local_server(results_dir.path / "server", queries=1) as server:
         reached = settings.model_copy(update={"server": server.url, "key": SecretStr(server.key)})
-        return _bench(order, reached, allow=server.allow)
+        return _bench(request, reached, allow=server.allow)
 
 
-def _bench(order: Order, settings: Settings, *, allow: Allow | None = None) -> str:
-    folder = Folder(order.out.absolute())
+def _bench(request: BenchRequest, settings: Settings, *, allow: Allow | None = None) -> str:
+    results_dir = ResultsDir(request.out.absolute())
     with open_server(settings) as (screen, transport):
         card = choose_model(transport, settings.model)
-        standings = [folder.look(planned) for planned in plan_grid(order.grid, card)]
-        todo = _to_do(order, standings)
+        statuses = [results_dir.look(planned) for planned in plan_grid(request.grid, card)]
+        todo = _to_do(request, statuses)
         bills = bills_of(todo, transport)
         budgets = fetch_key(transport).budgets
         if allow is not None:
             allow(budgets.queries.used + add(bill.left for bill in bills).queries)
             budgets = fetch_key(transport).budgets
-        tell(screen.say, standings, bills, budgets)
+        announce(screen.say, statuses, bills, budgets)
         check_payable(bills, budgets)
-        if order.dry_run:
+        if request.dry_run:
             return ""
         for one in todo:
-            folder.prepare(one, _setup(one, transport, card))
+            results_dir.prepare(one, _setup(one, transport, card))
     try:
-        _carry_out(order, folder, bills, settings=settings)
+        _carry_out(request, results_dir, bills, settings=settings)
     except KeyboardInterrupt:
-        report.write(folder, [folder.refresh(one) for one in standings], order.grid)
+        report.write(results_dir, [results_dir.refresh(one) for one in statuses], request.grid)
         _say("interrupted; what was bought is kept, the same command goes on")
         raise SystemExit(INTERRUPTED) from None
-    return _report(order, folder, standings)
+    return _report(request, results_dir, statuses)
 
 
 # --- before it begins ---------------------------------------------------------------------------
 
 
-def _to_do(order: Order, standings: Sequence[Standing]) -> list[Standing]:
-    states = {"new", "begun"} | ({"failed"} if order.retry_failed else set())
-    return [one for one in standings if one.state in states and one.possible]
+def _to_do(request: BenchRequest, statuses: Sequence[CellStatus]) -> list[CellStatus]:
+    states = {"new", "begun"} | ({"failed"} if request.retry_failed else set())
+    return [one for one in statuses if one.state in states and one.possible]
 
 
-def _setup(standing: Standing, transport: Transport, card: ModelCard) -> Setup:
-    data = absolute(standing.cell.data)
+def _setup(status: CellStatus, transport: Transport, card: ModelCard) -> Setup:
+    data = absolute(status.cell.data)
     return Setup(server=transport.url, model=card.id, data=data)
 
 
@@ -126,8 +126,8 @@ def _setup(standing: Standing, transport: Transport, card: ModelCard) -> Setup:
 class _Tally:
     """Queries that the cells have spent since the bench was started, as their runs believe."""
 
-    def __init__(self, folder: Folder, names: Sequence[str]) -> None:
-        self._folder = folder
+    def __init__(self, results_dir: ResultsDir, names: Sequence[str]) -> None:
+        self._results_dir = results_dir
         self._before = {name: self._queries(name) for name in names}
         self._ended: dict[str, int] = {}
 
@@ -143,49 +143,51 @@ class _Tally:
         )
 
     def _queries(self, name: str) -> int:
-        return spent(self._folder.run(name)).queries
+        return spent(self._results_dir.run(name)).queries
 
 
-def _carry_out(order: Order, folder: Folder, bills: Sequence[Bill], *, settings: Settings) -> None:
+def _carry_out(
+    request: BenchRequest, results_dir: ResultsDir, bills: Sequence[Bill], *, settings: Settings
+) -> None:
     names = [bill.cell.name for bill in bills]
-    jobs = [Job(name, folder.run(name), folder.log(name), settings) for name in names]
-    tally, peak = _Tally(folder, names), 0
+    jobs = [Job(name, results_dir.run(name), results_dir.log(name), settings) for name in names]
+    tally, peak = _Tally(results_dir, names), 0
     queries = add(bill.left for bill in bills).queries
     with (
-        Board(Console(stderr=True), cells=len(jobs), queries=queries) as board,
-        closing(order.engine.run(jobs)) as outcomes,
+        BenchProgress(Console(stderr=True), cells=len(jobs), queries=queries) as progress,
+        closing(request.engine.run(jobs)) as results,
     ):
-        for outcome in outcomes:
-            if outcome is None:
-                board.tick(tally.total())
+        for result in results:
+            if result is None:
+                progress.tick(tally.total())
                 continue
-            tally.end(outcome.name)
-            reason = _settle(folder, outcome)
-            peak = max(peak, outcome.peak_bytes)
+            tally.end(result.name)
+            reason = _settle(results_dir, result)
+            peak = max(peak, result.peak_bytes)
             how = f"failed: {reason}" if reason else "done"
-            board.ended(outcome.name, how, spent=tally.total(), failed=reason is not None)
+            progress.ended(result.name, how, spent=tally.total(), failed=reason is not None)
     if peak:
         _say(f"a worker had at most {decimal(peak)} in memory")
 
 
-def _settle(folder: Folder, outcome: Outcome) -> str | None:
+def _settle(results_dir: ResultsDir, result: JobResult) -> str | None:
     """Record a failure; a cell that is done must have left its result where it is read."""
-    reason = outcome.reason
-    if reason is None and folder.result(outcome.name) is None:
-        reason = f"it left no result in {folder.run(outcome.name)}; is that path shared?"
+    reason = result.reason
+    if reason is None and results_dir.result(result.name) is None:
+        reason = f"it left no result in {results_dir.run(result.name)}; is that path shared?"
     if reason is not None:
-        folder.fail(outcome.name, reason)
+        results_dir.fail(result.name, reason)
     return reason
 
 
 # --- what came of it ----------------------------------------------------------------------------
 
 
-def _report(order: Order, folder: Folder, standings: Sequence[Standing]) -> str:
+def _report(request: BenchRequest, results_dir: ResultsDir, statuses: Sequence[CellStatus]) -> str:
     """Write what came of it, and refuse to call it a success where cells failed."""
-    now = [folder.refresh(one) for one in standings]
-    text = report.write(folder, now, order.grid)
-    where = folder.path / report.TABLE
+    now = [results_dir.refresh(one) for one in statuses]
+    text = report.write(results_dir, now, request.grid)
+    where = results_dir.path / report.TABLE
     _say(f"table: {where}, cells: {report.CELLS}, curves: {report.CURVES}")
     failed = failures(now)
     if failed:

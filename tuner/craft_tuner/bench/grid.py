@@ -1,7 +1,6 @@
 """What a bench asks for, and the cells that it falls into.
 
-Owns names of cells and how the settings of each are put together. Must not know servers, plans or
-run directories.
+Owns names of cells and how the settings of each are put together.
 """
 
 from collections import Counter

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Generator, Sequence
 from multiprocessing.connection import Connection, wait
 
-from craft_tuner.bench.work import TICK_S, Job, Outcome, Work, do
+from craft_tuner.bench.worker import TICK_S, DoJob, Job, JobResult, do
 
 _SPAWN = multiprocessing.get_context("spawn")
 """A fork would share threads' locks with torch."""
@@ -22,11 +22,11 @@ _SPAWN = multiprocessing.get_context("spawn")
 class LocalEngine:
     """`jobs` processes; `work` must be importable by name from a fresh interpreter."""
 
-    def __init__(self, jobs: int, *, work: Work = do) -> None:
+    def __init__(self, jobs: int, *, work: DoJob = do) -> None:
         self._jobs = jobs
         self._work = work
 
-    def run(self, jobs: Sequence[Job]) -> Generator[Outcome | None, None, None]:
+    def run(self, jobs: Sequence[Job]) -> Generator[JobResult | None, None, None]:
         """See `Engine.run`."""
         waiting = deque(jobs)
         workers: list[_Worker] = []
@@ -38,8 +38,8 @@ class LocalEngine:
                 if not ready:
                     yield None
                 for worker in [one for one in workers if one.pipe in ready]:
-                    outcome, alive = worker.take()
-                    yield outcome
+                    result, alive = worker.take()
+                    yield result
                     if waiting and alive:
                         worker.give(waiting.popleft())
                         continue
@@ -55,7 +55,7 @@ class LocalEngine:
 class _Worker:
     """A process with a job."""
 
-    def __init__(self, work: Work, job: Job) -> None:
+    def __init__(self, work: DoJob, job: Job) -> None:
         self.pipe, theirs = _SPAWN.Pipe()
         self._process = _SPAWN.Process(target=serve, args=(theirs, work), daemon=True)
         self._process.start()
@@ -67,14 +67,14 @@ class _Worker:
         with contextlib.suppress(BrokenPipeError):  # it is dead: `take` will say so
             self.pipe.send(job)
 
-    def take(self) -> tuple[Outcome, bool]:
-        """The outcome of its job, and whether it can do another."""
+    def take(self) -> tuple[JobResult, bool]:
+        """The result of its job, and whether it can do another."""
         try:
-            outcome: Outcome = self.pipe.recv()
+            result: JobResult = self.pipe.recv()
         except (EOFError, ConnectionError):
             self._process.join()
-            return Outcome(self._job.name, _death(self._process.exitcode)), False
-        return outcome, True
+            return JobResult(self._job.name, _death(self._process.exitcode)), False
+        return result, True
 
     def stop(self) -> None:
         self._process.kill()
@@ -82,8 +82,8 @@ class _Worker:
         self.pipe.close()
 
 
-def serve(pipe: Connection, work: Work) -> None:
-    """A worker's life: jobs in, outcomes out, until the other end is gone."""
+def serve(pipe: Connection, work: DoJob) -> None:
+    """A worker's life: jobs in, results out, until the other end is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with contextlib.suppress(EOFError, ConnectionError):

@@ -12,7 +12,7 @@ import os
 from collections.abc import Generator, Sequence
 from typing import Any
 
-from craft_tuner.bench.work import TICK_S, Job, Outcome, Work, do
+from craft_tuner.bench.worker import TICK_S, DoJob, Job, JobResult, do
 from craft_tuner.errors import ServerUnreachable, UsageError
 
 MAX_RETRIES = 3
@@ -29,17 +29,17 @@ class RayEngine:
         work: what is done with a job.
     """
 
-    def __init__(self, jobs: int, address: str | None = None, *, work: Work = do) -> None:
+    def __init__(self, jobs: int, address: str | None = None, *, work: DoJob = do) -> None:
         self._jobs = jobs
         self._address = address or os.environ.get("RAY_ADDRESS") or None
         self._work = work
 
-    def run(self, jobs: Sequence[Job]) -> Generator[Outcome | None, None, None]:
+    def run(self, jobs: Sequence[Job]) -> Generator[JobResult | None, None, None]:
         """See `Engine.run`."""
         ray = _ray()
         self._connect(ray)
         try:
-            yield from self._outcomes(ray, jobs)
+            yield from self._results(ray, jobs)
         finally:
             ray.shutdown()
 
@@ -53,7 +53,7 @@ class RayEngine:
             where = self._address or "this machine (none could be started)"
             raise ServerUnreachable(f"no Ray at {where}: {error}") from error
 
-    def _outcomes(self, ray: Any, jobs: Sequence[Job]) -> Generator[Outcome | None, None, None]:
+    def _results(self, ray: Any, jobs: Sequence[Job]) -> Generator[JobResult | None, None, None]:
         task = ray.remote(num_cpus=1, max_retries=MAX_RETRIES)(self._work)
         names = {task.remote(job): job.name for job in jobs}
         try:
@@ -62,19 +62,19 @@ class RayEngine:
                 if not ready:
                     yield None
                 for reference in ready:
-                    yield _outcome(ray, reference, names.pop(reference))
+                    yield _result(ray, reference, names.pop(reference))
         finally:
             for reference in names:
                 ray.cancel(reference, force=True)
 
 
-def _outcome(ray: Any, reference: Any, name: str) -> Outcome:
+def _result(ray: Any, reference: Any, name: str) -> JobResult:
     try:
-        outcome: Outcome = ray.get(reference)
+        result: JobResult = ray.get(reference)
     except ray.exceptions.RayError as error:
         sentence = str(error).strip().splitlines()[0]
-        return Outcome(name, f"Ray lost it {MAX_RETRIES + 1} times or failed: {sentence}")
-    return outcome
+        return JobResult(name, f"Ray lost it {MAX_RETRIES + 1} times or failed: {sentence}")
+    return result
 
 
 def _ray() -> Any:

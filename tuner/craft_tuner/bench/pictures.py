@@ -3,7 +3,7 @@
 A point is the test accuracy that a run reached with all its queries, mean over seeds with its
 deviation; points of a method at several budgets are joined. The thin line is what the runs could
 see on their way: held-out accuracy on shots where the method holds shots out, else accuracy on the
-shots themselves. Must not know files.
+shots themselves.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from craft_tuner.bench.records import Record, columns_of, lines_of, select, shots_words
+from craft_tuner.bench.records import Record, columns_of, rows_of, select, shots_words
 
 Histories = Mapping[str, Sequence[Mapping[str, float]]]
 """Metrics of each run, one mapping a generation, by the run's name."""
@@ -40,7 +40,7 @@ def draw(records: Sequence[Record], histories: Histories) -> Figure:
     methods = list(dict.fromkeys(one.method for one in records))
     for row, data in zip(panels, datasets, strict=True):
         for axes, shots in zip(row, columns, strict=True):
-            for line in lines_of(records):
+            for line in rows_of(records):
                 some = select(records, line, data=data, shots=shots)
                 _thin(
                     axes,
@@ -88,7 +88,7 @@ def _entries(
 ) -> list[tuple[float, float, float]]:
     """Queries, mean accuracy and deviation at each budget that has a result."""
     found = []
-    for line in lines_of(records):
+    for line in rows_of(records):
         if line.method != method:
             continue
         some = select(records, line, data=data, shots=shots)

@@ -1,6 +1,6 @@
 """Results that others have published, with their sources: `published.toml`.
 
-Owns the file's form. Must not know what is done with the numbers.
+Owns the file's form.
 """
 
 import tomllib

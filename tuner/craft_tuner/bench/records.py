@@ -1,6 +1,6 @@
 """What a bench measured: one record a cell, and cells.csv.
 
-A record is what a table or a curve is drawn from. Must not know run directories' files.
+A record is what a table or a curve is drawn from.
 """
 
 import csv
@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from craft_shared.messages import Counters
-from craft_tuner.bench.folder import Standing, State
+from craft_tuner.bench.results_dir import CellStatus, State
 
 
 @dataclass(frozen=True)
@@ -41,21 +41,21 @@ class Record:
     reason: str = ""
 
 
-def record(standing: Standing) -> Record:
+def record(status: CellStatus) -> Record:
     """The record of a cell."""
-    cell, plan = standing.cell, standing.plan
+    cell, plan = status.cell, status.plan
     known: dict[str, Any] = {
         "data": cell.title,
         "method": cell.config.method,
         "shots": None if cell.alone else cell.config.shots,
         "seed": None if cell.alone else cell.config.seed,
         "budget": cell.config.budget,
-        "state": standing.state,
+        "state": status.state,
         "queries_planned": plan.total.queries if plan else None,
         "run": cell.name,
-        "reason": standing.reason,
+        "reason": status.reason,
     }
-    return Record(**known, **(_measured(standing.result) if standing.result else {}))
+    return Record(**known, **(_measured(status.result) if status.result else {}))
 
 
 def _measured(result: Mapping[str, Any]) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def to_csv(records: Iterable[Record]) -> str:
 
 
 @dataclass(frozen=True)
-class Line:
+class TableRow:
     """A row of a table: a method, at one of the budgets asked for."""
 
     method: str
@@ -102,9 +102,9 @@ class Line:
         return self.method if self.budget is None else f"{self.method}, {self.budget:,} queries"
 
 
-def lines_of(records: Sequence[Record]) -> list[Line]:
+def rows_of(records: Sequence[Record]) -> list[TableRow]:
     """The rows of tables, in order of cells."""
-    return list(dict.fromkeys(Line(one.method, one.budget) for one in records))
+    return list(dict.fromkeys(TableRow(one.method, one.budget) for one in records))
 
 
 def columns_of(records: Sequence[Record]) -> list[int | None]:
@@ -118,7 +118,9 @@ def shots_words(shots: int | None) -> str:
     return "all shots" if shots is None else f"{shots} shot{'s' * (shots != 1)}"
 
 
-def select(records: Sequence[Record], line: Line, *, data: str, shots: int | None) -> list[Record]:
+def select(
+    records: Sequence[Record], line: TableRow, *, data: str, shots: int | None
+) -> list[Record]:
     """The records of one entry of a table, over seeds; those that stand for all shots included."""
     return [
         one

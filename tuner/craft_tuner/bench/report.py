@@ -4,24 +4,24 @@ from collections.abc import Sequence
 
 from craft_tuner import files as durable
 from craft_tuner.bench import pictures, table
-from craft_tuner.bench.folder import Folder, Standing, metrics
 from craft_tuner.bench.grid import AUTO, Grid
 from craft_tuner.bench.records import record, to_csv
+from craft_tuner.bench.results_dir import CellStatus, ResultsDir, metrics
 from craft_tuner.report import curves
 
 CELLS, TABLE, CURVES = "cells.csv", "table.md", "curves.png"
 
 
-def write(folder: Folder, standings: Sequence[Standing], grid: Grid) -> str:
+def write(results_dir: ResultsDir, statuses: Sequence[CellStatus], grid: Grid) -> str:
     """Draw what is known of the cells, finished or not; the content of table.md."""
-    records = [record(one) for one in standings]
+    records = [record(one) for one in statuses]
     text = table.to_markdown(records, command=command(grid))
-    histories = {one.cell.name: metrics(one.run) for one in standings if one.state == "done"}
+    histories = {one.cell.name: metrics(one.run) for one in statuses if one.state == "done"}
     figure = pictures.draw(records, histories)
-    folder.path.mkdir(parents=True, exist_ok=True)
-    durable.replace(folder.path / CELLS, to_csv(records).encode())
-    durable.replace(folder.path / TABLE, text.encode())
-    durable.replace(folder.path / CURVES, curves.render(figure, "png"))
+    results_dir.path.mkdir(parents=True, exist_ok=True)
+    durable.replace(results_dir.path / CELLS, to_csv(records).encode())
+    durable.replace(results_dir.path / TABLE, text.encode())
+    durable.replace(results_dir.path / CURVES, curves.render(figure, "png"))
     return text
 
 

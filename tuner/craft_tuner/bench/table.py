@@ -1,14 +1,14 @@
 """table.md: accuracy with its deviation over seeds, published numbers beside it, and the cost.
 
 Means are over seeds; deviations are sample standard deviations (divisor n - 1), where there are two
-results or more. An entry that lacks cells says so. Must not know files.
+results or more. An entry that lacks cells says so.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
 from statistics import fmean, stdev
 
 from craft_tuner.bench.published import Published, published
-from craft_tuner.bench.records import Line, Record, columns_of, lines_of, select, shots_words
+from craft_tuner.bench.records import Record, TableRow, columns_of, rows_of, select, shots_words
 
 NOTHING = "-"
 
@@ -74,7 +74,7 @@ def _by_shots(records: Sequence[Record], data: str) -> Iterator[str]:
     names = map(shots_words, columns)
     rows = [
         (line.label, [entry(select(records, line, data=data, shots=shots)) for shots in columns])
-        for line in lines_of([one for one in records if one.data == data])
+        for line in rows_of([one for one in records if one.data == data])
     ]
     beside = [
         (_cited(one), [_number(one.at(data, shots)) for shots in columns]) for one in published()
@@ -87,7 +87,7 @@ def _by_dataset(
 ) -> Iterator[str]:
     """One number of shots: a row a method, a column a dataset, and their average."""
     rows = []
-    for line in lines_of(records):
+    for line in rows_of(records):
         cells = [select(records, line, data=data, shots=shots) for data in datasets]
         rows.append((line.label, [*map(entry, cells), average(cells)]))
     beside = [
@@ -101,9 +101,11 @@ def _costs(records: Sequence[Record]) -> Iterator[str]:
     """Means over seeds of what is done."""
     rows = []
     for data in dict.fromkeys(one.data for one in records):
-        for line in lines_of([one for one in records if one.data == data]):
+        for line in rows_of([one for one in records if one.data == data]):
             mine = [
-                one for one in records if (one.data, Line(one.method, one.budget)) == (data, line)
+                one
+                for one in records
+                if (one.data, TableRow(one.method, one.budget)) == (data, line)
             ]
             for shots in dict.fromkeys(one.shots for one in mine):
                 some = [one for one in mine if one.shots == shots and one.state == "done"]
@@ -112,7 +114,7 @@ def _costs(records: Sequence[Record]) -> Iterator[str]:
     yield from grid([*head, "prompts per image", "seconds", "adapter, KiB"], rows)
 
 
-def _cost_row(line: Line, shots: int | None, records: Sequence[Record]) -> list[str]:
+def _cost_row(line: TableRow, shots: int | None, records: Sequence[Record]) -> list[str]:
     def mean(name: str) -> float:
         return fmean(getattr(one, name) for one in records)
 

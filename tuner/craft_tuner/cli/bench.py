@@ -86,7 +86,7 @@ def bench(  # noqa: PLR0913 - one parameter per option
     sources = gather_sources(
         config, environ=environ, server=server, key=key, model=model, timeout_s=timeout
     )
-    order = use_case.Order(
+    request = use_case.BenchRequest(
         grid=axes.Grid(
             data=tuple(data),
             shots=axes.parse_numbers(shots, option="--shots"),
@@ -102,4 +102,4 @@ def bench(  # noqa: PLR0913 - one parameter per option
         dry_run=dry_run,
         start_server=start_server,
     )
-    typer.echo(use_case.bench(order, sources.settings), nl=False)
+    typer.echo(use_case.bench(request, sources.settings), nl=False)

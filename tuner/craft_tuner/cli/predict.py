@@ -54,10 +54,10 @@ def predict(  # noqa: PLR0913 - one parameter per option
     the others go on.
     """
     from craft_tuner.commands import predict as classify  # noqa: PLC0415 - --help needs none of it
-    from craft_tuner.inference.writer import Sheet  # noqa: PLC0415
+    from craft_tuner.inference.writer import AnswerWriter  # noqa: PLC0415
 
     if resume and out is None:
         raise UsageError("--resume goes on with the file of --out; give both")
     found = sources(config, server=server, key=key, model=model, timeout_s=timeout)
-    sheet = Sheet(out, form, top=top, resume=resume)
-    classify.predict(adapter, images, found.settings, sheet=sheet, batch=batch, anyway=anyway)
+    writer = AnswerWriter(out, form, top=top, resume=resume)
+    classify.predict(adapter, images, found.settings, writer=writer, batch=batch, anyway=anyway)

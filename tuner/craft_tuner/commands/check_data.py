@@ -1,6 +1,6 @@
 """`craft-tuner data check`: the report on a dataset and the estimate of a fit, together.
 
-Owns how both are told. Must not know option syntax.
+Owns how both are shown.
 """
 
 from collections.abc import Iterator, Mapping

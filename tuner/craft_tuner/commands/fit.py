@@ -1,7 +1,6 @@
-"""What each command does between its options and its output: connect, call the use case, tell.
+"""What each command does between its options and its output: connect, call the use case, show.
 
 Owns the order of connecting, checking and creating, so that a refused command leaves no run behind.
-Must not know option syntax.
 """
 
 from pathlib import Path
@@ -46,7 +45,7 @@ def fit(
     `origins` says who set each setting.
     """
     with open_server(settings) as (screen, transport):
-        _tell(screen, config, origins)
+        _show_settings(screen, config, origins)
         card = choose_model(transport, settings.model)
         setup = _setup(transport, card, data=data, class_names=class_names)
         setup = setup.model_copy(update={"track": tracking.known(settings.track)})
@@ -66,7 +65,7 @@ def foresee(
 ) -> None:
     """Say what a run would spend and move; neither spends nor writes anything."""
     with open_server(settings) as (screen, transport):
-        _tell(screen, config, origins)
+        _show_settings(screen, config, origins)
         card = choose_model(transport, settings.model)
         setup = _setup(transport, card, data=data, class_names=class_names)
         fitting.prepare(config, setup.dataset(), transport, card=card, run=None).show(screen)
@@ -80,7 +79,7 @@ def resume(where: Path, settings: Settings) -> dict[str, Any]:
         except ValidationError as error:
             raise RunError(f"{where} was not started by `craft-tuner fit`; start anew") from error
         with open_server(settings, server=setup.server) as (screen, transport):
-            _tell(screen, run.config)
+            _show_settings(screen, run.config)
             card = choose_model(transport, settings.model, prefer=setup.model)
             prepared = fitting.prepare(run.config, setup.dataset(), transport, card=card, run=run)
             track = tracking.known(settings.track or setup.track)
@@ -122,7 +121,7 @@ def usage(
         return fetch_key(transport), fetch_usage(transport, bucket=bucket)
 
 
-def _tell(screen: Screen, config: FitConfig, origins: Origins | None = None) -> None:
+def _show_settings(screen: Screen, config: FitConfig, origins: Origins | None = None) -> None:
     for sentence in sentences(config, origins):
         screen.say(sentence)
 

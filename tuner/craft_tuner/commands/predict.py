@@ -1,6 +1,6 @@
 """`craft-tuner predict` between its options and its output: price, ask batch by batch, write.
 
-Owns the order in which a refusal can still cost nothing. Must not know option syntax.
+Owns the order in which a refusal can still cost nothing.
 """
 
 import sys
@@ -19,7 +19,7 @@ from craft_tuner.config.settings import Settings
 from craft_tuner.data.named import Named, find_pictures
 from craft_tuner.errors import BudgetExhausted, DataError
 from craft_tuner.inference.predict import Batch, Price, ask, batches, price
-from craft_tuner.inference.writer import Sheet, rows
+from craft_tuner.inference.writer import AnswerWriter, rows
 
 _AGAIN = "the same command goes on (with --out, --resume keeps the lines that it has)"
 
@@ -29,7 +29,7 @@ def predict(
     paths: Sequence[Path],
     settings: Settings,
     *,
-    sheet: Sheet,
+    writer: AnswerWriter,
     batch: int | None = None,
     anyway: bool = False,
 ) -> None:
@@ -39,7 +39,7 @@ def predict(
         adapter_path: a run directory or an adapter's file.
         paths: what to classify; `-` stands for standard input.
         settings: of the connection.
-        sheet: where the answers go.
+        writer: where the answers go.
         batch: images in a batch; None: as many as the server takes.
         anyway: begin even if the key may not pay for all.
 
@@ -51,10 +51,10 @@ def predict(
     named = find_pictures(paths, sys.stdin.buffer)
     if not named.pictures:
         raise DataError(named.faults[0].sentence if named.faults else "no image is named")
-    sheet = replace(sheet, top=min(sheet.top, len(adapter.card.class_names)))
+    writer = replace(writer, top=min(writer.top, len(adapter.card.class_names)))
     with open_server(settings) as (screen, transport):
         client = client_for(adapter, transport, settings)
-        written = sheet.written()
+        written = writer.written()
         limits = client.card.limits
         asked = [
             each
@@ -63,7 +63,7 @@ def predict(
         ]
         _check(client, adapter, asked, screen=screen, anyway=anyway)
         try:
-            damaged = _answer(client, adapter, asked, sheet=sheet, screen=screen)
+            damaged = _answer(client, adapter, asked, writer=writer, screen=screen)
         except KeyboardInterrupt:
             screen.say(f"interrupted; what was answered is kept, {_AGAIN}")
             raise SystemExit(INTERRUPTED) from None
@@ -94,16 +94,21 @@ def _sentence(cost: Price, budgets: Budgets) -> str:
 
 
 def _answer(
-    client: Client, adapter: Adapter, asked: Sequence[Batch], *, sheet: Sheet, screen: Screen
+    client: Client,
+    adapter: Adapter,
+    asked: Sequence[Batch],
+    *,
+    writer: AnswerWriter,
+    screen: Screen,
 ) -> int:
     """Ask and write every batch; how many images could not be used."""
-    names, damaged, written = adapter.card.class_names, 0, sheet.written()
-    with sheet.open() as file:
+    names, damaged, written = adapter.card.class_names, 0, writer.written()
+    with writer.open() as file:
         advance = screen.uploading(sum(len(batch) for batch in asked))
         for batch in asked:
             answer = ask(client, adapter, batch, on_uploaded=advance)
-            found = rows(answer, names, top=sheet.top)
-            sheet.write(file, [each for each in found if each.name not in written])
+            found = rows(answer, names, top=writer.top)
+            writer.write(file, [each for each in found if each.name not in written])
             for error in answer.refused:
                 screen.say(f"left out: {error.message}")
             damaged += len(answer.refused)

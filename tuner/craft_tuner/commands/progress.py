@@ -1,6 +1,6 @@
 """A fit as people see it: a live line on a terminal, plain lines elsewhere, all on standard error.
 
-Owns words and layout. Must not know how a fit works.
+Owns words and layout.
 """
 
 import math
@@ -17,7 +17,7 @@ from rich.progress import Progress as Bars
 from craft_shared.messages import Budgets
 from craft_tuner.methods.base import Progress
 from craft_tuner.plan import Plan
-from craft_tuner.training.traffic import Line, Traffic
+from craft_tuner.training.traffic import Link, Traffic
 
 PLAIN_LINES = 20
 """About so many lines stand for a whole fit where there is no terminal."""
@@ -63,7 +63,7 @@ class Screen:
         self.say(plan.table())
         self.say(f"the key has {budgets.queries.remaining:,} queries left")
 
-    def traffic(self, traffic: Traffic, line: Line) -> None:
+    def traffic(self, traffic: Traffic, line: Link) -> None:
         """Show what will go over the line; how long it takes, once the rate is known."""
         if line.bytes_per_s is None:
             for sentence in _amounts(traffic, line):
@@ -117,7 +117,7 @@ class Screen:
         return f"{timedelta(seconds=round(left))} left"
 
 
-def _amounts(traffic: Traffic, line: Line) -> Iterator[str]:
+def _amounts(traffic: Traffic, line: Link) -> Iterator[str]:
     wait = timedelta(seconds=math.ceil(line.round_trip_s * traffic.requests))
     yield (
         f"to send: {traffic.pictures:,} images of about {decimal(traffic.picture_bytes)} (those "

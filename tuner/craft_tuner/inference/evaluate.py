@@ -1,8 +1,7 @@
 """What an adapter is worth on labelled images.
 
 Owns the final queries of a run and the queries of `evaluate`. The adapter's prompts, a query each
-per image set, give the raw logits (the prompts alone) and the refined ones (with the head). Must
-not know how adapters are made.
+per image set, give the raw logits (the prompts alone) and the refined ones (with the head).
 """
 
 import hashlib
@@ -19,7 +18,7 @@ from craft_tuner.data.dataset import Dataset, Item
 from craft_tuner.errors import DataError
 
 OnLogits = Callable[[str, FloatArray], None]
-"""Told a way (`zero_shot`, `prompt_only`, `adapted`) and its logits float32 (N, K)."""
+"""Called with a way (`zero_shot`, `prompt_only`, `adapted`) and its logits float32 (N, K)."""
 
 
 class Score(BaseModel):
@@ -75,14 +74,14 @@ def evaluate(  # noqa: PLR0913 - what is asked, of whom, and what counts as an a
 
     Costs a query per image set for zero-shot, and one for each of the adapter's prompts. With
     `among`, the best of these classes is the answer, whatever the others' logits. `on_logits` is
-    told the logits (N, K) of each way, by its name in the result.
+    called with the logits (N, K) of each way, by its name in the result.
     """
     before = after = refined = None
 
     def measured(way: str, logits: FloatArray) -> Score:
-        told = restricted(logits, among)
-        on_logits(way, told)
-        return score(told, labels, classes=len(adapter.card.class_names))
+        allowed = restricted(logits, among)
+        on_logits(way, allowed)
+        return score(allowed, labels, classes=len(adapter.card.class_names))
 
     if zero_shot:
         plain = untaught(adapter)

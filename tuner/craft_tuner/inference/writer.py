@@ -1,7 +1,7 @@
 """What is written of answers: the likeliest classes of each picture, as lines of JSON or as CSV.
 
 Owns rows, the two formats and a file that grows batch by batch: a batch is written and flushed as
-it is answered, so that what stops later loses nothing. Must not know servers or adapters' tensors.
+it is answered, so that what stops later loses nothing.
 
     {"name": "a.jpg", "label": "cat", "probability": 0.9}
     {"name": "a.jpg", "label": "cat", "probability": 0.9, "top": [{"label": "cat", ...}, ...]}
@@ -47,7 +47,7 @@ def rows(answer: Answer, class_names: Sequence[str], *, top: int = 1) -> list[Ro
 
 
 @dataclass(frozen=True)
-class Sheet:
+class AnswerWriter:
     """Where rows go: a file, or standard output if `out` is None, with `top` classes each.
 
     With `resume`, the lines that the file has are kept; else they are gone as soon as it is opened.

@@ -139,8 +139,8 @@ class BankTraining:
     def __init__(self, box: BlackBox, task: Task, recorder: Recorder, *, method: str) -> None:
         self._box, self._task, self._method = box, task, method
         self._config, self._plan = recorder.config, recorder.plan
-        self._question = compose(box, task, self._config, prompts=self._plan.population)
-        self._asked = self._question
+        self._bank = compose(box, task, self._config, prompts=self._plan.population)
+        self._asked = self._bank
         self._choice: Choice | None = None
 
     @property
@@ -196,7 +196,7 @@ class BankTraining:
         if choice is None or choice.head is None:
             return Adapter(card)
         asked = {
-            "asked_names": self._question.texts.class_names,
+            "asked_names": self._bank.texts.class_names,
             "templates": self._asked.templates,
             "residual": 0.0,
         }
@@ -206,10 +206,10 @@ class BankTraining:
 
     def _learn(self) -> tuple[FloatArray, list[int], Choice]:
         """The logits, the prompts by what they add, and the head."""
-        logits = self._question.ask(self._box, _bundle(self._task, self._plan))
+        logits = self._bank.ask(self._box, _bundle(self._task, self._plan))
         order = informative(logits[:, : len(self._task.labels)])
         kept = self._kept(order)
-        self._asked = self._question.only(kept)
+        self._asked = self._bank.only(kept)
         self._choice = choose(_shots(logits, kept, self._task), seed=self._config.seed)
         return logits, order, self._choice
 
@@ -219,7 +219,7 @@ class BankTraining:
 
 
 @dataclass(frozen=True)
-class Question:
+class PromptBank:
     """What is asked of every image: offsets or templates, with these names."""
 
     texts: Texts
@@ -234,7 +234,7 @@ class Question:
             )
         return box.score(self.texts, self.offsets, images, purpose="bank", step="bank")
 
-    def only(self, kept: Sequence[int]) -> "Question":
+    def only(self, kept: Sequence[int]) -> "PromptBank":
         """The prompts of these indices."""
         offsets = None if self.offsets is None else self.offsets[[*kept]]
         templates = tuple(self.templates[index] for index in kept) if self.templates else ()
@@ -247,7 +247,7 @@ def extra_names(config: FitConfig, work: Workload, prompts: int) -> int:
     return max(0, min(config.of(BankSettings).bank_names, room, len(anchors())))
 
 
-def compose(box: BlackBox, task: Task, config: FitConfig, *, prompts: int) -> Question:
+def compose(box: BlackBox, task: Task, config: FitConfig, *, prompts: int) -> PromptBank:
     """The plain prompt and so many others that a bank asks with, and the names it asks of."""
     card = box.card
     limits = Workload(
@@ -261,12 +261,12 @@ def compose(box: BlackBox, task: Task, config: FitConfig, *, prompts: int) -> Qu
     texts = replace(task.texts, class_names=names)
     if prompts == 1 or "soft" not in card.prompt_kinds:
         others = [text for text in imagenet_templates() if text != task.texts.template]
-        return Question(texts, None, (task.texts.template, *others[: prompts - 1]))
+        return PromptBank(texts, None, (task.texts.template, *others[: prompts - 1]))
     draw = stream(config.seed, Stream.BANK)
     std = config.of(BankSettings).bank_std
     offsets = draw.normal(0, std, (prompts, config.n_ctx, card.context_width))
     offsets[0] = 0
-    return Question(texts, offsets.astype(np.float32), ())
+    return PromptBank(texts, offsets.astype(np.float32), ())
 
 
 def _bundle(task: Task, plan: Plan) -> Images:

@@ -143,7 +143,7 @@ class Editing:
         index = {word: number for number, word in enumerate(self._vocabulary)}
         pool = (tuple(index[word] for word in words) for words in texts)
         self._pool = [words for words in dict.fromkeys(pool) if len(words) <= self._longest]
-        self._told: dict[Words, float] = {}
+        self._known: dict[Words, float] = {}
         self._next = self._propose()
         self.center = self._point(self._next[0])
 
@@ -158,15 +158,15 @@ class Editing:
             FitDiverged: a value is not finite.
         """
         check_finite(fitness, generation=self.generation + 1)
-        self._told.update(zip(self._next, fitness, strict=True))
+        self._known.update(zip(self._next, fitness, strict=True))
         self.generation += 1
         self.center = self._point(self._beam()[0])
         self._next = self._propose()
 
     @property
     def best(self) -> float:
-        """Lowest fitness told so far."""
-        return min(self._told.values())
+        """Lowest fitness so far."""
+        return min(self._known.values())
 
     @property
     def stopped(self) -> str | None:
@@ -193,8 +193,8 @@ class Editing:
         return point
 
     def _beam(self) -> list[Words]:
-        """The best templates told, best first; of equals, the one asked first."""
-        ranked = sorted(self._told, key=self._told.__getitem__)
+        """The best templates asked, best first; of equals, the one asked first."""
+        ranked = sorted(self._known, key=self._known.__getitem__)
         return ranked[: self._beam_size]
 
     def _propose(self) -> list[Words]:
@@ -205,7 +205,7 @@ class Editing:
         for words in self._edits(tries=_TRIES * wanted):
             if len(new) == wanted:
                 break
-            if words not in self._told:
+            if words not in self._known:
                 new[words] = None
         return [*new]
 

@@ -1,8 +1,7 @@
 """What a run's numbers mean: names of the metrics, and plain warnings that say what to do.
 
 A warning is a pure function of the metrics so far, and each kind is given once in a run. So a
-resumed run, fed its old metrics, neither repeats nor forgets one. Must not know how metrics are
-made.
+resumed run, fed its old metrics, neither repeats nor forgets one.
 """
 
 from collections.abc import Callable, Iterable

@@ -1,6 +1,6 @@
 """The committed generations of a run: journal, metrics and checkpoint, and their order of writes.
 
-Owns what a kill can and cannot leave behind. Must not know the search, the head or HTTP.
+Owns what a kill can and cannot leave behind.
 
     journal.jsonl           one line a generation: fitness values, digest of the z asked, queries
     metrics.jsonl           one line a generation: diagnostics
@@ -34,7 +34,7 @@ Metrics = Mapping[str, float]
 
 
 class Generation(BaseModel):
-    """One line of the journal: what a generation asked, and the answers that `tell` was given."""
+    """One line of the journal: what a generation asked, and the fitness values that `tell` got."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

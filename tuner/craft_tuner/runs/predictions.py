@@ -8,8 +8,6 @@ Owns the file's columns. One line a test image, in the order of the test split:
     prompt_only
     adapted
     probability  of the last way that was asked, given to its answer
-
-Must not know images, servers or pages.
 """
 
 import csv

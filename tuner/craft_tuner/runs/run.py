@@ -1,6 +1,6 @@
 """The run directory: what was asked, what it is bound to, what came of it, and who works on it.
 
-Owns file names and the lock. Must not know the search, the head or HTTP.
+Owns file names and the lock.
 
     config.json   run id, settings, and what the caller needs to go on (server, data, ...)
     task.json     model, words, classes, labels and image sets that the run is bound to
@@ -132,14 +132,14 @@ class Run:
         Raises:
             WrongModel: it was started on another checkpoint.
             RunError: it was started on other classes, words, labels or images, or with a key that
-                was told something else of the logits.
+                sees something else of the logits.
         """
         now = _fingerprint(task, model)
         file = self.path / TASK
         if not file.exists():
             durable.replace(file, _pretty(now))
             return
-        # Runs of before 2026-11-27 do not say what their key was told.
+        # Runs of before 2026-11-27 do not say what their key saw.
         was = {"output": model.output} | json.loads(file.read_bytes())
         changed = [name for name in now if was.get(name) != now[name]]
         if "digest" in changed:

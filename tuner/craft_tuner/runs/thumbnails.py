@@ -2,7 +2,7 @@
 
 Gained: the zero-shot answer is wrong, the adapter's right; lost: the other way round. Owns which
 few are shown, and thumbnails.json in a run (its bytes are bounded), so that a page needs neither
-the data nor a server. Must not know pages.
+the data nor a server.
 """
 
 import base64

@@ -2,7 +2,6 @@
 
 Owns the card that is assumed where no server is asked: the paper's models behind a server whose
 owner has changed no limit. A server with smaller limits sells the same vectors as more queries.
-Must not know command lines.
 """
 
 from collections.abc import Iterator

@@ -31,7 +31,7 @@ from craft_tuner.runs.predictions import Answers
 from craft_tuner.runs.provenance import machine, versions
 from craft_tuner.runs.run import Run
 from craft_tuner.training.prepare import Material, gather, send
-from craft_tuner.training.traffic import Line, Load, Traffic, foresee
+from craft_tuner.training.traffic import Link, Load, Traffic, foresee
 from craft_tuner.training.watcher import SILENT, Watcher
 
 
@@ -57,7 +57,7 @@ class Prepared:
     plan: Plan
     budgets: Budgets
     traffic: Traffic
-    line: Line
+    line: Link
 
     def show(self, watcher: Watcher) -> None:
         """What the fit will spend and move."""
@@ -91,7 +91,7 @@ def prepare(
     method.check_key(card)
     material = gather(config, dataset, method, card=card)
     budgets = fetch_key(transport).budgets
-    line = Line(transport.took_s)
+    line = Link(transport.took_s)
     plan = run.saved_plan() if run else None
     if plan is None:
         plan = method.plan(config, material.workload(card), budgets)
@@ -162,7 +162,7 @@ def _showing_rate(watcher: Watcher, prepared: Prepared, client: Client) -> OnUpl
         rate = client.upload_rate.bytes_per_s
         if rate is not None and not known:
             known = True
-            watcher.traffic(prepared.traffic, Line(prepared.line.round_trip_s, rate))
+            watcher.traffic(prepared.traffic, Link(prepared.line.round_trip_s, rate))
 
     return uploaded
 

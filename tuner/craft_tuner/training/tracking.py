@@ -23,7 +23,7 @@ from craft_tuner.methods import Progress
 from craft_tuner.plan import Plan
 from craft_tuner.runs.journal import Metrics
 from craft_tuner.runs.run import Run
-from craft_tuner.training.traffic import Line, Traffic
+from craft_tuner.training.traffic import Link, Traffic
 from craft_tuner.training.watcher import Watcher
 
 BUILT_IN = {"tensorboard": "craft_tuner.training.tensorboard:TensorBoard"}
@@ -82,7 +82,7 @@ class Tracking:
         """Pass on."""
         self._watcher.plan(plan, budgets)
 
-    def traffic(self, traffic: Traffic, line: Line) -> None:
+    def traffic(self, traffic: Traffic, line: Link) -> None:
         """Pass on."""
         self._watcher.traffic(traffic, line)
 

@@ -1,8 +1,7 @@
-"""What a run moves over the line, and how long that takes: told before it begins.
+"""What a run moves over the line, and how long that takes: shown before it begins.
 
 Calls and logits are counted; images are weighed by a sample, and those that the server has already
 are not sent.
-Must not know how anything is sent.
 """
 
 from collections.abc import Sequence
@@ -36,7 +35,7 @@ class Traffic:
 
 
 @dataclass(frozen=True)
-class Line:
+class Link:
     """What is known of the way to the server; the rate only once something has been sent."""
 
     round_trip_s: float

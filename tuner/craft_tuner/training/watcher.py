@@ -9,7 +9,7 @@ from typing import Protocol
 from craft_shared.messages import Budgets
 from craft_tuner.methods import Progress
 from craft_tuner.plan import Plan
-from craft_tuner.training.traffic import Line, Traffic
+from craft_tuner.training.traffic import Link, Traffic
 
 
 class Watcher(Protocol):
@@ -19,7 +19,7 @@ class Watcher(Protocol):
         """The plan is made; nothing is spent yet."""
         ...
 
-    def traffic(self, traffic: Traffic, line: Line) -> None:
+    def traffic(self, traffic: Traffic, line: Link) -> None:
         """What will go over the line; once more when the line's rate is known."""
         ...
 
@@ -45,7 +45,7 @@ class Silent:
     def plan(self, plan: Plan, budgets: Budgets) -> None:
         """Nothing."""
 
-    def traffic(self, traffic: Traffic, line: Line) -> None:
+    def traffic(self, traffic: Traffic, line: Link) -> None:
         """Nothing."""
 
     def uploading(self, total: int) -> Callable[[int], None]:  # noqa: ARG002 - the interface

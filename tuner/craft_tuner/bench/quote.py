@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from craft_shared.messages import Budgets, Counters
-from craft_tuner.bench.folder import Standing, spent
 from craft_tuner.bench.plans import Bill
+from craft_tuner.bench.results_dir import CellStatus, spent
 from craft_tuner.client.account import fetch_spent_by_run
 from craft_tuner.client.purchases import add
 from craft_tuner.client.transport import Transport
@@ -14,7 +14,7 @@ from craft_tuner.errors import AccessDenied
 Say = Callable[[str], None]
 
 
-def bills_of(todo: Sequence[Standing], transport: Transport | None) -> list[Bill]:
+def bills_of(todo: Sequence[CellStatus], transport: Transport | None) -> list[Bill]:
     """What cells still cost: their plans less what the ledger says that their runs spent.
 
     The runs' own belief may lack the call that a kill cut off; it stands in for the ledger where
@@ -28,23 +28,23 @@ def bills_of(todo: Sequence[Standing], transport: Transport | None) -> list[Bill
     return [Bill(one.cell, _left(one, ledger.get(one.run_id))) for one in todo]
 
 
-def _left(standing: Standing, bought: Counters | None) -> Counters:
-    total = standing.plan.total if standing.plan else add([])
+def _left(status: CellStatus, bought: Counters | None) -> Counters:
+    total = status.plan.total if status.plan else add([])
     bought = bought or add([])
     return Counters(**{name: max(0, value - getattr(bought, name)) for name, value in total})
 
 
-def tell(
+def announce(
     say: Say,
-    standings: Sequence[Standing],
+    statuses: Sequence[CellStatus],
     bills: Sequence[Bill],
     budgets: Budgets | None = None,
 ) -> None:
     """Say how the cells stand and what they will cost, method by method."""
-    counts = Counter(one.state for one in standings)
+    counts = Counter(one.state for one in statuses)
     states = ", ".join(f"{count} {state}" for state, count in counts.items())
-    say(f"{len(standings)} cells: {states}; to do: {len(bills)}")
-    for reason, names in failures(standings).items():
+    say(f"{len(statuses)} cells: {states}; to do: {len(bills)}")
+    for reason, names in failures(statuses).items():
         say(f"failed: {short(names)}: {reason}")
     for method in dict.fromkeys(bill.cell.config.method for bill in bills):
         mine = [bill.left for bill in bills if bill.cell.config.method == method]
@@ -54,10 +54,10 @@ def tell(
     say(f"all together: {total}{left}")
 
 
-def failures(standings: Sequence[Standing]) -> Mapping[str, list[str]]:
+def failures(statuses: Sequence[CellStatus]) -> Mapping[str, list[str]]:
     """Names of the cells that failed, by reason."""
     found: dict[str, list[str]] = {}
-    for one in standings:
+    for one in statuses:
         if one.state == "failed":
             found.setdefault(one.reason, []).append(one.cell.name)
     return found

@@ -1,6 +1,6 @@
 """One cell at work: the same use case as `craft-tuner fit --resume`, wherever an engine puts it.
 
-A cell's run directory is all that it leaves; whoever runs it reads the result there. So a cell that
+A cell's run directory is all that it leaves; its engine reads the result there. So a cell that
 is killed is resumed by doing it again, and buys nothing twice.
 """
 
@@ -31,7 +31,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class JobResult:
     """What became of a job; `reason` says why it failed, None: it is done."""
 
     name: str
@@ -40,13 +40,13 @@ class Outcome:
     """Most memory that its process has had, other cells it did before included."""
 
 
-Work = Callable[[Job], Outcome]
+DoJob = Callable[[Job], JobResult]
 
 
 class Engine(Protocol):
     """Whatever carries jobs out."""
 
-    def run(self, jobs: Sequence[Job]) -> Generator[Outcome | None, None, None]:
+    def run(self, jobs: Sequence[Job]) -> Generator[JobResult | None, None, None]:
         """Outcomes in the order of their coming; None about every `TICK_S` in between.
 
         Closing the iterator stops what is at work; it can be resumed.
@@ -54,7 +54,7 @@ class Engine(Protocol):
         ...
 
 
-def do(job: Job) -> Outcome:
+def do(job: Job) -> JobResult:
     """Carry a job out; whatever it says goes to its log."""
     from craft_tuner.commands import fit as commands  # noqa: PLC0415 - a worker that waits needs none of it
 
@@ -67,12 +67,12 @@ def do(job: Job) -> Outcome:
         try:
             commands.resume(job.run, job.settings)
         except CraftTunerError as error:
-            return Outcome(job.name, error.message, peak_bytes())
+            return JobResult(job.name, error.message, peak_bytes())
         except Exception as error:  # noqa: BLE001 - one broken cell must not end the others
             traceback.print_exc()
             reason = f"{type(error).__name__}: {error} (traceback in {job.log})"
-            return Outcome(job.name, reason, peak_bytes())
-    return Outcome(job.name, None, peak_bytes())
+            return JobResult(job.name, reason, peak_bytes())
+    return JobResult(job.name, None, peak_bytes())
 
 
 def peak_bytes() -> int:

@@ -1,6 +1,6 @@
 """A bench as people see it: one live line on a terminal, plain lines elsewhere.
 
-Owns words and layout. Must not know how cells are done.
+Owns words and layout.
 """
 
 import time
@@ -15,7 +15,7 @@ PLAIN_EVERY_S = 60.0
 """Where there is no terminal, a line is said so often though no cell ended."""
 
 
-class Board:
+class BenchProgress:
     """Cells done, failed and left, queries, and how long it may take; a context manager.
 
     Args:

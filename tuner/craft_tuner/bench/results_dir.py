@@ -7,7 +7,7 @@
     server/             ledger and images of a server that the bench started
 
 A cell is done when its run has a result; there is no other record of that, so that nothing can
-contradict it. Must not know servers or engines.
+contradict it.
 """
 
 import json
@@ -29,7 +29,7 @@ State = Literal["done", "failed", "begun", "new"]
 
 
 @dataclass(frozen=True)
-class Standing:
+class CellStatus:
     """A cell, what it should cost, and how it stands."""
 
     cell: Cell
@@ -50,7 +50,7 @@ class Standing:
 
 
 @dataclass(frozen=True)
-class Folder:
+class ResultsDir:
     """The directory of a bench."""
 
     path: Path
@@ -67,25 +67,25 @@ class Folder:
         """Why a cell failed."""
         return self.path / "failed" / f"{name}.txt"
 
-    def look(self, planned: Planned) -> Standing:
+    def look(self, planned: Planned) -> CellStatus:
         """How a cell stands; a plan that its run has already stands.
 
         Raises:
             RunError: its run has other settings, is damaged, or is in use by another process.
         """
         name = planned.cell.name
-        standing = Standing(planned.cell, self.run(name), planned.plan, "new")
-        if (standing.run / CONFIG).exists():
-            with Run.resume(standing.run, config=planned.cell.config) as run:
-                standing = replace(
-                    standing,
+        status = CellStatus(planned.cell, self.run(name), planned.plan, "new")
+        if (status.run / CONFIG).exists():
+            with Run.resume(status.run, config=planned.cell.config) as run:
+                status = replace(
+                    status,
                     state="begun",
                     run_id=run.id,
                     plan=run.saved_plan() or planned.plan,
                 )
-        if standing.plan is None:
-            standing = replace(standing, state="failed", reason=planned.refusal)
-        return self.refresh(standing)
+        if status.plan is None:
+            status = replace(status, state="failed", reason=planned.refusal)
+        return self.refresh(status)
 
     def result(self, name: str) -> dict[str, Any] | None:
         """The content of a cell's result.json; None while there is none."""
@@ -95,28 +95,28 @@ class Folder:
         content: dict[str, Any] = json.loads(file.read_bytes())
         return content
 
-    def refresh(self, standing: Standing) -> Standing:
+    def refresh(self, status: CellStatus) -> CellStatus:
         """How a cell stands now, by its files alone; it may be at work."""
-        failure, result = self.failure(standing.cell.name), self.result(standing.cell.name)
+        failure, result = self.failure(status.cell.name), self.result(status.cell.name)
         if result is not None:
-            return replace(standing, state="done", reason="", result=result)
+            return replace(status, state="done", reason="", result=result)
         if failure.exists():
-            return replace(standing, state="failed", reason=failure.read_text(encoding="utf-8"))
-        return standing
+            return replace(status, state="failed", reason=failure.read_text(encoding="utf-8"))
+        return status
 
-    def prepare(self, standing: Standing, setup: Setup) -> None:
+    def prepare(self, status: CellStatus, setup: Setup) -> None:
         """Make the run of a cell, with its plan, if there is none; forget an earlier failure."""
-        name = standing.cell.name
+        name = status.cell.name
         for file in (self.log(name), self.failure(name)):
             file.parent.mkdir(parents=True, exist_ok=True)
         self.failure(name).unlink(missing_ok=True)
-        if standing.state == "new" or not standing.run_id:
-            with Run.create(standing.run, standing.cell.config, setup=setup.model_dump()) as run:
-                _save_plan(run, standing.plan)
+        if status.state == "new" or not status.run_id:
+            with Run.create(status.run, status.cell.config, setup=setup.model_dump()) as run:
+                _save_plan(run, status.plan)
             return
-        with Run.resume(standing.run) as run:
+        with Run.resume(status.run) as run:
             if run.saved_plan() is None:
-                _save_plan(run, standing.plan)
+                _save_plan(run, status.plan)
 
     def fail(self, name: str, reason: str) -> None:
         """Record why a cell failed."""
