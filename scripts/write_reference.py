@@ -14,6 +14,7 @@ import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
+from craft_server.api.services import services_of
 from craft_server.app import card_limits, create_app
 from craft_server.models.stub import StubBlackBox
 from craft_server.settings import Settings
@@ -86,7 +87,7 @@ def openapi_page() -> str:
         settings = Settings(data_dir=Path(folder))
         app = create_app(settings, StubBlackBox(card_limits(settings)))
         document = app.openapi()
-        app.state.store.close()
+        services_of(app).store.close()
     return json.dumps(document, indent=1, sort_keys=True) + "\n"
 
 

@@ -5,7 +5,7 @@
 The attacker knows the text encoder, as for every public checkpoint, so that each prompt is a known
 row of text features, and asks prompts with random soft offsets. This benchmark opens the model to
 get those rows and the truth; from then on it sees only what
-`craft_server.logits.disclosure` tells. Recovery
+`craft_server.logits.disclosure` discloses. Recovery
 is the cosine between recovered and true embedding, mean over images; 0 is chance, 1 is everything.
 """
 
@@ -25,7 +25,7 @@ from benchmarks.common.machine import (
     write_json,
 )
 from craft_server.engine.blackbox import BlackBox, Piece
-from craft_server.logits.disclosure import tell
+from craft_server.logits.disclosure import disclose
 from craft_shared.messages import LogitsRequest, Output, SoftPrompts
 
 Floats = NDArray[np.float32]
@@ -138,7 +138,7 @@ def main() -> None:
     )
     found: list[Row] = []
     for name, output in OUTPUTS.items():
-        told = tell(logits, output)
+        told = disclose(logits, output)
         cosines = {
             str(count): cosine(recover(texts[:count], told[:count], scale, output), true)
             for count in QUERIES

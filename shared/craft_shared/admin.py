@@ -1,4 +1,4 @@
-"""Messages of /v1/admin: whoever owns a server mints keys, changes them and sees what was done.
+"""Messages of /v1/admin: a server's owner mints keys, changes them and sees what was done.
 
 All of them need a key with the scope `admin`, which can do nothing else.
 """
@@ -94,7 +94,7 @@ class FieldChange(Reply):
 
 
 class Act(Reply):
-    """One line of the audit trail."""
+    """One line of the audit log."""
 
     id: int
     at: datetime
@@ -105,7 +105,7 @@ class Act(Reply):
 
 
 class Acts(Reply):
-    """GET /v1/admin/acts: a page of the audit trail; ask again with `after=next` for more."""
+    """GET /v1/admin/acts: a page of the audit log; ask again with `after=next` for more."""
 
     acts: list[Act]
     next: int | None

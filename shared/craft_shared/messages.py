@@ -28,7 +28,7 @@ Tag = Annotated[str, StringConstraints(max_length=MAX_TAG_CHARS, pattern=r"^[A-Z
 
 Each = TypeVar("Each")
 Many = Annotated[list[Each], Field(fail_fast=True)]
-"""A list of which the first fault is told: a million of them would take gigabytes to describe."""
+"""A list of which only the first fault is reported: a million would take gigabytes to describe."""
 
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1, le=10**15)]
@@ -105,7 +105,7 @@ class ModelCard(Reply):
     image_size: int = Field(description="side in pixels that images are resized and cropped to")
     logit_scale: float = Field(description="exp(logit_scale), the factor of the cosine")
     prompt_kinds: list[PromptKind]
-    output: OutputKind = Field("logits", description="what this key is told of the logits")
+    output: OutputKind = Field("logits", description="what is disclosed of the logits to this key")
     dtype: str = Field(description="arithmetic of the text and image towers")
     text_path: str = Field(description="how texts are encoded: exact paths only")
     limits: CardLimits
@@ -167,7 +167,7 @@ class ImageSet(Reply):
 
 
 def _kind_first(schema: dict[str, Any]) -> None:
-    """The wire needs the kind to tell prompts apart, though code that builds them does not."""
+    """The wire needs the kind to distinguish prompts, though code that builds them does not."""
     schema["required"] = ["kind", *schema["required"]]
 
 
@@ -228,7 +228,7 @@ class LogitsReply(Reply):
     budgets: Budgets
     replayed: bool = Field(description="true if this was bought before and is sent again, free")
     logits: list[list[list[float | None]]] | None = Field(
-        None, description="null where the key's policy tells nothing of a class"
+        None, description="null where the key's policy discloses nothing of a class"
     )
 
 
@@ -236,12 +236,12 @@ class LogitsReply(Reply):
 
 
 class Output(Reply):
-    """What a key is told of each row of K logits; every kind has the same shape.
+    """What is disclosed to a key of each row of K logits; every kind has the same shape.
 
     `logits`: as they are. `rounded`: to the nearest multiple of `step`. `log_probabilities`: of a
     softmax over the classes. `top_k`: those of the `k` best classes alone. `label`: 0, the
-    logarithm of 1, for the best class alone. A class of which nothing is told has -inf, which is
-    null in JSON.
+    logarithm of 1, for the best class alone. A class of which nothing is disclosed has -inf,
+    which is null in JSON.
     """
 
     kind: OutputKind = "logits"
@@ -263,7 +263,7 @@ class Policy(Reply):
         None, description="ids of the models it may use"
     )
     prompt_kinds: list[PromptKind] | None = Field(None, description="kinds of prompts it may send")
-    output: Output = Field(Output(), description="what it is told of the logits")
+    output: Output = Field(Output(), description="what is disclosed to it of the logits")
     max_classes: Positive | None = Field(None, description="class names in one request")
     max_images: Positive | None = Field(None, description="images in a set that it asks about")
     max_concurrent: Positive | None = Field(None, description="metered requests at a time")

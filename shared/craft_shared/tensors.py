@@ -62,8 +62,8 @@ def begin(
 ) -> bytes:
     """What stands before the values of tensors of such dtypes and shapes, as in `encode`.
 
-    The values follow in the order of the tensors' names, row-major, little-endian: whoever has not
-    got them all at once can send them as they come.
+    The values follow in the order of the tensors' names, row-major, little-endian: a sender
+    that has not got them all at once can send them as they come.
 
     Raises:
         MalformedTensors: a dtype that may not cross.

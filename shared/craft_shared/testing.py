@@ -1,7 +1,7 @@
 """Hostile bodies: what a server of this protocol must refuse, and with which code.
 
 For tests of servers and codecs, ours or another's. Each attack is a body of POST /v1/logits with
-Content-Type application/x-safetensors; whoever takes one without the named refusal is broken.
+Content-Type application/x-safetensors; a server that takes one without the named refusal is broken.
 """
 
 import json

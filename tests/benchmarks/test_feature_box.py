@@ -9,6 +9,7 @@ from PIL import Image
 
 from benchmarks.accuracy import feature_box
 from benchmarks.accuracy.feature_box import FeatureBox, Part, Table, picture_of
+from craft_server.api.services import services_of
 from craft_server.app import card_limits, create_app
 from craft_shared.errors import Refusal
 from tests.support.serving import settings_in
@@ -47,10 +48,10 @@ def test_logits_over_http_are_those_of_the_rows_and_names(tmp_path, box, table) 
     app = create_app(settings_in(tmp_path), box)
     rows = [3, 65_539]
     with TestClient(app) as client:
-        token = app.state.parts.keys.create("ann", 10).token
+        token = services_of(app).keys.create("ann", 10).token
         headers = {"Authorization": f"Bearer {token}"}
-        images = app.state.parts.images.add("ann", [picture_of(row) for row in rows])
-        made = app.state.parts.images.create_set("ann", [one.id for one in images], name="")
+        images = services_of(app).images.add("ann", [picture_of(row) for row in rows])
+        made = services_of(app).images.create_set("ann", [one.id for one in images], name="")
         reply = ask(client, headers, made.id, "cat")
         unknown = ask(client, headers, made.id, "dog", key="two")
         left = client.get("/v1/key", headers=headers).json()["budgets"]["queries"]

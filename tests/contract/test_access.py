@@ -10,6 +10,7 @@ from starlette.testclient import TestClient
 
 from craft_server.accounts.identity import CLIENT_SCOPES, Scope
 from craft_server.accounts.tokens import mint_token
+from craft_server.api.services import services_of
 from craft_server.app import create_app
 from tests.support.serving import image_set, settings_in, stub_box
 
@@ -57,7 +58,7 @@ def client(app):
 @pytest.fixture(scope="module")
 def keys(app, client):
     """Tokens by what is wrong with them."""
-    made = app.state.parts.keys
+    made = services_of(app).keys
     revoked = made.create("ann", 10)
     made.revoke(revoked.key.id)
     past = datetime.now(UTC) - timedelta(days=1)
@@ -79,7 +80,7 @@ def keys(app, client):
 def known(app, client, keys):
     """Parameters that name what exists, and ones that name nothing."""
     made = image_set(client, Authorization=keys["good"])
-    key_id = app.state.parts.keys.create("bob", 1).key.id
+    key_id = services_of(app).keys.create("bob", 1).key.id
     return [
         {"set_id": made, "model_id": "stub::0", "key_id": key_id},
         {"set_id": "set_" + "0" * 32, "model_id": "no such model", "key_id": "no such key"},
@@ -160,7 +161,7 @@ def others(scope):
 def test_a_key_without_the_scope_is_refused_before_anything_is_told(
     app, client, known, route, scopes
 ):
-    poor = f"Bearer {app.state.parts.keys.create('ann', 10, scopes=scopes).token}"
+    poor = f"Bearer {services_of(app).keys.create('ann', 10, scopes=scopes).token}"
     told = set()
     for names in known:
         for body in BODIES:
@@ -178,7 +179,7 @@ def test_a_key_without_the_scope_is_refused_before_anything_is_told(
 @pytest.mark.parametrize("route", NEEDS)
 def test_a_good_key_with_the_scope_is_let_in(app, client, known, route):
     scopes = [NEEDS[route]] if NEEDS[route] else [Scope.USAGE_READ]
-    good = f"Bearer {app.state.parts.keys.create('ann', 10, scopes=scopes).token}"
+    good = f"Bearer {services_of(app).keys.create('ann', 10, scopes=scopes).token}"
     assert ask(client, route, good, names=known[0]).status_code not in {401, 403}
 
 

@@ -12,6 +12,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from craft_server.accounts.identity import Scope
+from craft_server.api.services import services_of
 from craft_server.app import create_app
 from craft_server.models.stub import StubBlackBox
 from tests.support.serving import (
@@ -199,14 +200,14 @@ def test_the_search_would_find_a_leak(settings):
 
 
 def prepared(app, client):
-    token = app.state.parts.keys.create("ann", 100).token
+    token = services_of(app).keys.create("ann", 100).token
     client.headers["Authorization"] = f"Bearer {token}"
     return image_set(client, 3)
 
 
 def administration(app, client):
     """A reply of every call that an administrator makes."""
-    key = app.state.parts.keys.create("root", 0, scopes=[Scope.ADMIN])
+    key = services_of(app).keys.create("root", 0, scopes=[Scope.ADMIN])
     admin = {"headers": {"Authorization": f"Bearer {key.token}"}}
     made = client.post("/v1/admin/keys", json={"owner": "bob", "queries_limit": 1}, **admin)
     path = f"/v1/admin/keys/{made.json()['id']}"

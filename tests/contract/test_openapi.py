@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 from craft_server.accounts.identity import Scope
 from craft_server.api.routes import ROUTERS
+from craft_server.api.services import services_of
 from craft_server.app import create_app
 from tests.support.databases import fresh_postgres
 from tests.support.serving import in_thread, settings_in, stub_box
@@ -51,7 +52,7 @@ def url(app):
 @pytest.fixture(scope="module")
 def keys(app, url):
     """A token for administration and one for all else."""
-    made = app.state.parts.keys
+    made = services_of(app).keys
     admin = made.create("root", 0, scopes=[Scope.ADMIN]).token
     return {True: admin, False: made.create("ann", 10**9).token}
 

@@ -5,6 +5,7 @@ import sys
 import pytest
 from starlette.testclient import TestClient
 
+from craft_server.api.services import services_of
 from craft_server.app import create_app
 from craft_server.cli.main import main
 from tests.support.commands import Ran
@@ -64,7 +65,7 @@ def client(app, anonymous):
 
 
 def mint(app, queries, *, owner="ann", **fields):
-    return app.state.parts.keys.create(owner, queries, **fields)
+    return services_of(app).keys.create(owner, queries, **fields)
 
 
 @pytest.fixture

@@ -3,7 +3,8 @@
 import pytest
 
 from craft_server.accounts.identity import Scope
-from craft_server.metering.meter import LedgerLine
+from craft_server.api.services import services_of
+from craft_server.metering.meter import LedgerEntry
 from craft_shared.messages import Counters
 
 
@@ -105,11 +106,11 @@ def test_every_act_is_on_record_under_the_administrator_s_name(admin, admin_key)
 def test_the_audit_finds_a_counter_that_is_not_its_ledger(admin, app):
     made = create(admin)
     assert admin.get("/v1/admin/audit").json() == {"discrepancies": []}
-    meter, cost = app.state.meter, Counters(queries=2, calls=1, logit_vectors=2, texts=2)
+    meter, cost = services_of(app).meter, Counters(queries=2, calls=1, logit_vectors=2, texts=2)
     hold = meter.reserve(made["id"], "one", fingerprint="f", cost=cost, hold_s=60)
-    meter.settle(hold, b"", line=LedgerLine("tiny", "set_1", 1, 1, 1))
+    meter.settle(hold, b"", entry=LedgerEntry("tiny", "set_1", 1, 1, 1))
     assert admin.get("/v1/admin/audit").json() == {"discrepancies": []}
-    with app.state.store.write() as tx:
+    with services_of(app).store.write() as tx:
         tx.exec_driver_sql("UPDATE keys SET queries_used = 1 WHERE queries_used = 2")
     assert admin.get("/v1/admin/audit").json()["discrepancies"] == [
         {"key_id": made["id"], "counter": "queries_used", "counted": 1, "summed": 2}

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from craft_server.api.services import services_of
 from craft_server.ray_serve import build, replica_settings
 from craft_shared.errors import Code, Refusal
 
@@ -36,18 +37,18 @@ def test_an_option_that_is_no_setting_is_refused():
 
 
 class FakeServe:
-    """In place of `ray.serve`: remembers what it is told, and builds the application when asked."""
+    """In place of `ray.serve`: remembers its options, and builds the application when asked."""
 
     def __init__(self):
-        self.told = {}
+        self.options = {}
         self.build_app = None
 
     def ingress(self, build_app):
         self.build_app = build_app
         return lambda replica: replica
 
-    def deployment(self, replica, **told):
-        self.told = told
+    def deployment(self, replica, **options):
+        self.options = options
         return SimpleNamespace(bind=lambda: replica)
 
     def get_replica_context(self):
@@ -66,10 +67,10 @@ def test_ray_is_told_of_devices_of_as_many_requests_as_the_queue_takes_and_of_th
     serve, device, gpus
 ):
     build(SHARED | {"replicas": "3", "cpus": "2", "device": device, "queue": 9, "drain_s": 20})
-    assert serve.told["num_replicas"] == 3
-    assert serve.told["ray_actor_options"] == {"num_cpus": 2.0, "num_gpus": gpus}
-    assert serve.told["max_ongoing_requests"] == 9
-    assert serve.told["graceful_shutdown_timeout_s"] > 20
+    assert serve.options["num_replicas"] == 3
+    assert serve.options["ray_actor_options"] == {"num_cpus": 2.0, "num_gpus": gpus}
+    assert serve.options["max_ongoing_requests"] == 9
+    assert serve.options["graceful_shutdown_timeout_s"] > 20
 
 
 def test_a_replica_is_well_while_its_device_scores_and_says_so_when_it_stops(serve, tmp_path):
@@ -88,4 +89,4 @@ def test_a_replica_is_well_while_its_device_scores_and_says_so_when_it_stops(ser
         return caught.value.code
 
     assert asyncio.run(lives_and_stops()) is Code.DRAINING
-    assert replica.app.state.parts.settings.replica == "abc"
+    assert services_of(replica.app).settings.replica == "abc"

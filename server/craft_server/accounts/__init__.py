@@ -1,1 +1,1 @@
-"""Who may ask: keys, tokens, policies, rate limits and the audit trail."""
+"""Who may ask: keys, tokens, policies, rate limits and the audit log."""

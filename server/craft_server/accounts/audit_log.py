@@ -1,7 +1,6 @@
-"""The audit trail: who did what to which key, written in the transaction that did it.
+"""The audit log: who did what to which key, written in the transaction that did it.
 
-Owns the table `admin_acts`, to which lines are added and of which none is ever changed. Must not
-know tokens, HTTP or why somebody acts.
+Owns the table `admin_acts`, which is only added to; migrations are frozen, so it keeps its name.
 """
 
 import json
@@ -18,8 +17,8 @@ from craft_shared.admin import Act, Acts, FieldChange
 MAX_ACTOR_CHARS = 160
 
 
-class Deed(NamedTuple):
-    """An act: what was done to which key, and what that changed; none of it may be a token."""
+class AuditRecord(NamedTuple):
+    """What was done to which key, and what that changed; none of it may be a token."""
 
     act: Literal["create", "change", "rotate", "revoke"]
     key_id: str
@@ -27,33 +26,33 @@ class Deed(NamedTuple):
     was: Mapping[str, Any] = MappingProxyType({})
 
 
-def record(tx: Connection, deed: Deed, *, at: int, actor: str) -> None:
-    """Add a line to the transaction that acts."""
-    changes = {name: [_text(deed.was.get(name)), _text(deed.now[name])] for name in deed.now}
-    line = {
+def write(tx: Connection, record: AuditRecord, *, at: int, actor: str) -> None:
+    """Add a record in the transaction that makes the change."""
+    changes = {name: [_text(record.was.get(name)), _text(record.now[name])] for name in record.now}
+    row = {
         "at": at,
         "actor": actor[:MAX_ACTOR_CHARS],
-        "act": deed.act,
-        "key_id": deed.key_id,
+        "act": record.act,
+        "key_id": record.key_id,
         "details": json.dumps(changes),
     }
-    tx.execute(insert(admin_acts).values(line))
+    tx.execute(insert(admin_acts).values(row))
 
 
 def read(store: Store, *, key_id: str | None = None, after: int = 0, limit: int = 1000) -> Acts:
-    """A page of at most `limit` lines, oldest first, from the one after id `after`.
+    """A page of at most `limit` records, oldest first, from the one after id `after`.
 
     Args:
         store: where they are.
         key_id: only what was done to this key.
         after: `next` of the page before.
-        limit: lines in a page.
+        limit: records in a page.
     """
-    lines = select(admin_acts).where(admin_acts.c.id > after)
+    found = select(admin_acts).where(admin_acts.c.id > after)
     if key_id is not None:
-        lines = lines.where(admin_acts.c.key_id == key_id)
+        found = found.where(admin_acts.c.key_id == key_id)
     with store.read() as tx:
-        rows = tx.execute(lines.order_by(admin_acts.c.id).limit(limit + 1)).all()
+        rows = tx.execute(found.order_by(admin_acts.c.id).limit(limit + 1)).all()
     acts = [
         Act(
             id=row.id,

@@ -16,7 +16,7 @@ RECENT_S = 1.0
 _RECENT_KEYS = 4096
 
 
-class RecentKeys:
+class KeyCache:
     """Identities verified less than a second ago, for callers whose every act is checked again.
 
     The meter refuses what a key that was changed since wants to buy; here it only saves a look at

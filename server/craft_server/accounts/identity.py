@@ -1,7 +1,4 @@
-"""Who a key is: its facts, how they stand in a row, and what is allowed of them.
-
-Must not know tokens, how a key is found or changed, or HTTP.
-"""
+"""Who a key is: owns its fields, how a row holds them, and which values are allowed."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -92,7 +89,7 @@ def key_in(row: Row[Any], *, token_until: datetime | None = None) -> Key:
 
 
 def shown(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Columns as the audit trail shows them."""
+    """Columns as the audit log shows them."""
     moment = row.get("expires_at")
     return dict(row) if moment is None else {**row, "expires_at": from_us(moment).isoformat()}
 

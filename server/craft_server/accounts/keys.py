@@ -1,8 +1,8 @@
-"""API keys: mint, verify, list, change, rotate, revoke; every change leaves a line in the audit.
+"""API keys: mint, verify, list, change, rotate, revoke; every change is in the audit log.
 
-Owns the identity, the limits and the policy in the table `keys`. Must not know how budgets are
-spent, what a policy means or HTTP. Nothing is cached here, so a change holds from the next request
-on; what was verified just before is stopped by the key's `version`, which the meter compares.
+Owns the identity, the limits and the policy in the table `keys`. Nothing is cached here, so a
+change holds from the next request on. The meter compares a key's `version`, which stops what was
+verified just before.
 """
 
 import getpass
@@ -14,8 +14,8 @@ from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import Connection, Row, bindparam, insert, or_, select, update
 
-from craft_server.accounts import audit_log as acts
-from craft_server.accounts.audit_log import Deed
+from craft_server.accounts import audit_log
+from craft_server.accounts.audit_log import AuditRecord
 from craft_server.accounts.identity import (
     ANYTHING,
     CLIENT_SCOPES,
@@ -60,7 +60,7 @@ class Keys:
     Args:
         store: where they are.
         clock: of the store.
-        actor: who acts, for the audit trail: an admin key's id or an account.
+        actor: who acts, for the audit log: an admin key's id or an account.
     """
 
     def __init__(self, store: Store, *, clock: Clock = wall_clock, actor: str = "server") -> None:
@@ -157,7 +157,7 @@ class Keys:
         }
         with self._store.write() as tx:
             tx.execute(insert(keys).values(row))
-            self._record(tx, Deed("create", key_id, shown(facts)))
+            self._record(tx, AuditRecord("create", key_id, shown(facts)))
             return Minted(key_in(_find(tx, key_id)), token)
 
     def change(
@@ -206,7 +206,7 @@ class Keys:
             if not now:
                 return key_in(before)
             was = {name: row[name] for name in now}
-            self._record(tx, Deed("change", key_id, shown(now), shown(was)))
+            self._record(tx, AuditRecord("change", key_id, shown(now), shown(was)))
             version = before.version + terms
             return key_in(_update(tx, key_id, now | {"version": version}))
 
@@ -232,7 +232,7 @@ class Keys:
                 "previous_until": now + round(grace_s * 1_000_000) if grace_s else None,
                 "version": before.version + 1,
             }
-            self._record(tx, Deed("rotate", key_id, {"grace_s": grace_s}))
+            self._record(tx, AuditRecord("rotate", key_id, {"grace_s": grace_s}))
             return Minted(key_in(_update(tx, key_id, row)), token)
 
     def revoke(self, key_id: str) -> Key:
@@ -247,15 +247,15 @@ class Keys:
                 return key_in(before)
             row = {"revoked_at": self._clock(), "version": before.version + 1}
             when = from_us(row["revoked_at"]).isoformat()
-            self._record(tx, Deed("revoke", key_id, {"revoked_at": when}))
+            self._record(tx, AuditRecord("revoke", key_id, {"revoked_at": when}))
             return key_in(_update(tx, key_id, row))
 
-    def _record(self, tx: Connection, deed: Deed) -> None:
-        acts.record(tx, deed, at=self._clock(), actor=self._actor)
+    def _record(self, tx: Connection, record: AuditRecord) -> None:
+        audit_log.write(tx, record, at=self._clock(), actor=self._actor)
 
 
 def account() -> str:
-    """Who acts at a command line, for the audit trail."""
+    """Who acts at a command line, for the audit log."""
     try:
         return f"cli:{getpass.getuser()}"
     except (KeyError, OSError):  # a container's user need have no name

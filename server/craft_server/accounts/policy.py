@@ -1,7 +1,7 @@
 """What a key's policy means: a card that says what the key may do, and refusals of the rest.
 
 The card of a model as a key sees it is the whole truth for that key, so that a client which
-respects cards never meets a policy. Must not know budgets, HTTP or how keys are stored.
+respects cards never meets a policy.
 """
 
 from collections.abc import Sequence

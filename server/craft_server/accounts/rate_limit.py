@@ -1,9 +1,8 @@
-"""How often a key may call: a bucket of one minute's calls that fills as time passes.
+"""The rate limit of a key: a bucket of one minute's calls that fills as time passes.
 
 The generic cell rate algorithm: one number per key, the moment at which its bucket is full again.
 It protects one server process and is not accounting, so it lives in memory, and each replica has
 its own; budgets and the number of requests in work are in the store and exact over all replicas.
-Must not know HTTP or what is called.
 """
 
 import math
@@ -19,8 +18,8 @@ _KEPT = 65_536
 _ROUNDING_S = 1e-6
 
 
-class Standing(NamedTuple):
-    """Where a key stands after a call: `remaining` of `limit` now, all in `reset_s` seconds.
+class RateStatus(NamedTuple):
+    """A key's rate after a call: `remaining` of `limit` now, all in `reset_s` seconds.
 
     `wait_s` is 0 for a call that may go on, else the seconds until one may.
     """
@@ -36,8 +35,8 @@ class Standing(NamedTuple):
         return Refusal(Code.RATE_LIMITED, detail, param="rate", retry_after_s=self.wait_s)
 
 
-class Rates:
-    """Counts calls by key; used on one thread.
+class RateLimiter:
+    """Counts calls by key, on one thread.
 
     Args:
         per_minute: calls a minute of a key whose policy says nothing; 0 is no limit.
@@ -49,7 +48,7 @@ class Rates:
         self._clock = clock
         self._full_at: OrderedDict[str, float] = OrderedDict()
 
-    def take(self, key_id: str, per_minute: int | None) -> Standing | None:
+    def take(self, key_id: str, per_minute: int | None) -> RateStatus | None:
         """Count one call, unless it comes too early; None where the key has no limit."""
         limit = self._per_minute if per_minute is None else per_minute
         if not limit:
@@ -61,7 +60,7 @@ class Rates:
         full_at += each * allowed
         self._keep(key_id, full_at)
         filling_s = full_at - now
-        return Standing(
+        return RateStatus(
             limit,
             remaining=int((WINDOW_S - filling_s) / each + _ROUNDING_S),
             reset_s=math.ceil(filling_s),

@@ -1,7 +1,7 @@
 """One line in the log, one count and one span for every request that has ended.
 
-Pure ASGI. Tells a request by its route's template: what a client wrote into a path, a query or a
-header goes nowhere.
+Owns what is reported of a request. Pure ASGI. A request is named by its route's template: what a
+client wrote into a path, a query or a header is not logged.
 """
 
 import logging
@@ -20,24 +20,24 @@ UNMATCHED = "unmatched"
 """The route of every path that is none of the server's."""
 
 _FAILED = 500
-_NOBODY_THERE = 499
+_CLIENT_CLOSED_REQUEST = 499
 """The work was cancelled before it had an answer, as nginx calls it."""
 
 _PROBES = {"/livez", "/readyz"}
 _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
 
-class RequestLog:
+class AccessLog:
     """Watches requests and their replies pass."""
 
     def __init__(
-        self, app: ASGIApp, *, telemetry: Telemetry, tracer: Tracer, lines: bool = True
+        self, app: ASGIApp, *, telemetry: Telemetry, tracer: Tracer, write_log: bool = True
     ) -> None:
-        """Report to `telemetry` and `tracer`; write lines if `lines`."""
+        """Report to `telemetry` and `tracer`; log requests if `write_log`."""
         self._app = app
         self._telemetry = telemetry
         self._tracer = tracer
-        self._lines = lines
+        self._write_log = write_log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
@@ -45,7 +45,7 @@ class RequestLog:
             await self._app(scope, receive, send)
             return
         began = time.perf_counter()
-        status, sent = _NOBODY_THERE, 0
+        status, sent = _CLIENT_CLOSED_REQUEST, 0
 
         async def watched(message: Message) -> None:
             nonlocal status, sent
@@ -73,7 +73,7 @@ class RequestLog:
         self, scope: Scope, method: str, route: str, *, status: int, ms: float, sent: int
     ) -> None:
         level = logging.DEBUG if route in _PROBES else logging.INFO
-        if self._lines and _LOG.isEnabledFor(level):
+        if self._write_log and _LOG.isEnabledFor(level):
             said = fields(
                 method=method,
                 route=route,

@@ -1,12 +1,12 @@
-"""What a connection may do before it is a request: be slow, be idle, be endless, be one of many.
+"""Limits on connections: how slow, how idle and how long a request may be, and how many there are.
 
-Owns the bounds that uvicorn's protocol has not. Must not know routes, keys or settings.
+Owns the bounds that uvicorn's protocol lacks.
 
     no request            a head (request line and headers) is complete within `head_s`, else 408
     a head, or trailers   64 KiB at most, else 431
     too many connections  the one that has waited longest without a request makes room
-    an answered request   its unread body is thrown away for `_LINGER_S`, then the line is cut
-    a reply               is taken by its reader within `reply_s` of its end, else the line is cut
+    an answered request   its unread body is thrown away for `_LINGER_S`, then it is closed
+    a reply               is taken by its reader within `reply_s` of its end, else it is closed
 
 How long a body may take is bounded where it is read (middleware.py).
 """
@@ -27,7 +27,7 @@ _TOO_LARGE = _CLOSE.format("431 Request Header Fields Too Large").encode()
 _TOO_MANY = _CLOSE.format("503 Service Unavailable\r\nRetry-After: 1").encode()
 
 
-class Door:
+class ConnectionLimits:
     """The connections of one server: makes their protocols and counts them.
 
     Args:
@@ -41,41 +41,41 @@ class Door:
         self.reply_s = reply_s
         self._most = connections
         self._open: set[Connection] = set()
-        self._waiting: dict[Connection, None] = {}  # in the order in which they began to wait
+        self._idle: dict[Connection, None] = {}  # in the order in which they became idle
 
     def __call__(self, *args: Any, **kwargs: Any) -> "Connection":
         """What uvicorn calls for each connection."""
         return Connection(self, *args, **kwargs)
 
-    def enter(self, connection: "Connection") -> bool:
-        """Count a new connection, cutting one that waits if there are too many."""
-        if len(self._open) >= self._most and self._waiting:
-            next(iter(self._waiting)).cut(_TOO_SLOW)
+    def opened(self, connection: "Connection") -> bool:
+        """Count a new connection, closing an idle one if there are too many."""
+        if len(self._open) >= self._most and self._idle:
+            next(iter(self._idle)).close_now(_TOO_SLOW)
         if len(self._open) >= self._most:
             return False
         self._open.add(connection)
         return True
 
-    def leave(self, connection: "Connection") -> None:
+    def closed(self, connection: "Connection") -> None:
         """Forget a connection that is closed."""
         self._open.discard(connection)
-        self._waiting.pop(connection, None)
+        self._idle.pop(connection, None)
 
-    def waits(self, connection: "Connection") -> None:
+    def idle(self, connection: "Connection") -> None:
         """The connection has no request to be answered."""
-        self._waiting.setdefault(connection)
+        self._idle.setdefault(connection)
 
-    def works(self, connection: "Connection") -> None:
+    def busy(self, connection: "Connection") -> None:
         """The connection has a request."""
-        self._waiting.pop(connection, None)
+        self._idle.pop(connection, None)
 
 
 class Connection(HttpToolsProtocol):
     """uvicorn's protocol with the bounds at the top of this module."""
 
-    def __init__(self, door: Door, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, limits: ConnectionLimits, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._door = door
+        self._limits = limits
         self._timer: asyncio.TimerHandle | None = None
         self._useless = 0
         self._progress = False
@@ -84,15 +84,15 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a head."""
         super().connection_made(transport)
-        if self._door.enter(self):
+        if self._limits.opened(self):
             self._wait()
         else:
-            self.cut(_TOO_MANY)
+            self.close_now(_TOO_MANY)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop every clock."""
         self._stop()
-        self._door.leave(self)
+        self._limits.closed(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -101,7 +101,7 @@ class Connection(HttpToolsProtocol):
         super().data_received(data)
         self._useless = 0 if self._progress else self._useless + len(data)
         if self._useless > HEAD_BYTES:
-            self.cut(_TOO_LARGE)
+            self.close_now(_TOO_LARGE)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Keep a header; trailers, which come after a body, are dropped."""
@@ -112,7 +112,7 @@ class Connection(HttpToolsProtocol):
         """A request begins."""
         self._progress = self._in_body = True
         self._stop()
-        self._door.works(self)
+        self._limits.busy(self)
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -133,33 +133,33 @@ class Connection(HttpToolsProtocol):
         queued = bool(self.pipeline)
         super().on_response_complete()
         if self._in_body and not queued:
-            self._door.waits(self)
+            self._limits.idle(self)
             self._after(_LINGER_S, self.transport.abort)
         elif not queued:
             self._wait()
 
-    def cut(self, farewell: bytes) -> None:
+    def close_now(self, response: bytes) -> None:
         """Close at once; says why where nothing else is on its way, in or out."""
         answered = self.cycle is None or self.cycle.response_complete
         if answered and not self._in_body and not self.transport.get_write_buffer_size():
-            self.transport.write(farewell)
+            self.transport.write(response)
             self.transport.close()
         else:
             self.transport.abort()
         self._stop()
-        self._door.leave(self)
+        self._limits.closed(self)
 
     def _wait(self) -> None:
         """Wait for the next head."""
-        self._door.waits(self)
-        self._after(self._door.head_s, self._waited)
+        self._limits.idle(self)
+        self._after(self._limits.head_s, self._waited)
 
     def _waited(self) -> None:
         """No head came. A reply that is still on its way to a slow reader has more time."""
         if self.transport.get_write_buffer_size():
-            self._after(max(0, self._door.reply_s - self._door.head_s), self.transport.abort)
+            self._after(max(0, self._limits.reply_s - self._limits.head_s), self.transport.abort)
         elif self._useless:
-            self.cut(_TOO_SLOW)
+            self.close_now(_TOO_SLOW)
         else:
             self.transport.abort()
 

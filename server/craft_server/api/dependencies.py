@@ -1,74 +1,50 @@
-"""Who is asking, and what a handler may reach: the dependencies of every route."""
+"""The dependencies of every route: the caller's key with its scope and rate, and the services."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Annotated, cast
+from typing import Annotated
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from craft_server.accounts.cache import RecentKeys
 from craft_server.accounts.identity import Key, Scope
-from craft_server.accounts.keys import Keys
-from craft_server.accounts.rate_limit import Rates
-from craft_server.db.store import Store
-from craft_server.images.admission import UploadDoor
-from craft_server.images.store import ImageStore
-from craft_server.logits.service import LogitsService
-from craft_server.metering.ledger import Ledger
-from craft_server.settings import Settings
+from craft_server.api.services import Services, services_of
 from craft_shared.errors import Code, Refusal
 
 
-@dataclass(frozen=True)
-class Parts:
-    """The server's parts, built once by `create_app`."""
-
-    settings: Settings
-    store: Store
-    keys: Keys
-    recent_keys: RecentKeys
-    rates: Rates
-    ledger: Ledger
-    images: ImageStore
-    uploads: UploadDoor
-    service: LogitsService
+async def _services(request: Request) -> Services:  # async: FastAPI runs others in a thread
+    return services_of(request.app)
 
 
-async def _parts(request: Request) -> Parts:  # async: FastAPI runs others in a thread
-    return cast("Parts", request.app.state.parts)
-
-
-PartsOf = Annotated[Parts, Depends(_parts)]
+ServicesOf = Annotated[Services, Depends(_services)]
 
 _bearer = HTTPBearer(auto_error=False, description="An API key: `craft_...`")
 _Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 
 
 async def _any_key(request: Request, credentials: _Credentials) -> Key:
-    parts = await _parts(request)
-    key = await asyncio.to_thread(parts.recent_keys.verify, _token(credentials))
-    return _counted(request, parts, key)
+    services = services_of(request.app)
+    key = await asyncio.to_thread(services.key_cache.verify, _token(credentials))
+    return _counted(request, services, key)
 
 
 async def _logits_key(request: Request, credentials: _Credentials) -> Key:
     """As the others, but a look at the store may be a second old: buying checks the key again."""
-    parts = await _parts(request)
-    recent = parts.recent_keys.known(_token(credentials))
-    if recent is not None and Scope.LOGITS_READ in recent.scopes:
-        return _counted(request, parts, recent)
+    services = services_of(request.app)
+    cached = services.key_cache.known(_token(credentials))
+    if cached is not None and Scope.LOGITS_READ in cached.scopes:
+        return _counted(request, services, cached)
     return _with_scope(await _any_key(request, credentials), Scope.LOGITS_READ)
 
 
 async def _logits_key_now(
     request: Request, credentials: _Credentials
 ) -> Callable[[], Awaitable[Key]]:
-    """Look at the store again: whoever was refused may meet a key that was changed just now."""
-    parts = await _parts(request)
+    """Verify the key in the store again: a refusal may come from what the cache holds of it."""
+    services = services_of(request.app)
 
     async def again() -> Key:
-        key = await asyncio.to_thread(parts.recent_keys.verify, _token(credentials))
+        key = await asyncio.to_thread(services.key_cache.verify, _token(credentials))
         return _with_scope(key, Scope.LOGITS_READ)
 
     return again
@@ -93,13 +69,13 @@ def _token(credentials: HTTPAuthorizationCredentials | None) -> str:
     return credentials.credentials
 
 
-def _counted(request: Request, parts: Parts, key: Key) -> Key:
-    """Count a call against the key's rate; the middleware tells the client where it stands."""
-    standing = parts.rates.take(key.id, key.policy.requests_per_minute)
-    request.state.rate = standing
+def _counted(request: Request, services: Services, key: Key) -> Key:
+    """Count a call against the key's rate; the middleware writes the rate into the reply."""
+    status = services.rate_limiter.take(key.id, key.policy.requests_per_minute)
+    request.state.rate = status
     request.state.key_id = key.id  # for the log
-    if standing is not None and standing.wait_s:
-        raise standing.refusal()
+    if status is not None and status.wait_s:
+        raise status.refusal()
     return key
 
 

@@ -7,6 +7,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
+from craft_server.api.services import services_of
 from craft_server.db.store import StoreDown
 from craft_server.observability.metrics import Metrics
 from craft_shared.errors import PROBLEM_MEDIA_TYPE, Code, Refusal
@@ -18,7 +19,7 @@ _HTTP_CODES = {404: Code.NOT_FOUND, 405: Code.METHOD_NOT_ALLOWED, 413: Code.TOO_
 async def on_error(request: Request, error: Exception) -> JSONResponse:
     """Answer with the problem document of an error, and count and log it."""
     refusal = _as_refusal(error)
-    _report(refusal, request.app.state.metrics)
+    _report(refusal, services_of(request.app).metrics)
     headers = {}
     if refusal.retry_after_s is not None:
         headers["Retry-After"] = str(refusal.retry_after_s)

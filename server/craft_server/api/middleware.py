@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from craft_server.accounts.rate_limit import WINDOW_S, Standing
+from craft_server.accounts.rate_limit import WINDOW_S, RateStatus
 from craft_server.observability.logs import REQUEST_ID
 from craft_shared.errors import Code, Refusal
 from craft_shared.tensors import TENSOR_MEDIA_TYPE
@@ -72,8 +72,8 @@ class RequestId:
         await self._app(scope, receive, marked)
 
 
-def rate_headers(rate: Standing) -> dict[str, str]:
-    """Where a key's rate stands, as draft-ietf-httpapi-ratelimit-headers-10 writes it."""
+def rate_headers(rate: RateStatus) -> dict[str, str]:
+    """A key's rate limit, as draft-ietf-httpapi-ratelimit-headers-10 writes it."""
     return {
         "RateLimit-Policy": f'"calls";q={rate.limit};w={WINDOW_S}',
         "RateLimit": f'"calls";r={rate.remaining};t={rate.wait_s or rate.reset_s}',
@@ -88,7 +88,7 @@ def _is_plain(given: str) -> bool:
 class BodyCap:
     """Bounds bodies before and while they are read: size, encoding, time, and all in memory.
 
-    A refusal is raised to whoever reads the body. It costs the sender the request, and the reader
+    A refusal is raised where the body is read. It costs the sender the request, and the reader
     no more than one piece over the limit.
 
     Args:

@@ -1,7 +1,7 @@
 """The OpenAPI document: what FastAPI cannot know of this protocol is put right here.
 
 Routes read their bodies themselves, so their messages are named here; every error is a problem
-document, of its own media type, and FastAPI's own 422 does not exist. Must not know the service.
+document, of its own media type, and FastAPI's own 422 does not exist.
 """
 
 from typing import Any

@@ -13,8 +13,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from craft_server.api.bodies import JSON_MEDIA_TYPE
-from craft_server.logits.scoring import Logits
-from craft_server.logits.service import Delivery
+from craft_server.logits.results import Logits, Reply
 from craft_shared.messages import LogitsReply
 from craft_shared.tensors import TENSOR_MEDIA_TYPE
 from craft_shared.wire import begin_reply, encode_reply
@@ -25,27 +24,27 @@ _SMALL = 4096
 """So few logits are written as JSON in less time than handing them to another thread takes."""
 
 
-async def response_to(delivery: Delivery, *, tensors: bool, deadline_s: float) -> Response:
-    """The response that carries a delivery; `deadline_s` is how long a reader may take."""
-    headers = _headers(delivery)
+async def response_to(reply: Reply, *, tensors: bool, deadline_s: float) -> Response:
+    """The response that carries a reply; `deadline_s` is how long a reader may take."""
+    headers = _headers(reply)
     media = TENSOR_MEDIA_TYPE if tensors else JSON_MEDIA_TYPE
-    if delivery.logits is None:
-        return _InBlocks(delivery, headers, media, tensors=tensors, deadline_s=deadline_s)
+    if reply.logits is None:
+        return _StreamedResponse(reply, headers, media, tensors=tensors, deadline_s=deadline_s)
     if tensors:
-        body = encode_reply(delivery.reply, delivery.logits)
-    elif delivery.logits.size <= _SMALL:
-        body = _json(delivery.reply, delivery.logits)
+        body = encode_reply(reply.message, reply.logits)
+    elif reply.logits.size <= _SMALL:
+        body = _json(reply.message, reply.logits)
     else:
-        body = await asyncio.to_thread(_json, delivery.reply, delivery.logits)
+        body = await asyncio.to_thread(_json, reply.message, reply.logits)
     return Response(body, headers=headers, media_type=media)
 
 
-class _InBlocks(Response):
-    """Sends a delivery's blocks, each computed when the one before is on its way."""
+class _StreamedResponse(Response):
+    """Sends a reply's blocks, each computed when the one before is on its way."""
 
     def __init__(
         self,
-        delivery: Delivery,
+        reply: Reply,
         headers: dict[str, str],
         media: str,
         *,
@@ -54,21 +53,21 @@ class _InBlocks(Response):
     ) -> None:
         super().__init__(headers=headers, media_type=media)
         del self.headers["content-length"]
-        self._delivery = delivery
+        self._reply = reply
         self._deadline_s = deadline_s
         if tensors:
-            begin = begin_reply(delivery.reply, delivery.dtype, delivery.shape)
-            prompts, images, classes = delivery.shape
-            size = prompts * images * classes * delivery.dtype.itemsize
+            begin = begin_reply(reply.message, reply.dtype, reply.shape)
+            prompts, images, classes = reply.shape
+            size = prompts * images * classes * reply.dtype.itemsize
             self.headers["content-length"] = str(len(begin) + size)
-            self._parts = _tensor_parts(delivery, begin)
+            self._parts = _tensor_parts(reply, begin)
         else:
-            self._parts = _json_parts(delivery)
+            self._parts = _json_parts(reply)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send head, parts and end; stop computing for a reader that left or is too slow."""
         del scope
-        left = asyncio.ensure_future(hung_up(receive))
+        left = asyncio.ensure_future(disconnected(receive))
         try:
             async with asyncio.timeout(self._deadline_s):
                 await self._send(send, left)
@@ -76,7 +75,7 @@ class _InBlocks(Response):
             _LOG.warning("a reader took longer than %g s and was cut off", self._deadline_s)
         finally:
             left.cancel()
-            self._delivery.close()
+            self._reply.close()
 
     async def _send(self, send: Send, left: "asyncio.Future[None]") -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
@@ -87,46 +86,46 @@ class _InBlocks(Response):
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-async def hung_up(receive: Receive) -> None:
+async def disconnected(receive: Receive) -> None:
     """Return when the client hangs up; its request's body must have been read."""
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
-async def _tensor_parts(delivery: Delivery, begin: bytes) -> AsyncIterator[bytes]:
+async def _tensor_parts(reply: Reply, begin: bytes) -> AsyncIterator[bytes]:
     yield begin
-    async for block in delivery.blocks():
+    async for block in reply.blocks():
         yield block.tobytes()
 
 
-async def _json_parts(delivery: Delivery) -> AsyncIterator[bytes]:
+async def _json_parts(reply: Reply) -> AsyncIterator[bytes]:
     """The same document as `_json`, row by row."""
-    head = delivery.reply.model_dump_json(exclude_none=True).removesuffix("}")
+    head = reply.message.model_dump_json(exclude_none=True).removesuffix("}")
     separator = head + ',"logits":[['
     row = 0
-    async for block in delivery.blocks():
+    async for block in reply.blocks():
         for images in block.tolist():
             text = json.dumps(images, separators=(",", ":"))[1:-1].replace("-Infinity", "null")
             yield (separator + text).encode()
             row += len(images)
-            separator = "],[" if row % delivery.shape[1] == 0 else ","
+            separator = "],[" if row % reply.shape[1] == 0 else ","
     yield b"]]}"
 
 
-def _json(reply: LogitsReply, logits: Logits) -> bytes:
-    whole = reply.model_copy(update={"logits": logits.tolist()})
+def _json(message: LogitsReply, logits: Logits) -> bytes:
+    whole = message.model_copy(update={"logits": logits.tolist()})
     return whole.model_dump_json(exclude_none=True).encode()
 
 
-def _headers(delivery: Delivery) -> dict[str, str]:
-    reply = delivery.reply
-    timing = [f"{name};dur={1000 * spent:.1f}" for name, spent in delivery.seconds.items()]
+def _headers(reply: Reply) -> dict[str, str]:
+    message = reply.message
+    timing = [f"{name};dur={1000 * spent:.1f}" for name, spent in reply.seconds.items()]
     headers = {
-        "X-Query-Cost": str(0 if reply.replayed else reply.cost.queries),
-        "X-Query-Remaining": str(reply.budgets.queries.remaining),
+        "X-Query-Cost": str(0 if message.replayed else message.cost.queries),
+        "X-Query-Remaining": str(message.budgets.queries.remaining),
     }
     if timing:
         headers["Server-Timing"] = ", ".join(timing)
-    if reply.replayed:
+    if message.replayed:
         headers["Idempotent-Replayed"] = "true"
     return headers

@@ -1,7 +1,7 @@
 """What the command line shows: rows of facts on standard output, sentences on standard error.
 
 Rows are a table on a terminal, tab-separated lines under a line of names elsewhere, and CSV or JSON
-for other programs if asked for. Must not know what the rows are about.
+for other programs if asked for.
 """
 
 import csv
@@ -19,7 +19,7 @@ Form = Literal["csv", "json", "ndjson"]
 
 
 def say(sentence: str) -> None:
-    """Tell the person who runs the command."""
+    """Write a sentence for the person who runs the command."""
     sys.stderr.write(f"{sentence}\n")
 
 

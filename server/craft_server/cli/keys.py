@@ -71,7 +71,7 @@ def create_key(  # noqa: PLR0913 - one parameter per option
 @app.command("create-admin", epilog=cli_examples.KEYS_CREATE_ADMIN)
 def create_admin_key(
     *,
-    owner: Annotated[str, typer.Option(help="Who administers; named in the audit trail by its id")],
+    owner: Annotated[str, typer.Option(help="Who administers; named in the audit log by its id")],
     expires_at: Moment = None,
     as_json: AsJson = False,
     data_dir: DataDir = None,
@@ -174,7 +174,7 @@ def log(
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
 ) -> None:
-    """Show the audit trail: who minted, changed, rotated or revoked which key, and when."""
+    """Show the audit log: who minted, changed, rotated or revoked which key, and when."""
     with _administration(data_dir, database_url) as admin:
         show(_acts(admin, key), as_json=as_json)
 
@@ -221,7 +221,7 @@ def _all(admin: Administration, owner: str | None) -> Iterator[KeyRecord]:
 def _acts(admin: Administration, key_id: str | None) -> Iterator[Row]:
     after: int | None = 0
     while after is not None:
-        page = admin.acts(key_id=key_id, after=after)
+        page = admin.audit_log(key_id=key_id, after=after)
         for act in page.acts:
             row = act.model_dump(mode="json", exclude={"id", "changes"})
             yield row | {"changes": "; ".join(map(_change, act.changes))}

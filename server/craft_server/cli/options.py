@@ -1,4 +1,4 @@
-"""Options that several commands have, and what they open. Must not know any command."""
+"""Options that several commands have, and what they open."""
 
 from datetime import datetime
 from pathlib import Path

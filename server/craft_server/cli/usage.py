@@ -11,7 +11,7 @@ from craft_server.accounts.identity import Key
 from craft_server.accounts.keys import Keys
 from craft_server.cli.console import Form, Row, say, show, write
 from craft_server.cli.options import DatabaseUrl, DataDir, Moment, open_store
-from craft_server.metering.ledger import Bucket, Label, Ledger, Lines
+from craft_server.metering.ledger import Bucket, Label, Ledger, LedgerFilter
 from craft_shared.messages import Counters
 
 By = Literal["key", "tag", "run", "image_set", "day", "hour"]
@@ -48,14 +48,14 @@ def usage(  # noqa: PLR0913 - one parameter per option
     """Show what was bought, and whether the ledger agrees with the counters (1 if it does not)."""
     if output is not None and export is None:
         raise ValueError("--output needs --export csv, json or ndjson")
-    lines = Lines(since=since, until=until, tag=tag, run=run)
+    where = LedgerFilter(since=since, until=until, tag=tag, run=run)
     with closing(open_store(data_dir, database_url)) as store:
         ledger, every = Ledger(store), Keys(store).all()
         found = [one for one in every if key in {None, one.id}]
         if key is not None and not found:
             raise ValueError(f"no key has the id {key!r}")
-        sums = sum_rows(ledger, found, lines, by=by, key_id=key)
-        rows = line_rows(ledger, found, lines) if events else sums
+        sums = sum_rows(ledger, found, where, by=by, key_id=key)
+        rows = entry_rows(ledger, found, where) if events else sums
         faults = [fault._asdict() for fault in ledger.audit()]
         if export is None:
             show(rows)
@@ -69,31 +69,31 @@ def usage(  # noqa: PLR0913 - one parameter per option
 
 
 def sum_rows(
-    ledger: Ledger, keys: Sequence[Key], lines: Lines, *, by: By, key_id: str | None = None
+    ledger: Ledger, keys: Sequence[Key], where: LedgerFilter, *, by: By, key_id: str | None = None
 ) -> Iterator[Row]:
     """The four counters for each of `by`, of one key or of all; by key also where budgets stand."""
     if by == "key":
-        yield from _by_key(ledger, keys, lines)
+        yield from _by_key(ledger, keys, where)
         return
     bucket, label = _GROUPS[by]
-    for one in ledger.usage(key_id, lines, bucket=bucket, by=label).buckets:
+    for one in ledger.usage(key_id, where, bucket=bucket, by=label).buckets:
         found = one.model_dump(mode="json")
         yield {by: found[label or "start"], **found["counters"]}
 
 
-def line_rows(ledger: Ledger, keys: Sequence[Key], lines: Lines) -> Iterator[Row]:
+def entry_rows(ledger: Ledger, keys: Sequence[Key], where: LedgerFilter) -> Iterator[Row]:
     """The ledger line by line, key after key."""
     for key in keys:
         after: int | None = 0
         while after is not None:
-            page = ledger.events(key.id, lines, after=after)
+            page = ledger.events(key.id, where, after=after)
             for event in page.events:
                 yield {"key": key.id, **event.model_dump(mode="json")}
             after = page.next
 
 
-def _by_key(ledger: Ledger, keys: Sequence[Key], lines: Lines) -> Iterator[Row]:
-    totals = ledger.totals(lines)
+def _by_key(ledger: Ledger, keys: Sequence[Key], where: LedgerFilter) -> Iterator[Row]:
+    totals = ledger.totals(where)
     for key in keys:
         budget = ledger.budgets(key.id).queries
         left = {"queries_limit": budget.limit, "queries_remaining": budget.remaining}

@@ -1,10 +1,10 @@
-"""One thread that writes to the store for everybody who waits, with one commit for all of them.
+"""Group commit: one thread writes to the store for all callers that wait, and commits once for all.
 
-Owns when the ledger's writes happen. Must not know what they are. A commit to SQLite costs a flush
-to the disk and only one writer is let in, so works that wait at the same time are done one after
-the other in one transaction: each is undone alone if it raises, and nobody is told anything before
-the commit. There is no artificial wait: a work that comes alone is committed alone. On a database
-that takes many writers, works run side by side and commit by themselves.
+Owns when the ledger's writes happen. A commit to SQLite costs a flush to the disk and only one
+writer is let in, so writes that wait at the same time are done one after the other in one
+transaction. Each is undone alone if it raises, and no caller gets a result before the commit. There
+is no artificial wait: a write that comes alone is committed alone. On a database that takes many
+writers, writes run side by side and commit by themselves.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from craft_server.concurrency import Outcome
+from craft_server.concurrency import Completion
 from craft_server.db.store import Store
 from craft_shared.errors import Refusal
 
@@ -24,25 +24,27 @@ T = TypeVar("T")
 
 _LOG = logging.getLogger(__name__)
 
-_Told = tuple[Outcome, "asyncio.Future[Any]"]
+_Delivery = tuple[Completion, "asyncio.Future[Any]"]
 
-_MOST_TOGETHER = 64
-"""Works in one transaction: it must end soon, since readers of a budget wait for its end."""
+_MAX_GROUP = 64
+"""Writes in one transaction: it must end soon, since readers of a budget wait for its end."""
 
 
-class Teller:
-    """Runs works on the store off the event loop."""
+class GroupCommit:
+    """Runs writes on the store off the event loop."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._waiting: queue.SimpleQueue[_Work[Any] | None] = queue.SimpleQueue()
-        self._pool = None if store.one_writer else ThreadPoolExecutor(thread_name_prefix="teller")
-        self._thread = threading.Thread(target=self._serve, name="teller", daemon=True)
+        self._waiting: queue.SimpleQueue[_Write[Any] | None] = queue.SimpleQueue()
+        self._pool = (
+            None if store.one_writer else ThreadPoolExecutor(thread_name_prefix="group-commit")
+        )
+        self._thread = threading.Thread(target=self._serve, name="group-commit", daemon=True)
         if self._pool is None:
             self._thread.start()
 
-    def run(self, work: Callable[[], T], *, durable: bool = True) -> "asyncio.Future[T]":
-        """Do `work`, which writes by `store.write` alone; await the result for what it does.
+    def run(self, write: Callable[[], T], *, durable: bool = True) -> "asyncio.Future[T]":
+        """Do `write`, which writes by `store.write` alone; await the result for what it does.
 
         It is done even if the caller is cancelled meanwhile. What is not `durable` does not wait
         for the disk and may be undone by a power failure, as if it had never been asked for.
@@ -52,9 +54,9 @@ class Teller:
         """
         loop = asyncio.get_running_loop()
         if self._pool is not None:
-            return loop.run_in_executor(self._pool, work)
+            return loop.run_in_executor(self._pool, write)
         result: asyncio.Future[T] = loop.create_future()
-        self._waiting.put(_Work(work, durable, loop, result))
+        self._waiting.put(_Write(write, durable, loop, result))
         return result
 
     def close(self) -> None:
@@ -67,46 +69,46 @@ class Teller:
 
     def _serve(self) -> None:
         while (first := self._waiting.get()) is not None:
-            works = [first]
-            while len(works) < _MOST_TOGETHER and not self._waiting.empty():
-                work = self._waiting.get()
-                if work is None:
+            writes = [first]
+            while len(writes) < _MAX_GROUP and not self._waiting.empty():
+                write = self._waiting.get()
+                if write is None:
                     self._waiting.put(None)
                     break
-                works.append(work)
-            _tell(works, self._do(works))
+                writes.append(write)
+            _deliver(writes, self._do(writes))
 
-    def _do(self, works: list["_Work[Any]"]) -> list[Outcome]:
-        """Do works in one transaction; one that fails by a bug is not to harm the others."""
+    def _do(self, writes: list["_Write[Any]"]) -> list[Completion]:
+        """Do writes in one transaction; one that fails by a bug is not to harm the others."""
         try:
-            with self._store.together(durable=any(work.durable for work in works)):
-                return [Outcome.of(work.call, only=Refusal) for work in works]
+            with self._store.together(durable=any(write.durable for write in writes)):
+                return [Completion.of(write.call, only=Refusal) for write in writes]
         except Refusal as outage:  # nothing was committed
-            return [Outcome(None, outage)] * len(works)
-        except BaseException as error:  # noqa: BLE001 - nothing was committed, and all are told
-            if len(works) == 1:
-                return [Outcome(None, error)]
-        _LOG.warning("one of %d works failed; each is done again alone", len(works))
-        return [outcome for work in works for outcome in self._do([work])]
+            return [Completion(None, outage)] * len(writes)
+        except BaseException as error:  # noqa: BLE001 - nothing was committed, and every caller gets it
+            if len(writes) == 1:
+                return [Completion(None, error)]
+        _LOG.warning("one of %d writes failed; each is done again alone", len(writes))
+        return [completion for write in writes for completion in self._do([write])]
 
 
-class _Work(NamedTuple, Generic[T]):
+class _Write(NamedTuple, Generic[T]):
     call: Callable[[], T]
     durable: bool
     loop: asyncio.AbstractEventLoop
     result: "asyncio.Future[T]"
 
 
-def _tell(works: list[_Work[Any]], outcomes: list[Outcome]) -> None:
+def _deliver(writes: list[_Write[Any]], completions: list[Completion]) -> None:
     """Wake every loop once."""
-    told: defaultdict[asyncio.AbstractEventLoop, list[_Told]] = defaultdict(list)
-    for work, outcome in zip(works, outcomes, strict=True):
-        told[work.loop].append((outcome, work.result))
-    for loop, mine in told.items():
+    by_loop: defaultdict[asyncio.AbstractEventLoop, list[_Delivery]] = defaultdict(list)
+    for write, completion in zip(writes, completions, strict=True):
+        by_loop[write.loop].append((completion, write.result))
+    for loop, deliveries in by_loop.items():
         if not loop.is_closed():
-            loop.call_soon_threadsafe(_tell_all, mine)
+            loop.call_soon_threadsafe(_deliver_all, deliveries)
 
 
-def _tell_all(told: list[_Told]) -> None:
-    for outcome, result in told:
-        outcome.tell(result)
+def _deliver_all(deliveries: list[_Delivery]) -> None:
+    for completion, result in deliveries:
+        completion.deliver(result)

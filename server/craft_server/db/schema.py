@@ -1,8 +1,8 @@
 """The schema of a database: which revision it is, and how it becomes that of this code.
 
 Owns the order of revisions and what is done to a database that is empty, old, or newer than this
-code. Must not know engines, or what opens a transaction: whoever calls `bring` holds the lock under
-which nobody else does (store.py). Alembic is imported only where a database is old.
+code. The caller of `bring` holds a lock, so that one process at a time does it (store.py). Alembic
+is imported only where a database is old.
 
 An empty database gets every table of `metadata` at once; an old one is led through migrations/.
 """
@@ -88,7 +88,7 @@ def _create(tx: Connection) -> None:
 
 
 def _upgrade(tx: Connection, found: str) -> None:
-    logging.getLogger("alembic").setLevel(logging.WARNING)  # the store tells what was done
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # the store logs what was done
     from alembic import command  # noqa: PLC0415 - see the docstring
     from alembic.config import Config  # noqa: PLC0415
 

@@ -1,11 +1,11 @@
 """The one transactional store: all that must survive a crash is in here, and nothing else is true.
 
-Owns the engine, the two kinds of transaction and how a time is stored. Must not know what is in
-the store: opening it has schema.py make or upgrade the tables, one process at a time.
+Owns the engine, the two kinds of transaction and how a time is stored. Opening a store has
+schema.py make or upgrade the tables, one process at a time.
 
 SQLite by default: WAL, synchronous=FULL, and BEGIN IMMEDIATE for writes, so that one writer at a
 time reads and changes what nobody else can change. One writer at a time also means that many small
-writes are best made in one transaction (`together`; teller.py does that). Any other URL that
+writes are best made in one transaction (`together`; group_commit.py does that). Any other URL that
 SQLAlchemy knows works by the same statements where they are valid; Postgres at its default READ
 COMMITTED is the one meant.
 """
@@ -44,13 +44,13 @@ from craft_server.db import schema
 from craft_shared.errors import Code, Refusal
 
 RETRY_AFTER_S = 1
-"""What a client is told to wait while the store does not answer."""
+"""When a client may ask again while the store does not answer."""
 
 _LOG = logging.getLogger(__name__)
 
 
 class StoreDown(Refusal):
-    """The refusal of everybody while the store does not answer."""
+    """The refusal of every request while the store does not answer."""
 
 
 # --- time ---------------------------------------------------------------------------------------

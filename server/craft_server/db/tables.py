@@ -85,7 +85,10 @@ admin_acts = Table(
     _text("key_id", 32),
     _text("details"),
 )
-"""The audit trail: who changed which key, in the transaction that did; never changed itself."""
+"""The audit log: who changed which key, in the transaction that did; never changed itself.
+
+The table keeps the name that migrations gave it.
+"""
 
 Index("admin_acts_of_key", admin_acts.c.key_id, admin_acts.c.id)
 
@@ -93,7 +96,12 @@ requests = Table(
     "requests",
     metadata,
     Column("key_id", String(32), ForeignKey("keys.id"), primary_key=True),
-    Column("idem_key", String(MAX_IDEMPOTENCY_KEY_CHARS), primary_key=True),
+    Column(
+        "idem_key",
+        String(MAX_IDEMPOTENCY_KEY_CHARS),
+        key="idempotency_key",
+        primary_key=True,
+    ),
     _text("fingerprint", 128),
     _text("state", 8),
     Column("attempt", Integer, nullable=False),
@@ -136,7 +144,12 @@ ledger = Table(
     Column("id", BigInteger().with_variant(Integer, "sqlite"), primary_key=True),
     _count("at"),
     _text("key_id", 32),
-    _text("request_id", MAX_IDEMPOTENCY_KEY_CHARS),
+    Column(
+        "request_id",
+        String(MAX_IDEMPOTENCY_KEY_CHARS),
+        key="idempotency_key",
+        nullable=False,
+    ),
     _text("model"),
     _text("image_set"),
     _count("prompts"),
@@ -149,10 +162,16 @@ ledger = Table(
     _text("tag", MAX_TAG_CHARS),
     Column("run", String(MAX_TAG_CHARS), nullable=False, server_default=""),
     _count("milliseconds"),
-    ForeignKeyConstraint(["key_id", "request_id"], ["requests.key_id", "requests.idem_key"]),
-    UniqueConstraint("key_id", "request_id", name="charged_once"),
+    ForeignKeyConstraint(
+        ["key_id", "idempotency_key"], ["requests.key_id", "requests.idempotency_key"]
+    ),
+    UniqueConstraint("key_id", "idempotency_key", name="charged_once"),
 )
-"""One line per settled request, never changed; `request_id` is its Idempotency-Key."""
+"""One line per settled request, never changed.
+
+The Idempotency-Key stands in the columns `idem_key` and `request_id`, as migrations made them; code
+says `idempotency_key` of both.
+"""
 
 Index("ledger_pages", ledger.c.key_id, ledger.c.id)
 Index("ledger_runs", ledger.c.key_id, ledger.c.run)

@@ -1,7 +1,6 @@
 """What waits for a device, and who is next: owners take turns, groups may go together.
 
-Owns the order. Must not know threads' work, time, keys or models: an entry says whose it is, which
-group it belongs to and how large it is.
+Owns the order. An entry has an owner, a group and a size.
 """
 
 import threading
@@ -41,20 +40,20 @@ class FairQueue(Generic[E]):
     def __init__(self, *, most_together: int) -> None:
         """Take up to `most_together` of size in one batch; 0 takes entries one at a time."""
         self._most_together = most_together
-        self._lines: OrderedDict[str, deque[E]] = OrderedDict()
+        self._queues: OrderedDict[str, deque[E]] = OrderedDict()
         self._changed = threading.Condition()
         self._closed = False
 
     def __len__(self) -> int:
         with self._changed:
-            return sum(map(len, self._lines.values()))
+            return sum(map(len, self._queues.values()))
 
     def put(self, entries: Sequence[E]) -> bool:
         """Queue entries behind each other; False if the queue is closed."""
         with self._changed:
             if not self._closed:
                 for entry in entries:
-                    self._lines.setdefault(entry.owner, deque()).append(entry)
+                    self._queues.setdefault(entry.owner, deque()).append(entry)
                 self._changed.notify()
             return not self._closed
 
@@ -64,53 +63,53 @@ class FairQueue(Generic[E]):
         With `unless_begun`, nothing is taken out if any of them is not there any more.
         """
         with self._changed:
-            there = [entry for entry in entries if entry in self._lines.get(entry.owner, ())]
+            there = [entry for entry in entries if entry in self._queues.get(entry.owner, ())]
             if unless_begun and len(there) < len(entries):
                 return 0
             for entry in there:
-                self._lines[entry.owner].remove(entry)
+                self._queues[entry.owner].remove(entry)
                 self._drop_if_empty(entry.owner)
             return len(there)
 
     def take(self, *, wait: bool) -> list[E] | None:
         """The next batch; [] if nothing waits and `wait` is False; None, once closed and empty."""
         with self._changed:
-            while wait and not self._lines and not self._closed:
+            while wait and not self._queues and not self._closed:
                 self._changed.wait()
-            if not self._lines:
+            if not self._queues:
                 return None if wait else []
-            first = self._next(next(iter(self._lines)))
+            first = self._next(next(iter(self._queues)))
             return [first, *self._companions(first)]
 
     def close(self) -> list[E]:
         """Take nothing more and wake who waits in `take`; gives what was still queued."""
         with self._changed:
             self._closed = True
-            left = [entry for line in self._lines.values() for entry in line]
-            self._lines.clear()
+            left = [entry for queue in self._queues.values() for entry in queue]
+            self._queues.clear()
             self._changed.notify_all()
             return left
 
     def _next(self, owner: str) -> E:
         """The owner's first entry; the owner then stands at the end of the turn."""
-        entry = self._lines[owner].popleft()
-        self._lines.move_to_end(owner)
+        entry = self._queues[owner].popleft()
+        self._queues.move_to_end(owner)
         self._drop_if_empty(owner)
         return entry
 
     def _companions(self, first: E) -> Iterator[E]:
-        """Whatever stands first in a line, is of the same group, and still fits."""
+        """Whatever stands first in a queue, is of the same group, and still fits."""
         if first.group is None:
             return
         size = first.size
-        for owner in list(self._lines):
-            while owner in self._lines:
-                entry = self._lines[owner][0]
+        for owner in list(self._queues):
+            while owner in self._queues:
+                entry = self._queues[owner][0]
                 if entry.group != first.group or size + entry.size > self._most_together:
                     break
                 size += entry.size
                 yield self._next(owner)
 
     def _drop_if_empty(self, owner: str) -> None:
-        if not self._lines[owner]:
-            del self._lines[owner]
+        if not self._queues[owner]:
+            del self._queues[owner]

@@ -1,7 +1,7 @@
 """Records of encoded images on disk, so that a restart encodes nothing again.
 
 Owns one SQLite file. It is a cache and no ledger: whatever is wrong with the file, a caller sees
-images that are not there, never an error. Must not know what a record means.
+images that are not there, never an error.
 
     features(key, digest, record)   record = what the model gave + its CRC-32, little-endian
 
@@ -40,7 +40,7 @@ _TRIM = "DELETE FROM features WHERE rowid <= (SELECT max(rowid) FROM features) -
 """Row ids only grow, so the newest `capacity` of them hold at most that many records."""
 
 
-class FeatureStore:
+class FeatureCache:
     """Records by key and image digest; thread-safe, and safe with other processes on the file.
 
     Args:

@@ -2,8 +2,8 @@
 
     set's matrix -> records in memory -> records on disk -> decode, preprocess, encode
 
-Owns the caches of matrices and records, and the order of the work. Must not know budgets, queues
-or HTTP: whoever asks hands in the way to the device thread.
+Owns the caches of matrices and records, and the order of the work. A caller hands in the function
+that runs a job on the device thread.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from functools import partial
 from typing import Protocol, TypeVar
 
 from craft_server.engine.blackbox import BlackBox, Features, Pixels
-from craft_server.engine.feature_cache import FeatureStore
+from craft_server.engine.feature_cache import FeatureCache
 from craft_server.images.store import ImageSetRecord, ImageStore
 from craft_server.lru import Recent
 from craft_server.observability.telemetry import Tier
@@ -34,8 +34,8 @@ class RunOnDevice(Protocol):
         ...
 
 
-class FeatureShelf:
-    """Features of image sets, encoded once each, whoever asks and however often.
+class ImageFeatures:
+    """Features of image sets, encoded once each, for all callers.
 
     Callers encode in turns of at most 16 batches, so a large new set does not shut out a small
     one. Within a turn one batch is decoded while the device encodes the one before: at most two
@@ -54,7 +54,7 @@ class FeatureShelf:
         self._batch = settings.encode_batch
         self._matrices: Recent[str, Features] = Recent(settings.resident_images)
         self._records: Recent[str, bytes] = Recent(settings.feature_cache)
-        self._disk = FeatureStore(
+        self._disk = FeatureCache(
             settings.data_dir / "features.db", capacity=settings.feature_disk_images
         )
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="features")
@@ -115,7 +115,7 @@ class FeatureShelf:
         absent = _without(digests, records)
         for some in _slices(absent, self._batch * _TURN_BATCHES):
             async with _within(patience_s, self._turn):
-                known = await _in(self._thread, self._known, some)  # by whoever had a turn before
+                known = await _in(self._thread, self._known, some)  # encoded in the turns before
                 fresh = await self._encoded(_without(some, known), run)
             records |= known | fresh
         return records

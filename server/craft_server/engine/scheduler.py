@@ -1,10 +1,9 @@
-"""One worker per device: bounded admission, a fair queue, and one thread that works.
+"""One worker per device: bounded admission, a fair queue, and one thread that runs tasks.
 
-Owns admission and the order of device work. Must not know keys, budgets or models: a work is a
-function and what it is called with. Admission comes before any budget is touched, so that overload
-never takes holds.
+Owns admission and the order of device tasks. Admission comes before any budget is touched, so that
+overload never takes holds.
 
-fair_queue.py has the order: owners take turns, works of one group may run together in one call. The
+fair_queue.py has the order: owners take turns, tasks of one group may run together in one call. The
 thread takes what waits as soon as it is free; it never waits for more to come.
 """
 
@@ -17,79 +16,23 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
-from craft_server.concurrency import Outcome
+from craft_server.concurrency import Completion
 from craft_server.engine.fair_queue import FairQueue
+from craft_server.engine.tasks import RETRY_AFTER_S, Deadline, DeviceTask, Done
 from craft_server.observability.telemetry import Telemetry
 from craft_shared.errors import Code, Refusal
 
 T = TypeVar("T")
 
-Launch = Callable[[Sequence[Any]], Sequence[Callable[[], T]]]
-"""Starts work on items and gives, for each, a function that waits for the item's result.
-
-On a device that computes beside the host the next batch is launched before the last one is waited
-for; elsewhere launching is all the work and waiting takes no time.
-"""
-
 _LOG = logging.getLogger(__name__)
-_RETRY_AFTER_S = 2
-
-
-@dataclass(frozen=True)
-class Work(Generic[T]):
-    """One piece of device work; `size` counts against `most_together` where groups are merged."""
-
-    owner: str
-    launch: Launch[T]
-    item: Any = None
-    group: Hashable | None = None
-    size: int = 1
-
-    @staticmethod
-    def alone(owner: str, job: Callable[[], T]) -> "Work[T]":
-        """A plain function, run by itself."""
-
-        def launch(_: Sequence[None]) -> list[Callable[[], T]]:
-            value = job()
-            return [lambda: value]
-
-        return Work(owner, launch)
-
-
-class Deadline:
-    """Until when a request has to be done, from now on."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
-        self._end = time.monotonic() + seconds
-
-    @property
-    def left_s(self) -> float:
-        """Seconds left, at least 0."""
-        return max(0.0, self._end - time.monotonic())
-
-    def passed(self, where: str) -> Refusal:
-        """The refusal of a request whose time ended at some place."""
-        detail = f"not finished after {self._seconds:g} s; the time ended {where}"
-        return Refusal(Code.DEADLINE_EXCEEDED, detail, retry_after_s=_RETRY_AFTER_S)
-
-
-class Done(NamedTuple, Generic[T]):
-    """A result and the seconds it took, waiting and running; when it ended, by `monotonic`."""
-
-    value: T
-    waited_s: float
-    ran_s: float
-    ended: float
-
 
 class DeviceWorker:
-    """Runs works one batch after the other on a thread of its own.
+    """Runs tasks one batch after the other on a thread of its own.
 
-    A work that waits can be cancelled and is then never run; one that runs is finished. An
-    exception belongs to its work alone, also in a batch: the thread lives on.
+    A task that waits can be cancelled and is then never run; one that runs is finished. An
+    exception belongs to its task alone, also in a batch: the thread lives on.
     """
 
     def __init__(  # noqa: PLR0913 - one parameter per choice
@@ -110,13 +53,13 @@ class DeviceWorker:
             units: most texts and images those may ask for together.
             most_together: largest sum of sizes in one merged batch; 0 merges nothing.
             ahead: launch the next batch before waiting for the last one.
-            start: called on the thread before any work.
-            recover: called on the thread after a work failed, with nothing of it held any more.
-            telemetry: told of each batch.
+            start: called on the thread before any task.
+            recover: called on the thread after a task failed, with nothing of it held any more.
+            telemetry: counts each batch.
         """
         self._room = {"requests": requests, "units": units}
         self._admitted = {"requests": 0, "units": 0}
-        self._queue: FairQueue[_Ticket] = FairQueue(most_together=most_together)
+        self._queue: FairQueue[_QueuedTask] = FairQueue(most_together=most_together)
         self._ahead = ahead
         self._start = start
         self._recover = recover
@@ -170,7 +113,7 @@ class DeviceWorker:
             taken, room = self._admitted[name], self._room[name]
             if taken and taken + amount > room:
                 detail = f"{taken} {name} are in work and {amount} more asked for; room for {room}"
-                raise Refusal(Code.OVERLOADED, detail, retry_after_s=_RETRY_AFTER_S)
+                raise Refusal(Code.OVERLOADED, detail, retry_after_s=RETRY_AFTER_S)
         for name, amount in asked.items():
             self._admitted[name] += amount
         try:
@@ -180,9 +123,9 @@ class DeviceWorker:
                 self._admitted[name] -= amount
 
     async def run(
-        self, works: Sequence[Work[T]], *, deadline: Deadline, finish: bool = False
+        self, tasks: Sequence[DeviceTask[T]], *, deadline: Deadline, finish: bool = False
     ) -> list[Done[T]]:
-        """Queue works and wait for all their results.
+        """Queue tasks and wait for all their results.
 
         If the caller is cancelled while all of them wait, they are dropped and never run, and the
         cancellation goes on. Once one has begun, all are finished; then the cancellation goes on,
@@ -190,29 +133,29 @@ class DeviceWorker:
         still wait are dropped.
 
         Raises:
-            Refusal: `deadline_exceeded` (a running work's result is then thrown away),
+            Refusal: `deadline_exceeded` (a running task's result is then thrown away),
                 `draining` if one was dropped.
         """
         loop = asyncio.get_running_loop()
-        tickets = [_Ticket(work, loop, loop.create_future()) for work in works]
-        if not self._queue.put(tickets):
+        entries = [_QueuedTask(task, loop, loop.create_future()) for task in tasks]
+        if not self._queue.put(entries):
             raise _dropped()
-        results = [ticket.result for ticket in tickets]
+        results = [queued.result for queued in entries]
         until = asyncio.FIRST_EXCEPTION
         try:
             await asyncio.wait(results, timeout=deadline.left_s, return_when=until)
         except asyncio.CancelledError:
-            if self._queue.withdraw(tickets, unless_begun=True):
+            if self._queue.withdraw(entries, unless_begun=True):
                 raise
             await asyncio.wait(results, return_when=until)
             if not finish:
                 raise
-        left = self._queue.withdraw(tickets)
-        done = [ticket.done() for ticket in tickets if ticket.result.done()]  # raises what failed
-        if len(done) < len(tickets):
+        left = self._queue.withdraw(entries)
+        done = [queued.done() for queued in entries if queued.result.done()]  # raises what failed
+        if len(done) < len(entries):
             for result in results:
                 result.cancel()
-            raise deadline.passed("in the queue" if left == len(tickets) else "on the device")
+            raise deadline.passed("in the queue" if left == len(entries) else "on the device")
         return done
 
     def drain(self) -> None:
@@ -222,8 +165,8 @@ class DeviceWorker:
     def close(self) -> None:
         """Admit nothing more, drop what waits, let the running batch finish."""
         self._draining = True
-        for ticket in self._queue.close():
-            ticket.tell(Outcome(None, _dropped()))
+        for queued in self._queue.close():
+            queued.deliver(Completion(None, _dropped()))
 
     # --- the thread -----------------------------------------------------------------------------
 
@@ -238,36 +181,36 @@ class DeviceWorker:
             if launched is not None and not self._ahead:
                 self._finish(launched)
                 launched = None
-            self._running_since = None if launched is None else launched.tickets[0].began
+            self._running_since = None if launched is None else launched.batch[0].began
 
-    def _launch(self, batch: "list[_Ticket]") -> "_Launched":
+    def _launch(self, batch: "list[_QueuedTask]") -> "_Launched":
         began = time.monotonic()
         self._running_since = self._running_since or began
-        for ticket in batch:
-            ticket.began = began
-        self._telemetry.launched([began - ticket.asked for ticket in batch])
+        for queued in batch:
+            queued.began = began
+        self._telemetry.launched([began - queued.asked for queued in batch])
         try:
-            return _Launched(batch, batch[0].work.launch([ticket.work.item for ticket in batch]))
-        except BaseException as error:  # noqa: BLE001 - it belongs to whoever waits
+            return _Launched(batch, batch[0].task.launch([queued.task.item for queued in batch]))
+        except BaseException as error:  # noqa: BLE001 - its caller raises it
             _let_go(error)
             return _Launched(batch, [partial(_raise, error)] * len(batch))
 
     def _finish(self, launched: "_Launched") -> None:
-        outcomes = [Outcome.of(wait) for wait in launched.waits]
-        self._telemetry.finished(time.monotonic() - launched.tickets[0].began)
-        for ticket, outcome in zip(launched.tickets, outcomes, strict=True):
-            if outcome.error is not None and len(launched.tickets) > 1:
-                self._finish(self._launch([ticket]))  # only the one at fault is to fail
+        completions = [Completion.of(wait) for wait in launched.waits]
+        self._telemetry.finished(time.monotonic() - launched.batch[0].began)
+        for queued, completion in zip(launched.batch, completions, strict=True):
+            if completion.error is not None and len(launched.batch) > 1:
+                self._finish(self._launch([queued]))  # only the one at fault is to fail
                 continue
-            if outcome.error is None:
+            if completion.error is None:
                 self._last_success = time.monotonic()
-            elif not isinstance(outcome.error, Refusal):
+            elif not isinstance(completion.error, Refusal):
                 self._last_failure = time.monotonic()
-                self._clean_up(outcome.error)
-            ticket.tell(outcome)
+                self._clean_up(completion.error)
+            queued.deliver(completion)
 
     def _clean_up(self, error: BaseException) -> None:
-        """Give back what a failed work held; the thread lives on whatever comes of that."""
+        """Release what a failed task held; the thread lives on whatever comes of that."""
         _let_go(error)
         try:
             self._recover()
@@ -276,10 +219,10 @@ class DeviceWorker:
 
 
 @dataclass(eq=False)
-class _Ticket:
-    """A work in the queue or on the device."""
+class _QueuedTask:
+    """A task in the queue or on the device."""
 
-    work: Work[Any]
+    task: DeviceTask[Any]
     loop: asyncio.AbstractEventLoop
     result: "asyncio.Future[Any]"
     asked: float = field(default_factory=time.monotonic)
@@ -288,28 +231,28 @@ class _Ticket:
 
     @property
     def owner(self) -> str:
-        return self.work.owner
+        return self.task.owner
 
     @property
     def group(self) -> Hashable | None:
-        return self.work.group
+        return self.task.group
 
     @property
     def size(self) -> int:
-        return self.work.size
+        return self.task.size
 
     def done(self) -> Done[Any]:
         waited_s, ran_s = self.began - self.asked, self.ended - self.began
         return Done(self.result.result(), waited_s, ran_s, self.ended)
 
-    def tell(self, outcome: Outcome) -> None:
+    def deliver(self, completion: Completion) -> None:
         self.ended = time.monotonic()
         if not self.loop.is_closed():
-            self.loop.call_soon_threadsafe(outcome.tell, self.result)
+            self.loop.call_soon_threadsafe(completion.deliver, self.result)
 
 
 class _Launched(NamedTuple):
-    tickets: list[_Ticket]
+    batch: list[_QueuedTask]
     waits: Sequence[Callable[[], Any]]
 
 
@@ -321,7 +264,7 @@ def _let_go(error: BaseException) -> None:
     """Forget the variables of the calls that failed: they may hold most of a device's memory.
 
     Without this they live as long as the error does, and it is in a cycle: until Python's collector
-    comes round, which may be after many works that find no memory.
+    comes round, which may be after many tasks that find no memory.
     """
     seen: BaseException | None = error
     while seen is not None:
@@ -330,8 +273,8 @@ def _let_go(error: BaseException) -> None:
 
 
 def shutting_down() -> Refusal:
-    """The refusal of whoever comes after a drain began."""
-    return Refusal(Code.DRAINING, "the server is shutting down", retry_after_s=_RETRY_AFTER_S)
+    """The refusal of every request after a drain began."""
+    return Refusal(Code.DRAINING, "the server is shutting down", retry_after_s=RETRY_AFTER_S)
 
 
 def _dropped() -> Refusal:

@@ -1,6 +1,6 @@
 """Admission of uploads: how many bodies may be in memory at a time; the rest wait unread.
 
-Must not know HTTP: whoever asks hands in the way to read the body.
+Owns the slots and the threads that store. A caller hands in the function that reads its body.
 """
 
 import asyncio
@@ -17,23 +17,23 @@ from craft_shared.messages import StoredImage
 _RETRY_AFTER_S = 5
 
 
-class UploadDoor:
-    """Lets a few uploads in at a time and stores them on threads of its own.
+class UploadAdmission:
+    """Admits a few uploads at a time and stores them on threads of its own.
 
     An upload waits for decoding and for the disk: on the event loop's common threads it would
     keep the ledger waiting too.
 
     Args:
         images: where images are kept.
-        places: uploads read and stored at a time.
-        deadline_s: longest wait plus reading, so that slow senders do not keep the places.
+        slots: uploads read and stored at a time.
+        deadline_s: longest wait plus reading, so that slow senders do not keep the slots.
     """
 
-    def __init__(self, images: ImageStore, *, places: int, deadline_s: float) -> None:
+    def __init__(self, images: ImageStore, *, slots: int, deadline_s: float) -> None:
         self._images = images
-        self._places = Places(places)
+        self._slots = FairSemaphore(slots)
         self._deadline_s = deadline_s
-        self._threads = ThreadPoolExecutor(places, thread_name_prefix="upload")
+        self._threads = ThreadPoolExecutor(slots, thread_name_prefix="upload")
 
     async def add(
         self,
@@ -42,7 +42,7 @@ class UploadDoor:
         *,
         owner_bytes: int | None = None,
     ) -> list[StoredImage]:
-        """Wait for a place, read the files, keep them; see `ImageStore.add`.
+        """Wait for a slot, read the files, keep them; see `ImageStore.add`.
 
         Raises:
             Refusal: `deadline_exceeded`, or what `read` or `ImageStore.add` refuse.
@@ -53,7 +53,7 @@ class UploadDoor:
             return self._images.add(owner, files, owner_bytes=owner_bytes, end=end)
 
         try:
-            async with asyncio.timeout(self._deadline_s), self._places.one(owner):
+            async with asyncio.timeout(self._deadline_s), self._slots.slot(owner):
                 return await self._on_thread(keep, await read())
         except TimeoutError as error:
             detail = f"the upload was not read after {self._deadline_s:g} s; send fewer files"
@@ -66,7 +66,7 @@ class UploadDoor:
     async def _on_thread(
         self, keep: Callable[[Sequence[bytes]], list[StoredImage]], files: Sequence[bytes]
     ) -> list[StoredImage]:
-        """Store on a thread; the place is taken until that ends, also if the caller leaves."""
+        """Store on a thread; the slot is taken until that ends, also if the caller leaves."""
         work = asyncio.get_running_loop().run_in_executor(self._threads, keep, files)
         try:
             return await asyncio.shield(work)
@@ -74,10 +74,10 @@ class UploadDoor:
             await asyncio.wait([work])
 
 
-class Places:
-    """A few places that owners share: who has fewest goes first, and nobody takes the last one.
+class FairSemaphore:
+    """A few slots that owners share: who has fewest goes first, and nobody takes the last one.
 
-    With one place, owners take it in turns.
+    With one slot, owners take it in turns.
     """
 
     def __init__(self, count: int) -> None:
@@ -88,8 +88,8 @@ class Places:
         self._last = ""
 
     @asynccontextmanager
-    async def one(self, owner: str) -> AsyncIterator[None]:
-        """Have a place within the block."""
+    async def slot(self, owner: str) -> AsyncIterator[None]:
+        """Have a slot within the block."""
         await self._enter(owner)
         try:
             yield

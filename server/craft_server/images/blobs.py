@@ -1,7 +1,6 @@
-"""Image bytes by the SHA-256 of their content: what is asked of a place for them, and the folder.
+"""Image bytes by the SHA-256 of their content, in a folder or an object store.
 
-Owns the port, the folder's layout and what it takes for bytes to survive a power cut. Must not know
-owners, or the other places (blob_places.py).
+Owns the port, a folder, an object store, and what it takes for bytes to survive a power cut.
 """
 
 import hashlib
@@ -43,7 +42,8 @@ class Blobs(Protocol):
     def write(self, contents: Mapping[str, bytes]) -> None:
         """Keep bytes by their digest; when this returns, they survive a power cut.
 
-        A blob that is there already is written again, so that time tells nobody that it was. No
+        A blob that is there already is written again, so that the time it takes does not
+        reveal that. No
         reader ever sees half of one.
 
         Raises:

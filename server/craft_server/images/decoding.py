@@ -1,6 +1,6 @@
-"""The image door: untrusted bytes in, an RGB image out.
+"""Decoding of uploads: untrusted bytes in, an RGB image out.
 
-Owns formats, sizes and decoding. Must not know who uploads, where bytes are kept, models or HTTP.
+Owns formats, limits on size, and decoding.
 """
 
 import io

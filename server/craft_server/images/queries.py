@@ -1,6 +1,6 @@
-"""The tables of images and image sets, and the statements on them, each built once.
+"""The statements on images and image sets.
 
-Building a statement takes longer than running it. Must not know files, decoding or limits.
+Owns their SQL. Each is built once: building a statement takes longer than running it.
 """
 
 import hashlib

@@ -1,9 +1,8 @@
 """Images: bytes by content, ownership and image sets in the transactional store.
 
-Owns what is in the tables `images` and `image_sets`, and the threads that decode. Must not know
-models, budgets or HTTP.
+Owns what is in the tables `images` and `image_sets`, and the threads that decode.
 
-The same bytes of two owners share a file, but neither can tell: an id is visible to those who
+The same bytes of two owners share a file, but neither can notice: an id is visible to those who
 uploaded it, and an upload takes the same path whether or not another owner has the bytes.
 """
 

@@ -1,1 +1,1 @@
-"""A purchase of logits: price, payment, computation and what a key is told."""
+"""A purchase of logits: price, payment, computation and what is disclosed to a key."""

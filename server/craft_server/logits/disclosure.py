@@ -1,7 +1,7 @@
-"""What a key is told of logits: all of them, rounded, or less (`craft_shared.messages.Output`).
+"""What a key's policy discloses of logits: all, rounded, or less (`craft_shared.messages.Output`).
 
-Works on rows of K logits, so that a reply gives the same whether it leaves whole or in blocks. Must
-not know keys, HTTP or the model. docs/security.md says what each kind gives away.
+Owns the arithmetic of each kind of output. It works on rows of K logits, so that a reply says the
+same whether it leaves whole or in blocks. docs/security.md says what each kind gives away.
 """
 
 import numpy as np
@@ -12,10 +12,10 @@ from craft_shared.messages import Output
 Rows = NDArray[np.float32]
 
 
-def tell(logits: Rows, output: Output) -> Rows:
-    """Float32 (..., K) as the output says; -inf where nothing is told of a class.
+def disclose(logits: Rows, output: Output) -> Rows:
+    """Float32 (..., K) as the output says; -inf where nothing is disclosed of a class.
 
-    The argument is left as it is.
+    The argument is not changed.
     """
     if output.kind == "logits":
         return logits
@@ -25,10 +25,10 @@ def tell(logits: Rows, output: Output) -> Rows:
         return rounded
     if output.kind == "label":
         return _label(logits)
-    told = _log_softmax(logits)
+    disclosed = _log_softmax(logits)
     if output.k is not None:
-        _forget(told, np.argsort(-logits, axis=-1, kind="stable")[..., output.k :])
-    return told
+        _withhold(disclosed, np.argsort(-logits, axis=-1, kind="stable")[..., output.k :])
+    return disclosed
 
 
 def _log_softmax(logits: Rows) -> Rows:
@@ -38,11 +38,11 @@ def _log_softmax(logits: Rows) -> Rows:
 
 
 def _label(logits: Rows) -> Rows:
-    told = np.full_like(logits, -np.inf)
+    disclosed = np.full_like(logits, -np.inf)
     best = logits.argmax(axis=-1)[..., np.newaxis]
-    np.put_along_axis(told, best, np.float32(0), axis=-1)
-    return told
+    np.put_along_axis(disclosed, best, np.float32(0), axis=-1)
+    return disclosed
 
 
-def _forget(told: Rows, classes: NDArray[np.intp]) -> None:
-    np.put_along_axis(told, classes, np.float32(-np.inf), axis=-1)
+def _withhold(disclosed: Rows, classes: NDArray[np.intp]) -> None:
+    np.put_along_axis(disclosed, classes, np.float32(-np.inf), axis=-1)

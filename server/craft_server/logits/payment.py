@@ -1,7 +1,7 @@
-"""Where an order is paid: reserve, settle or give back, through the teller, whatever happens.
+"""Payment of a priced request: reserve, then settle or release, whatever happens meanwhile.
 
 Owns what a cancelled caller and a store that does not answer mean for a hold: none is left behind,
-and none is settled by halves. Must not know models, queues or HTTP.
+and none is settled by halves.
 """
 
 import asyncio
@@ -9,9 +9,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
-from craft_server.db.group_commit import Teller
-from craft_server.logits.pricing import Order
-from craft_server.metering.meter import Hold, LedgerLine, Meter, Replay
+from craft_server.db.group_commit import GroupCommit
+from craft_server.logits.pricing import PricedRequest
+from craft_server.metering.meter import Hold, LedgerEntry, Meter, Replay
 from craft_server.observability.telemetry import Telemetry, UnitState
 from craft_server.observability.tracing import Tracer
 from craft_server.settings import Settings
@@ -20,27 +20,27 @@ from craft_shared.messages import Budgets, Counters
 
 T = TypeVar("T")
 
-_AGAIN_S = 1.0
-"""Between two tries to give back a hold while the store does not answer."""
+_RETRY_S = 1.0
+"""Between two tries to release a hold while the store does not answer."""
 
 
-class Till:
-    """Takes orders' prices from budgets.
+class Payment:
+    """Takes the prices of requests from budgets.
 
     Args:
         settings: how long a hold lasts, and how many requests a key may have in work.
         meter: the budgets.
-        teller: runs the meter's work off the event loop.
-        telemetry: told of every unit.
+        group_commit: runs the meter's writes off the event loop.
+        telemetry: counts every unit.
         tracer: of the purchase's steps.
-        wait_for: lets a drain wait for a hold that is still to be given back.
+        wait_for: lets a drain wait for a hold that is still to be released.
     """
 
     def __init__(
         self,
         settings: Settings,
         meter: Meter,
-        teller: Teller,
+        group_commit: GroupCommit,
         *,
         telemetry: Telemetry,
         tracer: Tracer,
@@ -48,95 +48,95 @@ class Till:
     ) -> None:
         self._settings = settings
         self._meter = meter
-        self._teller = teller
+        self._group_commit = group_commit
         self._telemetry = telemetry
         self._tracer = tracer
         self._wait_for = wait_for
 
-    async def reserve(self, order: Order) -> Hold | Replay:
-        """Hold an order's price; a caller cancelled meanwhile leaves no hold behind.
+    async def reserve(self, priced: PricedRequest) -> Hold | Replay:
+        """Hold a request's price; a caller cancelled meanwhile leaves no hold behind.
 
         Raises:
             Refusal: see `Meter.reserve`.
         """
         reserve = partial(
             self._meter.reserve,
-            order.key.id,
-            order.idempotency_key,
-            fingerprint=order.fingerprint,
-            cost=order.cost,
+            priced.key.id,
+            priced.idempotency_key,
+            fingerprint=priced.fingerprint,
+            cost=priced.cost,
             hold_s=self._settings.hold_s,
-            version=order.key.version,
-            at_a_time=order.key.policy.max_concurrent or self._settings.key_requests,
+            version=priced.key.version,
+            at_a_time=priced.key.policy.max_concurrent or self._settings.key_requests,
         )
-        with self._tracer.span("reserve", queries=order.cost.queries):
-            reserving = self._teller.run(reserve, durable=False)
+        with self._tracer.span("reserve", queries=priced.cost.queries):
+            reserving = self._group_commit.run(reserve, durable=False)
             try:
                 return await asyncio.shield(reserving)
             except asyncio.CancelledError:
-                grant = await reserving
-                if isinstance(grant, Hold):
-                    await self.release(order, grant)
+                found = await reserving
+                if isinstance(found, Hold):
+                    await self.release(priced, found)
                 raise
 
     async def settle(
-        self, order: Order, hold: Hold, reply: bytes, *, line: LedgerLine, keep: bool
+        self, priced: PricedRequest, hold: Hold, reply: bytes, *, entry: LedgerEntry, keep: bool
     ) -> Budgets:
         """Charge a hold, also if the caller is cancelled meanwhile.
 
         Raises:
             Refusal: see `Meter.settle`; `not_ready`: nobody knows whether it is settled, and if it
-                is not, it is given back as soon as the store answers.
+                is not, it is released as soon as the store answers.
         """
-        settle = partial(self._meter.settle, hold, reply, line=line, keep=keep)
+        settle = partial(self._meter.settle, hold, reply, entry=entry, keep=keep)
         try:
-            with self._tracer.span("settle", queries=order.cost.queries):
-                budgets = await _finish(self._teller.run(settle))
+            with self._tracer.span("settle", queries=priced.cost.queries):
+                budgets = await _finished(self._group_commit.run(settle))
         except Refusal as refusal:
             if refusal.code is Code.NOT_READY:
-                self._owe(order, hold)
+                self._release_in_background(priced, hold)
             raise
-        self._tell("settled", order.cost)
+        self._count("settled", priced.cost)
         return budgets
 
-    async def release(self, order: Order, hold: Hold) -> None:
-        """Give a hold back: now, or as soon as the store answers."""
+    async def release(self, priced: PricedRequest, hold: Hold) -> None:
+        """Release a hold: now, or as soon as the store answers."""
         try:
-            await self._release(order, hold)
+            await self._release(priced, hold)
         except Refusal:
-            self._owe(order, hold)
+            self._release_in_background(priced, hold)
 
-    async def budgets(self, order: Order, replay: Replay) -> Budgets:
-        """Where the key stands when what it bought before is delivered again."""
-        budgets = await asyncio.to_thread(self._meter.budgets, order.key.id)
-        self._tell("replayed", replay.cost)
+    async def budgets(self, priced: PricedRequest, replay: Replay) -> Budgets:
+        """The key's budgets when what it bought before is delivered again; counts the replay."""
+        budgets = await asyncio.to_thread(self._meter.budgets, priced.key.id)
+        self._count("replayed", replay.cost)
         return budgets
 
-    def _owe(self, order: Order, hold: Hold) -> None:
+    def _release_in_background(self, priced: PricedRequest, hold: Hold) -> None:
         """A hold that stays would make every retry wait until it expires."""
-        self._wait_for(asyncio.create_task(self._release_later(order, hold)))
+        self._wait_for(asyncio.create_task(self._release_later(priced, hold)))
 
-    async def _release_later(self, order: Order, hold: Hold) -> None:
+    async def _release_later(self, priced: PricedRequest, hold: Hold) -> None:
         while True:
-            await asyncio.sleep(_AGAIN_S)
+            await asyncio.sleep(_RETRY_S)
             try:
-                return await self._release(order, hold)
+                return await self._release(priced, hold)
             except Refusal:
                 continue
 
-    async def _release(self, order: Order, hold: Hold) -> None:
+    async def _release(self, priced: PricedRequest, hold: Hold) -> None:
         release = partial(self._meter.release, hold)
-        if await _finish(self._teller.run(release, durable=False)):
-            self._tell("released", order.cost)
+        if await _finished(self._group_commit.run(release, durable=False)):
+            self._count("released", priced.cost)
 
-    def _tell(self, state: UnitState, cost: Counters) -> None:
+    def _count(self, state: UnitState, cost: Counters) -> None:
         self._telemetry.units(state, queries=cost.queries, logit_vectors=cost.logit_vectors)
 
 
-async def _finish(work: "asyncio.Future[T]") -> T:
+async def _finished(write: "asyncio.Future[T]") -> T:
     """Wait to the end even if the caller is cancelled meanwhile."""
     try:
-        return await asyncio.shield(work)
+        return await asyncio.shield(write)
     except asyncio.CancelledError:
-        await work
+        await write
         raise

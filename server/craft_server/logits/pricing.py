@@ -1,7 +1,7 @@
 """Check a request against model, limits and owner, and price it: before any work, exactly.
 
-Owns every rule that can be decided without a device and without a budget. Must not know HTTP, the
-meter or the queue. One query is one prompt on one image set, so a request of P prompts costs P.
+Owns every rule that can be decided without a device and without a budget. One query is one prompt
+on one image set, so a request of P prompts costs P.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from craft_shared.messages import CardLimits, Counters, LogitsRequest, TextPromp
 
 
 @dataclass(frozen=True)
-class Order:
+class PricedRequest:
     """One checked and priced request: all that is needed to carry it out."""
 
     key: Key
@@ -41,16 +41,16 @@ class Order:
         )
 
 
-class OrderDesk:
-    """Turns requests into orders for one black box."""
+class Pricing:
+    """Prices requests to one black box."""
 
     def __init__(self, blackbox: BlackBox, images: ImageStore) -> None:
         self._blackbox = blackbox
         self._images = images
 
-    def take(
+    def price(
         self, key: Key, request: LogitsRequest, *, offsets: FloatArray | None, idempotency_key: str
-    ) -> Order:
+    ) -> PricedRequest:
         """Check and price a request. Touches no budget.
 
         Args:
@@ -74,7 +74,7 @@ class OrderDesk:
         images = self._images.find_set(key.owner, request.image_set)
         check_count(policy.max_images, len(images.digests), "images", "image_set")
         _check_logits(card.limits, prompts=prompts, images=len(images.digests), classes=classes)
-        return Order(
+        return PricedRequest(
             key=key,
             idempotency_key=idempotency_key,
             request=request,

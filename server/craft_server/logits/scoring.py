@@ -1,29 +1,27 @@
-"""An order's logits on the device: image features once, texts piece by piece, then the product.
+"""A request's logits on the device: image features once, texts piece by piece, then the product.
 
-Owns how an order becomes device works and what is checked of their results. Must not know budgets,
-the meter or HTTP.
-
-A reply of a few megabytes is computed `whole`. A larger one is a `Stream`: all its texts are
-encoded, which is where the work and what can go wrong are, and its blocks are computed while they
-are sent. Either way the same order gives the same bits in whatever company, unless the server was
-told to merge the works of several clients.
+Owns how a request becomes device tasks, what is checked of their results and how a large reply is
+cut into blocks. A reply of a few megabytes is computed whole. Of a larger one all texts are encoded
+first, which takes the time and is where it can fail; its blocks are computed while they are sent.
+Either way a request gives the same bits beside any others, unless the settings merge the tasks of
+several clients.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from craft_server.engine.blackbox import Awaited, BlackBox, Features, FloatArray, Piece, Texts
-from craft_server.engine.features import FeatureShelf
-from craft_server.engine.scheduler import Deadline, DeviceWorker, Done, Work
-from craft_server.logits.disclosure import tell
-from craft_server.logits.pricing import Order
+from craft_server.engine.features import ImageFeatures
+from craft_server.engine.scheduler import DeviceWorker
+from craft_server.engine.tasks import Deadline, DeviceTask, Done
+from craft_server.logits.disclosure import disclose
+from craft_server.logits.pricing import PricedRequest
+from craft_server.logits.results import Logits, StreamedResult, WholeResult, dtype_of
 from craft_server.observability.tracing import Tracer
 from craft_shared.messages import LogitsRequest, TextPrompts
 
@@ -37,18 +35,11 @@ class Block(NamedTuple):
 
 
 T = TypeVar("T")
-Logits = NDArray[np.floating]
 
 BLOCK_LOGITS = 2**20
 """Logits in a block, 4 MB in float32: what a reply takes of memory, however large it is."""
 
-_DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
 _CANARY = "the canary"
-
-
-def dtype_of(request: LogitsRequest) -> np.dtype[Any]:
-    """The number format a client asked for, little-endian."""
-    return _DTYPES[request.dtype]
 
 
 def fits_a_block(shape: tuple[int, int, int]) -> bool:
@@ -56,31 +47,8 @@ def fits_a_block(shape: tuple[int, int, int]) -> bool:
     return shape[0] * shape[1] * shape[2] <= BLOCK_LOGITS
 
 
-class Whole(NamedTuple):
-    """All logits of an order (P, N, K), and the seconds spent waiting and computing."""
-
-    logits: Logits
-    seconds: dict[str, float]
-
-
-@dataclass(frozen=True)
-class Stream:
-    """An order whose texts are encoded: its logits can be had block by block.
-
-    Attributes:
-        proof: float32 (P, K), the logits of every prompt and class on the first image. They are
-            finite, and so are all others then; their digest stands for the reply's.
-        blocks: logits in the reply's order, each computed when it is asked for.
-        seconds: spent waiting and computing so far.
-    """
-
-    proof: FloatArray
-    blocks: AsyncIterator[Logits]
-    seconds: dict[str, float]
-
-
 class _Part(NamedTuple):
-    """One work of an order: encode a piece, then multiply with these images."""
+    """One task of a request: encode a piece, then multiply with these images."""
 
     piece: Piece
     features: Features
@@ -94,76 +62,80 @@ class _Encoded(NamedTuple):
 
 
 class Scorer:
-    """Runs orders on one device worker."""
+    """Computes requests on one device worker."""
 
     def __init__(
         self,
         blackbox: BlackBox,
-        shelf: FeatureShelf,
+        image_features: ImageFeatures,
         worker: DeviceWorker,
         *,
         deadline_s: float,
         tracer: Tracer,
     ) -> None:
         self._blackbox = blackbox
-        self._shelf = shelf
+        self._image_features = image_features
         self._worker = worker
         self._deadline_s = deadline_s
         self._tracer = tracer
 
-    async def whole(self, order: Order) -> Whole:
-        """Logits of a small order in the dtype asked for.
+    async def whole(self, priced: PricedRequest) -> WholeResult:
+        """Logits of a small request in the dtype asked for.
 
         Raises:
             Refusal: `deadline_exceeded`, `draining`.
             RuntimeError: the model gave nonsense.
         """
         clock = _Clock(self._deadline_s, self._tracer)
-        features = await self._features(order, clock)
-        parts = await self._encode(order, features, clock, images=slice(0, order.shape[1]))
-        logits = np.empty(order.shape, dtype_of(order.request))
-        for run, part in zip(order.prompts.pieces, parts, strict=True):
-            logits[run] = await _told(part.logits, order)
-        return Whole(logits, clock.seconds)
+        features = await self._features(priced, clock)
+        parts = await self._encode(priced, features, clock, images=slice(0, priced.shape[1]))
+        logits = np.empty(priced.shape, dtype_of(priced.request))
+        for run, part in zip(priced.prompts.pieces, parts, strict=True):
+            logits[run] = await _disclosed(part.logits, priced)
+        return WholeResult(logits, clock.seconds)
 
-    async def stream(self, order: Order) -> Stream:
-        """Encode the texts of a large order; its blocks are computed as they are read.
+    async def stream(self, priced: PricedRequest) -> StreamedResult:
+        """Encode the texts of a large request; its blocks are computed as they are read.
 
         Raises: as `whole`; a failure while blocks are read is raised there.
         """
         clock = _Clock(self._deadline_s, self._tracer)
-        features = await self._features(order, clock)
-        parts = await self._encode(order, features, clock, images=slice(0, 1))
+        features = await self._features(priced, clock)
+        parts = await self._encode(priced, features, clock, images=slice(0, 1))
         proof = np.concatenate([part.logits for part in parts])[:, 0]
         texts = [part.texts for part in parts]
-        return Stream(proof, self._blocks(order, texts, features), clock.seconds)
+        return StreamedResult(proof, self._blocks(priced, texts, features), clock.seconds)
 
     async def check(self, *, deadline_s: float) -> None:
         """Score one text on one image."""
-        await self._worker.run([Work.alone(_CANARY, self._canary)], deadline=Deadline(deadline_s))
+        await self._worker.run(
+            [DeviceTask.alone(_CANARY, self._canary)], deadline=Deadline(deadline_s)
+        )
 
-    async def _features(self, order: Order, clock: "_Clock") -> Features:
+    async def _features(self, priced: PricedRequest, clock: "_Clock") -> Features:
         async def run(job: Callable[[], T]) -> T:
-            work = Work.alone(order.key.id, job)
-            (done,) = await self._worker.run([work], deadline=clock.deadline)
+            task = DeviceTask.alone(priced.key.id, job)
+            (done,) = await self._worker.run([task], deadline=clock.deadline)
             return clock.count(done)
 
         try:
-            return await self._shelf.of(order.images, run, patience_s=clock.deadline.left_s)
+            return await self._image_features.of(
+                priced.images, run, patience_s=clock.deadline.left_s
+            )
         except TimeoutError as error:
             raise clock.deadline.passed("while others' images were encoded") from error
 
     async def _encode(
-        self, order: Order, features: Features, clock: "_Clock", *, images: slice
+        self, priced: PricedRequest, features: Features, clock: "_Clock", *, images: slice
     ) -> list[_Encoded]:
         """All pieces are queued at once, so that the device never waits for the next.
 
         Once one runs, the caller pays: all are finished, also if it is cancelled meanwhile.
         """
-        prompts = order.prompts
-        works: list[Work[_Encoded]] = [
-            Work(
-                order.key.id,
+        prompts = priced.prompts
+        tasks: list[DeviceTask[_Encoded]] = [
+            DeviceTask(
+                priced.key.id,
                 self._launch,
                 _Part(Piece(prompts, run), features, images),
                 group=prompts.group,
@@ -171,10 +143,10 @@ class Scorer:
             )
             for run in prompts.pieces
         ]
-        done = await self._worker.run(works, deadline=clock.deadline, finish=True)
+        done = await self._worker.run(tasks, deadline=clock.deadline, finish=True)
         parts = [clock.count(part) for part in done]
         for run, part in zip(prompts.pieces, parts, strict=True):
-            _check(part.logits, (run.stop - run.start, images.stop - images.start, order.shape[2]))
+            _check(part.logits, (run.stop - run.start, images.stop - images.start, priced.shape[2]))
         return parts
 
     def _launch(self, parts: Sequence[_Part]) -> list[Callable[[], _Encoded]]:
@@ -189,17 +161,17 @@ class Scorer:
         return lambda: _Encoded(texts, logits())
 
     async def _blocks(
-        self, order: Order, texts: list[Texts], features: Features
+        self, priced: PricedRequest, texts: list[Texts], features: Features
     ) -> AsyncIterator[Logits]:
-        """Each block is a work of its own, so that other clients' come between."""
-        _, images, classes = order.shape
-        for block in cut(order.prompts.pieces, images, classes=classes, limit=BLOCK_LOGITS):
+        """Each block is a task of its own, so that other clients' come between."""
+        _, images, classes = priced.shape
+        for block in cut(priced.prompts.pieces, images, classes=classes, limit=BLOCK_LOGITS):
             launch = partial(self._launch_block, texts[block.piece], features, block)
-            work: Work[FloatArray] = Work(order.key.id, launch)
-            (done,) = await self._worker.run([work], deadline=Deadline(self._deadline_s))
+            task: DeviceTask[FloatArray] = DeviceTask(priced.key.id, launch)
+            (done,) = await self._worker.run([task], deadline=Deadline(self._deadline_s))
             _trace(self._tracer, done)
-            told = await _told(done.value, order)
-            yield told.astype(dtype_of(order.request), copy=False)
+            disclosed = await _disclosed(done.value, priced)
+            yield disclosed.astype(dtype_of(priced.request), copy=False)
 
     def _launch_block(
         self, texts: Texts, features: Features, block: Block, _: Sequence[None]
@@ -222,7 +194,7 @@ class Scorer:
 
 
 class _Clock:
-    """One order's deadline, and where its time went."""
+    """One request's deadline, and where its time went."""
 
     def __init__(self, deadline_s: float, tracer: Tracer) -> None:
         self.deadline = Deadline(deadline_s)
@@ -236,10 +208,10 @@ class _Clock:
         return done.value
 
 
-async def _told(logits: FloatArray, order: Order) -> FloatArray:
-    """What of finite logits the key is told."""
-    output = order.key.policy.output
-    return logits if output.kind == "logits" else await asyncio.to_thread(tell, logits, output)
+async def _disclosed(logits: FloatArray, priced: PricedRequest) -> FloatArray:
+    """What the key's policy discloses of finite logits."""
+    output = priced.key.policy.output
+    return logits if output.kind == "logits" else await asyncio.to_thread(disclose, logits, output)
 
 
 def _trace(tracer: Tracer, done: Done[Any]) -> None:

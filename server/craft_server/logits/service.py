@@ -4,15 +4,13 @@
 
 The price is exact before any work. Nothing is charged unless the logits exist, and they do not
 leave unless they are charged. Of a reply too large to be held in memory, the encoded texts exist
-and are known to give finite logits; its blocks are computed while they leave. Must not know HTTP:
-routes hand in messages and get messages back.
+and are known to give finite logits; its blocks are computed while they leave. Routes hand in
+messages and get messages back.
 """
 
 import asyncio
 import hashlib
 import logging
-import weakref
-from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from functools import partial
 from typing import Any, TypeVar
@@ -20,16 +18,17 @@ from typing import Any, TypeVar
 import numpy as np
 
 from craft_server.accounts.identity import Key
-from craft_server.db.group_commit import Teller
+from craft_server.db.group_commit import GroupCommit
 from craft_server.engine.blackbox import BlackBox, FloatArray
-from craft_server.engine.features import FeatureShelf
+from craft_server.engine.features import ImageFeatures
 from craft_server.engine.scheduler import DeviceWorker, shutting_down
 from craft_server.images.store import ImageStore
-from craft_server.logits.payment import Till
-from craft_server.logits.pricing import Order, OrderDesk, count_prompts
-from craft_server.logits.scoring import Logits, Scorer, Stream, Whole, dtype_of, fits_a_block
-from craft_server.metering.meter import Hold, LedgerLine, Meter, Replay
-from craft_server.observability.telemetry import Standing, Telemetry
+from craft_server.logits.payment import Payment
+from craft_server.logits.pricing import PricedRequest, Pricing, count_prompts
+from craft_server.logits.results import Reply, Result, WholeResult, dtype_of, proof_of
+from craft_server.logits.scoring import Scorer, fits_a_block
+from craft_server.metering.meter import Hold, LedgerEntry, Meter, Replay
+from craft_server.observability.telemetry import ServerStats, Telemetry
 from craft_server.observability.tracing import Tracer
 from craft_server.settings import Settings
 from craft_shared.errors import Code, Refusal
@@ -39,47 +38,12 @@ T = TypeVar("T")
 
 _LOG = logging.getLogger(__name__)
 _SMALL_TEXTS = 256
-"""Checking an order of so few texts takes less than handing it to another thread."""
+"""Pricing a request of so few texts takes less than handing it to another thread."""
 
 _CANARY_FRESH_S = 10.0
 _CANARY_DEADLINE_S = 60.0
 _STALLED_S = 300.0
 _LAST_MOMENT_S = 5.0
-
-
-class Delivery:
-    """What leaves: the reply's message and its logits, whole or block by block.
-
-    Attributes:
-        reply: the message.
-        shape: of the logits, (P, N, K).
-        dtype: of the logits, little-endian.
-        logits: all of them, if the reply is small.
-        seconds: where the time went.
-    """
-
-    def __init__(self, reply: LogitsReply, order: Order, scored: Whole | Stream) -> None:
-        self.reply = reply
-        self.shape = order.shape
-        self.dtype = dtype_of(order.request)
-        self.logits = scored.logits if isinstance(scored, Whole) else None
-        self.seconds = scored.seconds
-        self._scored = scored
-        self._held = ExitStack()
-        self.close = weakref.finalize(self, self._held.close)
-        """Gives up what a delivery in blocks holds while it leaves: a place in the queue."""
-
-    def hold(self, held: ExitStack) -> None:
-        """Hold on to something until closed."""
-        self._held.push(held)
-
-    async def blocks(self) -> AsyncIterator[Logits]:
-        """The logits in the reply's order."""
-        if isinstance(self._scored, Whole):
-            yield self._scored.logits
-        else:
-            async for block in self._scored.blocks:
-                yield block
 
 
 class LogitsService:
@@ -92,7 +56,7 @@ class LogitsService:
         *,
         meter: Meter,
         images: ImageStore,
-        teller: Teller,
+        group_commit: GroupCommit,
         telemetry: Telemetry,
         tracer: Tracer,
     ) -> None:
@@ -100,10 +64,15 @@ class LogitsService:
         self.card = blackbox.card
         self._settings = settings
         self._running: set[asyncio.Future[Any]] = set()
-        self._till = Till(
-            settings, meter, teller, telemetry=telemetry, tracer=tracer, wait_for=self._wait_for
+        self._payment = Payment(
+            settings,
+            meter,
+            group_commit,
+            telemetry=telemetry,
+            tracer=tracer,
+            wait_for=self._wait_for,
         )
-        self._shelf = FeatureShelf(settings, blackbox, images)
+        self._image_features = ImageFeatures(settings, blackbox, images)
         self._worker = DeviceWorker(
             requests=settings.queue,
             units=settings.queue_texts,
@@ -113,36 +82,41 @@ class LogitsService:
             recover=blackbox.recover,
             telemetry=telemetry,
         )
-        self._desk = OrderDesk(blackbox, images)
+        self._pricing = Pricing(blackbox, images)
         self._scorer = Scorer(
-            blackbox, self._shelf, self._worker, deadline_s=settings.deadline_s, tracer=tracer
+            blackbox,
+            self._image_features,
+            self._worker,
+            deadline_s=settings.deadline_s,
+            tracer=tracer,
         )
 
-    async def order(
+    async def price(
         self, key: Key, request: LogitsRequest, *, offsets: FloatArray | None, idempotency_key: str
-    ) -> Order:
-        """Check and price a request; a large one off the event loop. See `OrderDesk.take`."""
-        take = partial(
-            self._desk.take, key, request, offsets=offsets, idempotency_key=idempotency_key
+    ) -> PricedRequest:
+        """Check and price a request; a large one off the event loop. See `Pricing.price`."""
+        price = partial(
+            self._pricing.price, key, request, offsets=offsets, idempotency_key=idempotency_key
         )
         texts = count_prompts(request, offsets) * len(request.class_names)
         with self._tracer.span("order", texts=texts):
-            return take() if texts <= _SMALL_TEXTS else await asyncio.to_thread(take)
+            return price() if texts <= _SMALL_TEXTS else await asyncio.to_thread(price)
 
-    async def buy(self, order: Order) -> Delivery:
-        """Carry an order out, once per idempotency key, and charge it.
+    async def buy(self, priced: PricedRequest) -> Reply:
+        """Compute a request, once per idempotency key, and charge it.
 
-        If the caller is cancelled, an order that still waits for the device is dropped and
-        released; one that runs is finished and settled, to be replayed to whoever asks again.
+        If the caller is cancelled, a request that still waits for the device is dropped and
+        released; one whose texts are being encoded is finished and settled, and the next request
+        with its idempotency key gets the reply free.
 
         Raises:
             Refusal: not admitted, not affordable, in progress, too slow; nothing was charged.
         """
-        return await self.start(order)
+        return await self.start(priced)
 
-    def start(self, order: Order) -> "asyncio.Task[Delivery]":
+    def start(self, priced: PricedRequest) -> "asyncio.Task[Reply]":
         """`buy`, begun at once; cancel the task if the caller leaves."""
-        task = asyncio.create_task(self._buy(order))
+        task = asyncio.create_task(self._buy(priced))
         self._wait_for(task)
         return task
 
@@ -166,15 +140,15 @@ class LogitsService:
             detail = f"a test forward failed ({type(error).__name__})"
             raise Refusal(Code.NOT_READY, detail, retry_after_s=5) from error
 
-    def standing(self) -> Standing:
-        """How it stands at this moment; from any thread."""
+    def stats(self) -> ServerStats:
+        """Its load and caches at this moment; from any thread."""
         requests, texts = self._worker.admitted
-        return Standing(
+        return ServerStats(
             requests=requests,
             texts=texts,
             queue=self._worker.waiting,
             busy_s=self._worker.busy_s,
-            tiers=self._shelf.tiers(),
+            tiers=self._image_features.tiers(),
         )
 
     async def drain(self, timeout_s: float) -> None:
@@ -187,7 +161,7 @@ class LogitsService:
             if late:
                 await asyncio.wait(late, timeout=_LAST_MOMENT_S)
         self._worker.close()
-        await asyncio.to_thread(self._shelf.close)
+        await asyncio.to_thread(self._image_features.close)
 
     def _wait_for(self, work: "asyncio.Future[Any]") -> None:
         """Let a drain wait for it."""
@@ -196,61 +170,64 @@ class LogitsService:
 
     # --- reserve, score, settle -----------------------------------------------------------------
 
-    async def _buy(self, order: Order) -> Delivery:
+    async def _buy(self, priced: PricedRequest) -> Reply:
         with ExitStack() as place:
-            place.enter_context(self._worker.admit(order.cost.texts))
-            grant = await self._till.reserve(order)
-            if isinstance(grant, Replay):
-                delivery = await self._replay(order, grant)
+            place.enter_context(self._worker.admit(priced.cost.texts))
+            reserved = await self._payment.reserve(priced)
+            if isinstance(reserved, Replay):
+                reply = await self._replay(priced, reserved)
             else:
-                delivery = await self._sell(order, grant)
-            if delivery.logits is None:
+                reply = await self._sell(priced, reserved)
+            if reply.logits is None:
                 left = asyncio.get_running_loop().create_future()
                 self._wait_for(left)
                 place.callback(_set, left)
-                delivery.hold(place.pop_all())
-            return delivery
+                reply.hold(place.pop_all())
+            return reply
 
-    async def _sell(self, order: Order, hold: Hold) -> Delivery:
+    async def _sell(self, priced: PricedRequest, hold: Hold) -> Reply:
         try:
-            scored = await self._score(order)
+            result = await self._score(priced)
         except BaseException:
-            await self._till.release(order, hold)
+            await self._payment.release(priced, hold)
             raise
-        line = _line(order, scored.seconds["model"])
-        keep = isinstance(scored, Whole)
-        budgets = await self._till.settle(order, hold, _proof(scored), line=line, keep=keep)
-        return self._deliver(order, scored, budgets)
+        entry = _entry(priced, result.seconds["model"])
+        keep = isinstance(result, WholeResult)
+        budgets = await self._payment.settle(priced, hold, proof_of(result), entry=entry, keep=keep)
+        return self._reply(priced, result, budgets)
 
-    async def _replay(self, order: Order, replay: Replay) -> Delivery:
+    async def _replay(self, priced: PricedRequest, replay: Replay) -> Reply:
         """What was paid for before, from the store or computed again; never charged again."""
-        scored: Whole | Stream
+        result: Result
         if replay.reply is not None:
-            logits = np.frombuffer(replay.reply, dtype_of(order.request)).reshape(order.shape)
-            scored = Whole(logits, {})
+            logits = np.frombuffer(replay.reply, dtype_of(priced.request)).reshape(priced.shape)
+            result = WholeResult(logits, {})
         else:
-            scored = await self._score(order)
-            if hashlib.sha256(_proof(scored)).hexdigest() != replay.reply_sha256:
-                _LOG.warning("a recomputed reply differs from what was sold: request %s", replay.id)
-        budgets = await self._till.budgets(order, replay)
-        return self._deliver(order, scored, budgets, replayed=True)
+            result = await self._score(priced)
+            if hashlib.sha256(proof_of(result)).hexdigest() != replay.reply_sha256:
+                _LOG.warning(
+                    "a recomputed reply differs from what was sold: request %s",
+                    replay.idempotency_key,
+                )
+        budgets = await self._payment.budgets(priced, replay)
+        return self._reply(priced, result, budgets, replayed=True)
 
-    async def _score(self, order: Order) -> Whole | Stream:
-        whole = fits_a_block(order.shape)
-        return await (self._scorer.whole(order) if whole else self._scorer.stream(order))
+    async def _score(self, priced: PricedRequest) -> Result:
+        whole = fits_a_block(priced.shape)
+        return await (self._scorer.whole(priced) if whole else self._scorer.stream(priced))
 
-    def _deliver(
-        self, order: Order, scored: Whole | Stream, budgets: Budgets, *, replayed: bool = False
-    ) -> Delivery:
-        reply = LogitsReply(
+    def _reply(
+        self, priced: PricedRequest, result: Result, budgets: Budgets, *, replayed: bool = False
+    ) -> Reply:
+        message = LogitsReply(
             model=self.card.id,
             digest=self.card.digest,
-            image_set=order.images.id,
-            cost=order.cost,
+            image_set=priced.images.id,
+            cost=priced.cost,
             budgets=budgets,
             replayed=replayed,
         )
-        return Delivery(reply, order, scored)
+        return Reply(message, priced, result)
 
 
 def _set(future: "asyncio.Future[None]") -> None:
@@ -258,20 +235,15 @@ def _set(future: "asyncio.Future[None]") -> None:
         future.set_result(None)
 
 
-def _proof(scored: Whole | Stream) -> bytes:
-    """What is the same whenever the order is computed: all logits, or a stream's proof."""
-    return (scored.logits if isinstance(scored, Whole) else scored.proof).tobytes()
-
-
-def _line(order: Order, seconds: float) -> LedgerLine:
-    prompts, images, classes = order.shape
-    return LedgerLine(
-        model=order.request.model,
-        image_set=order.images.id,
+def _entry(priced: PricedRequest, seconds: float) -> LedgerEntry:
+    prompts, images, classes = priced.shape
+    return LedgerEntry(
+        model=priced.request.model,
+        image_set=priced.images.id,
         prompts=prompts,
         images=images,
         classes=classes,
-        tag=order.request.tag,
-        run=order.request.run,
+        tag=priced.request.tag,
+        run=priced.request.run,
         milliseconds=round(seconds * 1000),
     )

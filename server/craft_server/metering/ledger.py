@@ -1,6 +1,6 @@
 """What was sold: where budgets stand, usage by time, the ledger in pages, and the audit.
 
-Reads what meter.py writes and changes nothing. Must not know models, tokens or HTTP.
+Owns all reading of the ledger and the counters; meter.py writes them.
 """
 
 import operator
@@ -81,7 +81,7 @@ class Holds(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Lines:
+class LedgerFilter:
     """Which lines of the ledger: those with `since <= at < until`, this tag and this run.
 
     None is no condition; "" are the lines without a tag or run. A moment without a time zone is
@@ -93,7 +93,7 @@ class Lines:
     tag: str | None = None
     run: str | None = None
 
-    def where(self, key_id: str | None) -> list[ColumnElement[bool]]:
+    def conditions(self, key_id: str | None) -> list[ColumnElement[bool]]:
         """The conditions on the ledger's columns; a key's lines, or everybody's."""
         conditions: list[tuple[Any, Any, Any]] = [
             (operator.eq, ledger.c.key_id, key_id),
@@ -105,7 +105,7 @@ class Lines:
         return [holds(column, value) for holds, column, value in conditions if value is not None]
 
 
-EVERYTHING = Lines()
+EVERYTHING = LedgerFilter()
 
 
 class Ledger:
@@ -122,7 +122,7 @@ class Ledger:
     def usage(
         self,
         key_id: str | None,
-        lines: Lines = EVERYTHING,
+        where: LedgerFilter = EVERYTHING,
         *,
         bucket: Bucket = "total",
         by: Label | None = None,
@@ -131,32 +131,32 @@ class Ledger:
 
         Args:
             key_id: whose; None is everybody's.
-            lines: what is added up.
+            where: what is added up.
             bucket: one sum for all of it, or one for each hour or day (UTC) that has any.
             by: a sum for each tag, run or image set (in each bucket), the largest in queries first.
         """
         starts = [] if bucket == "total" else [_start(bucket)]
         labels = [] if by is None else [ledger.c[by]]
         sums = _sums()
-        query = select(*starts, *labels, *sums).where(*lines.where(key_id))
+        query = select(*starts, *labels, *sums).where(*where.conditions(key_id))
         if groups := [*starts, *labels]:
             query = query.group_by(*groups).order_by(*starts, sums[0].desc(), *labels)
         with self._store.read() as tx:
             rows = tx.execute(query).mappings().all()
         return UsageReply(bucket=bucket, by=by, buckets=[_bucket(row) for row in rows])
 
-    def totals(self, lines: Lines = EVERYTHING) -> dict[str, Counters]:
+    def totals(self, where: LedgerFilter = EVERYTHING) -> dict[str, Counters]:
         """What each key has bought; keys that bought nothing are absent."""
-        query = select(ledger.c.key_id, *_sums()).where(*lines.where(None))
+        query = select(ledger.c.key_id, *_sums()).where(*where.conditions(None))
         with self._store.read() as tx:
             rows = tx.execute(query.group_by(ledger.c.key_id)).all()
         return {row.key_id: Counters.model_validate(row, from_attributes=True) for row in rows}
 
     def events(
-        self, key_id: str, lines: Lines = EVERYTHING, *, after: int = 0, limit: int = 1000
+        self, key_id: str, where: LedgerFilter = EVERYTHING, *, after: int = 0, limit: int = 1000
     ) -> UsageEvents:
         """A page of at most `limit` lines of a key, oldest first, from the one after id `after`."""
-        query = select(ledger).where(*lines.where(key_id), ledger.c.id > after)
+        query = select(ledger).where(*where.conditions(key_id), ledger.c.id > after)
         with self._store.read() as tx:
             rows = tx.execute(query.order_by(ledger.c.id).limit(limit + 1)).all()
         events = [_event(row) for row in rows[:limit]]

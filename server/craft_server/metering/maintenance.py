@@ -1,6 +1,6 @@
 """What goes on beside requests: sweeps of the store, audits of the ledger, a look at the loop.
 
-Owns when they happen. Must not know HTTP or models.
+Owns when they happen.
 """
 
 import asyncio
@@ -39,20 +39,20 @@ async def watch_loop(telemetry: Telemetry) -> None:
         telemetry.loop_lag(max(0.0, time.monotonic() - asked - _LOOK_S))
 
 
-def tell_given_back(holds: int) -> None:
-    """Say in the log that holds expired."""
+def log_expired(holds: int) -> None:
+    """Log how many holds expired."""
     if holds:
         _LOG.warning("%d holds of requests that never ended were given back", holds)
 
 
 def sweep_once(meter: Meter, telemetry: Telemetry, *, audit: bool) -> None:
-    """One round of `sweep`; whatever fails is told, and the next round goes on.
+    """One round of `sweep`; whatever fails is logged, and the next round goes on.
 
     Without sweeps, holds of requests that never ended would stay.
     """
-    runtime.give_back()
+    runtime.trim_memory()
     try:
-        tell_given_back(meter.expire())
+        log_expired(meter.expire())
         holds, oldest = meter.holds()
         age_us = 0 if oldest is None else wall_clock() - oldest
         telemetry.held(holds, max(0, age_us) / 1_000_000)

@@ -1,13 +1,12 @@
 """Budgets: reserve before the work, settle before the first byte of the reply.
 
 Owns all that is written to `requests`, `ledger` and the columns `used` and `held` of `keys`:
-tables.py has the tables, ledger.py reads them. Must not know models, images, tokens or HTTP. The
-price is an exact integer known before any work, nothing is counted in memory, and every change is
-one transaction:
+tables.py has the tables, ledger.py reads them. The price is an exact integer known before any work,
+nothing is counted in memory, and every change is one transaction:
 
     reserve   OPEN, HOLD, IN_WORK        not opened: replay, 409 or 422; no room: 402 or 429
     settle    SETTLE, CHARGE, RECORD     if the hold expired meanwhile, MOVE and HOLD come first
-    release   MOVE, GIVE_BACK            expire and recover do the same to each stale hold
+    release   MOVE, RETURN_HELD          expire and recover do the same to each stale hold
 
 A request is a key and an Idempotency-Key. It is `held` while being worked on, then `settled` for
 good, or `released` or `expired`, from where a retry with the same fingerprint may hold it again as
@@ -36,7 +35,7 @@ from craft_shared.messages import Budget, Budgets, Counters
 OPEN = Statement("""
     INSERT INTO requests (key_id, idem_key, fingerprint, state, attempt, holder,
                           held_at, expires_at, queries, calls, logit_vectors, texts)
-    VALUES (:key_id, :idem_key, :fingerprint, 'held', 1, :holder,
+    VALUES (:key_id, :idempotency_key, :fingerprint, 'held', 1, :holder,
             :now, :expires_at, :queries, :calls, :logit_vectors, :texts)
     ON CONFLICT (key_id, idem_key) DO UPDATE
     SET state = 'held', attempt = requests.attempt + 1, holder = excluded.holder,
@@ -64,7 +63,7 @@ IN_WORK = Statement("""
 SETTLE = Statement("""
     UPDATE requests
     SET state = 'settled', settled_at = :now, reply_sha256 = :reply_sha256, reply = :reply
-    WHERE key_id = :key_id AND idem_key = :idem_key AND attempt = :attempt AND state = 'held'
+    WHERE key_id = :key_id AND idem_key = :idempotency_key AND attempt = :attempt AND state = 'held'
     RETURNING queries, calls, logit_vectors, texts""")
 
 CHARGE = Statement("""
@@ -79,15 +78,15 @@ CHARGE = Statement("""
 RECORD = Statement("""
     INSERT INTO ledger (at, key_id, request_id, model, image_set, prompts, images, classes,
                         queries, calls, logit_vectors, texts, tag, run, milliseconds)
-    VALUES (:now, :key_id, :idem_key, :model, :image_set, :prompts, :images, :classes,
+    VALUES (:now, :key_id, :idempotency_key, :model, :image_set, :prompts, :images, :classes,
             :queries, :calls, :logit_vectors, :texts, :tag, :run, :milliseconds)""")
 
 MOVE = Statement("""
     UPDATE requests SET state = :state
-    WHERE key_id = :key_id AND idem_key = :idem_key AND attempt = :attempt AND state = :was
+    WHERE key_id = :key_id AND idem_key = :idempotency_key AND attempt = :attempt AND state = :was
     RETURNING queries, logit_vectors""")
 
-GIVE_BACK = Statement("""
+RETURN_HELD = Statement("""
     UPDATE keys SET queries_held = queries_held - :queries,
                     logit_vectors_held = logit_vectors_held - :logit_vectors
     WHERE id = :key_id""")
@@ -103,7 +102,7 @@ FORGET = text("""
     UPDATE requests SET reply = NULL WHERE reply IS NOT NULL AND settled_at <= :before""")
 
 RETRY_AFTER_S = 1
-"""What a client is told to wait for work in flight."""
+"""When a client may ask again while its request is in flight."""
 
 DAY_S = 24 * 60 * 60
 _SECOND_US = 1_000_000
@@ -113,10 +112,10 @@ _FUTURE_US = 60 * _SECOND_US
 
 @dataclass(frozen=True)
 class Hold:
-    """A reserved request; the attempt tells it from those before and after it."""
+    """A reserved request; `attempt` counts how often it was reserved."""
 
     key_id: str
-    idem_key: str
+    idempotency_key: str
     attempt: int
 
 
@@ -125,17 +124,17 @@ class Replay:
     """A request that was bought before: asking again is free, `cost` says what it did cost.
 
     `reply` is None where it was too large or is too old to be stored: compute it again and compare
-    its SHA-256, in hex, with `reply_sha256`. `id` is the request's Idempotency-Key.
+    its SHA-256, in hex, with `reply_sha256`.
     """
 
-    id: str
+    idempotency_key: str
     reply: bytes | None
     reply_sha256: str
     cost: Counters
 
 
 @dataclass(frozen=True)
-class LedgerLine:
+class LedgerEntry:
     """What the ledger says of a settled request beside its cost."""
 
     model: str
@@ -163,8 +162,8 @@ class Meter(Ledger):
     ) -> None:
         """Meter on a store; replies of up to `reply_bytes` are stored for `reply_kept_s`.
 
-        `holder` names the process whose holds these are, the same after a restart. `telemetry` is
-        told what expired; what is settled or released is known once it is committed, to others.
+        `holder` names the process whose holds these are, the same after a restart. `telemetry`
+        counts what expired; callers count what is settled or released, once it is committed.
         """
         super().__init__(store)
         self._clock = clock
@@ -176,7 +175,7 @@ class Meter(Ledger):
     def reserve(  # noqa: PLR0913 - all that a purchase is
         self,
         key_id: str,
-        idem_key: str,
+        idempotency_key: str,
         *,
         fingerprint: str,
         cost: Counters,
@@ -188,7 +187,7 @@ class Meter(Ledger):
 
         Args:
             key_id: who pays.
-            idem_key: the Idempotency-Key.
+            idempotency_key: the Idempotency-Key.
             fingerprint: digest of all that decides the reply; a retry has the same.
             cost: the price.
             hold_s: seconds until the hold is given back if nobody settles or releases it.
@@ -200,7 +199,7 @@ class Meter(Ledger):
                 `request_in_progress`, `idempotency_key_reused`, `rate_limited`, or
                 `budget_exhausted` and `budget_held`, whose `param` is the limit in the way.
         """
-        values = {"key_id": key_id, "idem_key": idem_key, "fingerprint": fingerprint}
+        values = {"key_id": key_id, "idempotency_key": idempotency_key, "fingerprint": fingerprint}
         values |= cost.model_dump() | {"holder": self._holder, "version": version}
         with self._store.write() as tx:
             now = self._clock()
@@ -208,14 +207,14 @@ class Meter(Ledger):
             opened = OPEN.first(tx, values | {"now": now, "expires_at": expires_at})
             if opened is None:
                 _check_unchanged(tx, key_id, now, version)
-                return _replay(_request(tx, key_id, idem_key), fingerprint)
+                return _replay(_request(tx, key_id, idempotency_key), fingerprint)
             if HOLD.first(tx, values | {"now": now}) is None:
                 _check_unchanged(tx, key_id, now, version)
                 raise _no_room(budgets_of(tx, key_id), cost)
             _check_in_work(tx, key_id, at_a_time)
-            return Hold(key_id, idem_key, opened["attempt"])
+            return Hold(key_id, idempotency_key, opened["attempt"])
 
-    def settle(self, hold: Hold, reply: bytes, *, line: LedgerLine, keep: bool = True) -> Budgets:
+    def settle(self, hold: Hold, reply: bytes, *, entry: LedgerEntry, keep: bool = True) -> Budgets:
         """Charge a held request; only then may its reply leave the server.
 
         What is settled already is not charged again: it is paid for, deliver it.
@@ -223,7 +222,7 @@ class Meter(Ledger):
         Args:
             hold: what `reserve` gave.
             reply: what of the reply is the same whenever it is computed (not the budgets).
-            line: what to write into the ledger.
+            entry: what to write into the ledger.
             keep: store `reply` for replays if it is small, not only its digest.
 
         Raises:
@@ -239,17 +238,17 @@ class Meter(Ledger):
             if cost is None and _revive(tx, hold, now):
                 cost = SETTLE.first(tx, values)
             if cost is not None:
-                RECORD.first(tx, values | vars(line) | cost)
+                RECORD.first(tx, values | vars(entry) | cost)
                 stands = CHARGE.first(tx, {"key_id": hold.key_id, **cost})
                 return budgets_of(tx, hold.key_id) if stands is None else budgets_in(stands)
-            if _request(tx, hold.key_id, hold.idem_key).state != "settled":
+            if _request(tx, hold.key_id, hold.idempotency_key).state != "settled":
                 raise _too_late()
             return budgets_of(tx, hold.key_id)
 
     def release(self, hold: Hold) -> bool:
         """Give a hold back uncharged; False, and nothing is done, if it is no longer held."""
         with self._store.write() as tx:
-            return _give_back(tx, hold, "released") is not None
+            return _release(tx, hold, "released") is not None
 
     def expire(self) -> int:
         """Give back stale holds and drop old replies: at start, then regularly.
@@ -277,7 +276,7 @@ class Meter(Ledger):
         count = 0
         for row in found:
             with self._store.write() as tx:
-                cost = _give_back(tx, Hold(*row), "expired")
+                cost = _release(tx, Hold(*row), "expired")
             if cost is not None:
                 count += 1
                 self._telemetry.units("expired", **cost)
@@ -311,24 +310,24 @@ def _revive(tx: Connection, hold: Hold, now: int) -> bool:
     return True
 
 
-def _give_back(
+def _release(
     tx: Connection, hold: Hold, state: Literal["released", "expired"]
 ) -> dict[str, int] | None:
     """What was given back; None if it was no longer held."""
     cost = MOVE.first(tx, vars(hold) | {"was": "held", "state": state})
     if cost is not None:
-        GIVE_BACK.first(tx, {"key_id": hold.key_id, **cost})
+        RETURN_HELD.first(tx, {"key_id": hold.key_id, **cost})
     return cost
 
 
-def _request(tx: Connection, key_id: str, idem_key: str) -> Row[Any]:
-    where = requests.c.key_id == key_id, requests.c.idem_key == idem_key
+def _request(tx: Connection, key_id: str, idempotency_key: str) -> Row[Any]:
+    where = requests.c.key_id == key_id, requests.c.idempotency_key == idempotency_key
     return tx.execute(select(requests).where(*where)).one()
 
 
 def _replay(found: Row[Any], fingerprint: str) -> Replay:
     """What was sold before, if that is what stands in the way of opening the request."""
-    name, param = f"Idempotency-Key {found.idem_key!r}", "Idempotency-Key"
+    name, param = f"Idempotency-Key {found.idempotency_key!r}", "Idempotency-Key"
     if found.fingerprint != fingerprint:
         detail = f"{name} belongs to another request; every request needs its own"
         raise Refusal(Code.IDEMPOTENCY_KEY_REUSED, detail, param=param)
@@ -336,7 +335,7 @@ def _replay(found: Row[Any], fingerprint: str) -> Replay:
         detail = f"the request with {name} is still being worked on"
         raise Refusal(Code.REQUEST_IN_PROGRESS, detail, param=param, retry_after_s=RETRY_AFTER_S)
     cost = Counters.model_validate(found, from_attributes=True)
-    return Replay(found.idem_key, found.reply, found.reply_sha256, cost)
+    return Replay(found.idempotency_key, found.reply, found.reply_sha256, cost)
 
 
 def _no_room(budgets: Budgets, cost: Counters) -> Refusal:

@@ -1,7 +1,7 @@
 """How the server writes its log: one line per event on standard error, as text or as JSON.
 
 Owns the form of a line, and what never stands in one: the message of an exception may quote what a
-client sent, so an exception is told by its kind and by where it was raised. Callers keep to the
+client sent, so an exception is logged by its kind and by where it was raised. Callers keep to the
 same rule: a log has ids, figures, codes and digests, never prompts, class names, images, tokens or
 names of owners.
 
@@ -72,7 +72,7 @@ class TextLines(logging.Formatter):
 
 
 def on_loop_error(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-    """What an event loop does with an error that nobody waited for: tells it as any other."""
+    """What an event loop does with an error that nobody waited for: log it as any other."""
     _LOG.error("an error that nobody waited for", exc_info=context.get("exception"))
 
 

@@ -1,8 +1,8 @@
-"""What a server did and how it stands, for Prometheus, on a port of its own.
+"""What a server did and its load now, for Prometheus, on a port of its own.
 
-Owns names, labels and buckets (docs/operations.md explains each) and the listener. No label tells
-keys, owners, runs or tags apart, and none has values that a client can choose. What can be read at
-any time is read when Prometheus asks. Must not know the web framework.
+Owns names, labels and buckets (docs/operations.md explains each) and the listener. No label
+separates keys, owners, runs or tags, and none has values that a client can choose. What can be read
+at any time is read when Prometheus asks.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,11 +15,11 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from craft_server.observability.telemetry import Standing, Telemetry, UnitState
+from craft_server.observability.telemetry import ServerStats, Telemetry, UnitState
 from craft_shared.errors import Code
 
 _REQUEST_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
-_WORKS = (1, 2, 4, 8, 16, 32, 64, 128)
+_TASKS = (1, 2, 4, 8, 16, 32, 64, 128)
 _LAG_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
 _DISTRIBUTION = "craft-blackbox"
 
@@ -51,8 +51,8 @@ class Metrics(Telemetry):
         self._waits = Histogram(
             "craft_queue_seconds", "Wait for the device", buckets=_REQUEST_S, registry=own
         )
-        self._works = Histogram(
-            "craft_batch_works", "Works in a batch", buckets=_WORKS, registry=own
+        self._tasks = Histogram(
+            "craft_batch_works", "Tasks in a batch", buckets=_TASKS, registry=own
         )
         self._device = Histogram(
             "craft_device_seconds", "Time of a batch", buckets=_REQUEST_S, registry=own
@@ -69,9 +69,9 @@ class Metrics(Telemetry):
         )
         ProcessCollector(registry=own)
 
-    def show(self, standing: Callable[[], Standing]) -> None:
-        """Show what `standing` says, asked anew at each scrape."""
-        self.registry.register(_Standing(standing))
+    def show(self, stats: Callable[[], ServerStats]) -> None:
+        """Show what `stats` gives, called anew at each scrape."""
+        self.registry.register(_StatsCollector(stats))
 
     @contextmanager
     def listening(self, host: str, port: int) -> Iterator[int]:
@@ -108,7 +108,7 @@ class Metrics(Telemetry):
 
     def launched(self, waited_s: Sequence[float]) -> None:
         """A batch went to the device."""
-        self._works.observe(len(waited_s))
+        self._tasks.observe(len(waited_s))
         for seconds in waited_s:
             self._waits.observe(seconds)
 
@@ -131,18 +131,18 @@ class Metrics(Telemetry):
         self._lag.observe(seconds)
 
 
-class _Standing(Collector):
+class _StatsCollector(Collector):
     """What is read when it is asked for."""
 
-    def __init__(self, standing: Callable[[], Standing]) -> None:
-        self._standing = standing
+    def __init__(self, stats: Callable[[], ServerStats]) -> None:
+        self._stats = stats
 
     def collect(self) -> Iterable[Metric]:
-        now = self._standing()
+        now = self._stats()
         gauges = {
             "craft_admitted_requests": ("Requests in work", now.requests),
             "craft_admitted_texts": ("Texts of requests in work", now.texts),
-            "craft_queue_works": ("Device works that wait", now.queue),
+            "craft_queue_works": ("Device tasks that wait", now.queue),
             "craft_device_busy_seconds": ("Age of the batch that runs", now.busy_s),
         }
         for name, (what, value) in gauges.items():

@@ -1,7 +1,7 @@
 """What the server's parts report of their work: a port that does nothing by itself.
 
-metrics.py counts what is reported. Figures that can be read at any time are not reported: a
-`Standing` is asked for when somebody looks. Must not know who counts, keys, prompts or HTTP.
+metrics.py counts what is reported. Figures that can be read at any time are not reported: they are
+a `ServerStats`, read when somebody looks.
 """
 
 from collections.abc import Sequence
@@ -22,22 +22,22 @@ class Tier(NamedTuple):
     bytes: int
 
 
-class Standing(NamedTuple):
-    """How the server stands at this moment."""
+class ServerStats(NamedTuple):
+    """The load and the caches of a server at this moment."""
 
     requests: int
     """Requests admitted, waiting and running."""
     texts: int
     """Texts (prompts x classes) of those."""
     queue: int
-    """Device works that wait."""
+    """Device tasks that wait."""
     busy_s: float
     """Seconds since the batch that runs now began; 0 if none does."""
     tiers: Sequence[Tier]
 
 
 class Telemetry:
-    """Is told what happens, from any thread; what it does must be quick and must not fail."""
+    """Receives events from any thread; what it does must be quick and must not fail."""
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
         """An HTTP request has ended; `route` is its template."""
@@ -52,7 +52,7 @@ class Telemetry:
         """The price of a request has been settled, or has been given back."""
 
     def launched(self, waited_s: Sequence[float]) -> None:
-        """A batch went to the device; how long each of its works had waited."""
+        """A batch went to the device; how long each of its tasks had waited."""
 
     def finished(self, seconds: float) -> None:
         """A batch came back from the device."""

@@ -1,7 +1,7 @@
 """Where the time of one request went: a port that does nothing by itself.
 
 otel.py sends spans to a collector. Names and attributes of spans are words and figures of this
-program, never what a client sent. Must not know who collects.
+program, never what a client sent.
 """
 
 from contextlib import AbstractContextManager, nullcontext

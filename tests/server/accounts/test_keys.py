@@ -9,15 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import select
 
-from craft_server.accounts import audit_log as acts
-from craft_server.accounts.cache import RecentKeys
+from craft_server.accounts import audit_log
+from craft_server.accounts.cache import KeyCache
 from craft_server.accounts.identity import CLIENT_SCOPES, MAX_LIMIT, Scope
 from craft_server.accounts.keys import Keys, account
 from craft_server.accounts.tokens import BASE62, checksum, checksum_fits, digest, mint_token
 from craft_server.db.store import Store, to_us
 from craft_server.db.tables import keys as table
 from craft_server.metering.ledger import Ledger
-from craft_server.metering.meter import Hold, LedgerLine, Meter
+from craft_server.metering.meter import Hold, LedgerEntry, Meter
 from craft_shared.errors import Code, Refusal
 from craft_shared.messages import Counters, Output, Policy
 
@@ -68,12 +68,12 @@ def refused(code: Code, param: str | None = None) -> Iterator[pytest.ExceptionIn
 def spend(store: Store, key_id: str) -> None:
     """Use 3 queries and hold 4 more; the logit vectors are ten times as many."""
     meter = Meter(store)
-    for idem_key, queries in (("used", 3), ("held", 4)):
+    for idempotency_key, queries in (("used", 3), ("held", 4)):
         cost = Counters(queries=queries, calls=1, logit_vectors=10 * queries, texts=queries)
-        hold = meter.reserve(key_id, idem_key, fingerprint="f", cost=cost, hold_s=60)
-        if idem_key == "used":
+        hold = meter.reserve(key_id, idempotency_key, fingerprint="f", cost=cost, hold_s=60)
+        if idempotency_key == "used":
             assert isinstance(hold, Hold)
-            meter.settle(hold, b"", line=LedgerLine("tiny", "set_1", 1, 1, 1))
+            meter.settle(hold, b"", entry=LedgerEntry("tiny", "set_1", 1, 1, 1))
 
 
 # --- tokens -------------------------------------------------------------------------------------
@@ -263,15 +263,15 @@ def test_recent_identities_are_remembered_for_a_second_and_never_grow_without_bo
     store, monkeypatch
 ):
     made = Keys(store).create("lab", 1)
-    recent = RecentKeys(Keys(store))
-    assert recent.known(made.token) is None
-    assert recent.verify(made.token) == recent.known(made.token)
+    cache = KeyCache(Keys(store))
+    assert cache.known(made.token) is None
+    assert cache.verify(made.token) == cache.known(made.token)
     monkeypatch.setattr("craft_server.accounts.cache.RECENT_S", 0.0)
-    assert recent.known(made.token) is None
+    assert cache.known(made.token) is None
     monkeypatch.setattr("craft_server.accounts.cache._RECENT_KEYS", 1)
     other = Keys(store).create("lab", 1)
-    recent.verify(other.token)
-    assert len(recent._seen) == 1
+    cache.verify(other.token)
+    assert len(cache._seen) == 1
 
 
 # --- rotation -----------------------------------------------------------------------------------
@@ -324,9 +324,9 @@ def test_a_revoked_key_cannot_be_rotated_back_to_life(keys):
 def test_a_token_on_its_way_out_is_not_remembered(keys):
     made = keys.create("lab", 1)
     keys.rotate(made.key.id, grace_s=60)
-    recent = RecentKeys(keys)
-    recent.verify(made.token)
-    assert recent.known(made.token) is None
+    cache = KeyCache(keys)
+    cache.verify(made.token)
+    assert cache.known(made.token) is None
 
 
 # --- what a key may do, and who said so ---------------------------------------------------------
@@ -353,7 +353,7 @@ def test_the_meter_sells_nothing_to_an_older_version(keys, store):
     terms = {"fingerprint": "f", "cost": cost, "hold_s": 60, "version": key.version}
     hold = meter.reserve(key.id, "before", **terms)
     changed = keys.change(key.id, policy=Policy(max_classes=1))
-    meter.settle(hold, b"", line=LedgerLine("tiny", "set_1", 1, 1, 1))
+    meter.settle(hold, b"", entry=LedgerEntry("tiny", "set_1", 1, 1, 1))
     for name in ("before", "after"):  # not even a replay
         with refused(Code.INVALID_KEY):
             meter.reserve(key.id, name, **terms)
@@ -381,46 +381,46 @@ def test_a_key_does_something_and_an_admin_key_nothing_else(keys, scopes):
         keys.change(key_id, scopes=scopes)
 
 
-def test_the_audit_trail_says_who_did_what_when_and_never_a_token(keys, store):
+def test_the_audit_log_says_who_did_what_when_and_never_a_token(keys, store):
     made = keys.create("lab", 5, expires_at=NOON + timedelta(days=1))
     key_id, ann = made.key.id, keys.by("key_ann")
     ann.change(key_id, queries_limit=7, policy=Policy(max_classes=2))
     rotated = ann.rotate(key_id, grace_s=5)
     keys.revoke(key_id)
     keys.revoke(key_id)  # changes nothing and is no act
-    trail = acts.read(store)
-    assert [(act.actor, act.act, act.key_id, act.at) for act in trail.acts] == [
+    log = audit_log.read(store)
+    assert [(act.actor, act.act, act.key_id, act.at) for act in log.acts] == [
         ("server", "create", key_id, NOON),
         ("key_ann", "change", key_id, NOON),
         ("key_ann", "rotate", key_id, NOON),
         ("server", "revoke", key_id, NOON),
     ]
-    created, changed, *_ = ({c.field: (c.was, c.now) for c in act.changes} for act in trail.acts)
+    created, changed, *_ = ({c.field: (c.was, c.now) for c in act.changes} for act in log.acts)
     assert created["owner"] == (None, "lab")
     assert created["expires_at"] == (None, "2026-01-02T12:00:00+00:00")
     assert changed == {"queries_limit": ("5", "7"), "policy": ("{}", '{"max_classes":2}')}
     for token in (made.token, rotated.token):
-        assert token not in trail.model_dump_json()
-        assert digest(token) not in trail.model_dump_json()
+        assert token not in log.model_dump_json()
+        assert digest(token) not in log.model_dump_json()
 
 
-def test_a_refused_change_leaves_no_line_and_changes_nothing(keys, store):
+def test_a_refused_change_leaves_no_record_and_changes_nothing(keys, store):
     made = keys.create("lab", 10)
     spend(store, made.key.id)
     with refused(Code.INVALID_REQUEST, "queries_limit"):
         keys.change(made.key.id, queries_limit=6, policy=Policy(max_classes=1))
     assert keys.find(made.key.id).policy == Policy()
-    assert [act.act for act in acts.read(store).acts] == ["create"]
+    assert [act.act for act in audit_log.read(store).acts] == ["create"]
 
 
-def test_the_trail_can_be_paged_and_narrowed_to_a_key(keys, store):
+def test_the_audit_log_can_be_paged_and_narrowed_to_a_key(keys, store):
     ids = [keys.create("lab", 1).key.id for _ in range(3)]
-    first = acts.read(store, limit=2)
+    first = audit_log.read(store, limit=2)
     assert [act.key_id for act in first.acts] == ids[:2]
-    rest = acts.read(store, after=first.next, limit=2)
+    rest = audit_log.read(store, after=first.next, limit=2)
     assert [act.key_id for act in rest.acts] == ids[2:]
     assert rest.next is None
-    assert [act.key_id for act in acts.read(store, key_id=ids[1]).acts] == [ids[1]]
+    assert [act.key_id for act in audit_log.read(store, key_id=ids[1]).acts] == [ids[1]]
 
 
 def test_an_account_is_named_even_where_the_user_has_no_name(monkeypatch):

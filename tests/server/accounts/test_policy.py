@@ -1,8 +1,9 @@
-"""What a policy allows, over HTTP: the card tells the key, the door refuses the rest uncharged."""
+"""What a policy allows, over HTTP: the card shows it, the rest is refused uncharged."""
 
 import numpy as np
 import pytest
 
+from craft_server.api.services import services_of
 from craft_shared import wire
 from craft_shared.messages import Output, Policy
 from tests.support.serving import image_set, soft_body, tensor_headers, text_request
@@ -95,21 +96,21 @@ def test_an_output_policy_holds_in_tensors_and_json_whole_and_in_blocks(
     plain = anonymous.post("/v1/logits", content=body, headers=tensor_headers("plain"))
     _, logits = wire.decode_reply(plain.content)
     as_key(output=output)
-    told = anonymous.post("/v1/logits", content=body, headers=tensor_headers("told"))
-    _, seen = wire.decode_reply(told.content)
+    disclosed = anonymous.post("/v1/logits", content=body, headers=tensor_headers("disclosed"))
+    _, seen = wire.decode_reply(disclosed.content)
     assert seen.shape == logits.shape
     assert seen.dtype == np.dtype(dtype)
     assert not np.array_equal(seen, logits)
     if output.kind != "rounded":
         assert (seen.argmax(axis=-1) == logits.argmax(axis=-1)).all()
-    again = anonymous.post("/v1/logits", content=body, headers=tensor_headers("told"))
+    again = anonymous.post("/v1/logits", content=body, headers=tensor_headers("disclosed"))
     assert again.headers["idempotent-replayed"] == "true"
     np.testing.assert_array_equal(wire.decode_reply(again.content)[1], seen)
     headers = tensor_headers("json", Accept="application/json")
     as_json = anonymous.post("/v1/logits", content=body, headers=headers).json()["logits"]
     listed = np.array(as_json, dtype=object)
     assert [value is None for value in listed.flat] == list(np.isneginf(seen).flat)
-    wire.parse(type(wire.decode_reply(told.content)[0]), anonymous_reply(as_json, told))
+    wire.parse(type(wire.decode_reply(disclosed.content)[0]), anonymous_reply(as_json, disclosed))
 
 
 def anonymous_reply(logits, reply):
@@ -119,7 +120,7 @@ def anonymous_reply(logits, reply):
 
 
 def test_a_key_has_no_more_requests_in_work_than_its_policy_says(client, app, mint_key):
-    meter = app.state.meter
+    meter = services_of(app).meter
     key = mint_key(100, policy=Policy(max_concurrent=2))
     set_id = image_set(client)
     client.headers["Authorization"] = f"Bearer {key.token}"
@@ -167,7 +168,7 @@ def test_without_a_limit_no_rate_is_told(client):
 
 
 def test_a_tightened_policy_holds_for_the_very_next_purchase(client, app):
-    keys = app.state.parts.keys
+    keys = services_of(app).keys
     key_id = client.get("/v1/key").json()["id"]
     set_id = image_set(client)
     assert ask(client, set_id, "before").status_code == 200
@@ -179,7 +180,7 @@ def test_a_tightened_policy_holds_for_the_very_next_purchase(client, app):
 
 
 def test_a_rotated_token_buys_nothing_more_and_the_new_one_at_once(client, app):
-    keys = app.state.parts.keys
+    keys = services_of(app).keys
     key_id = client.get("/v1/key").json()["id"]
     set_id = image_set(client)
     assert ask(client, set_id, "before").status_code == 200
@@ -193,7 +194,7 @@ def test_a_rotated_token_buys_nothing_more_and_the_new_one_at_once(client, app):
 
 
 def test_during_a_grace_both_tokens_buy(client, app):
-    keys = app.state.parts.keys
+    keys = services_of(app).keys
     key_id = client.get("/v1/key").json()["id"]
     set_id = image_set(client)
     minted = keys.rotate(key_id, grace_s=3600)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from craft_server.accounts.rate_limit import WINDOW_S, Rates
+from craft_server.accounts.rate_limit import WINDOW_S, RateLimiter
 
 
 class Clock:
@@ -24,37 +24,37 @@ def clock() -> Clock:
 
 
 def test_without_a_limit_nothing_is_counted(clock):
-    assert Rates(0, clock=clock).take("key", None) is None
+    assert RateLimiter(0, clock=clock).take("key", None) is None
 
 
 def test_a_minute_of_calls_may_come_at_once_and_the_next_one_waits(clock):
-    rates = Rates(0, clock=clock)
-    standings = [rates.take("key", 3) for _ in range(4)]
-    assert [standing.remaining for standing in standings] == [2, 1, 0, 0]
-    assert [standing.wait_s for standing in standings] == [0, 0, 0, 20]
-    assert [standing.reset_s for standing in standings] == [20, 40, 60, 60]
-    refusal = standings[-1].refusal()
+    limiter = RateLimiter(0, clock=clock)
+    statuses = [limiter.take("key", 3) for _ in range(4)]
+    assert [status.remaining for status in statuses] == [2, 1, 0, 0]
+    assert [status.wait_s for status in statuses] == [0, 0, 0, 20]
+    assert [status.reset_s for status in statuses] == [20, 40, 60, 60]
+    refusal = statuses[-1].refusal()
     assert (refusal.code, refusal.param, refusal.retry_after_s) == ("rate_limited", "rate", 20)
     clock.now += 20
-    assert rates.take("key", 3).wait_s == 0
-    assert rates.take("key", 3).wait_s == 20
+    assert limiter.take("key", 3).wait_s == 0
+    assert limiter.take("key", 3).wait_s == 20
 
 
 def test_each_key_has_its_own_bucket_and_a_policy_goes_before_the_server_s_rate(clock):
-    rates = Rates(1, clock=clock)
-    assert rates.take("one", None).wait_s == 0
-    assert rates.take("one", None).wait_s == 60
-    assert rates.take("two", None).wait_s == 0
-    assert rates.take("one", 100).limit == 100
+    limiter = RateLimiter(1, clock=clock)
+    assert limiter.take("one", None).wait_s == 0
+    assert limiter.take("one", None).wait_s == 60
+    assert limiter.take("two", None).wait_s == 0
+    assert limiter.take("one", 100).limit == 100
 
 
 def test_the_keys_that_called_last_are_remembered(clock, monkeypatch):
     monkeypatch.setattr("craft_server.accounts.rate_limit._KEPT", 2)
-    rates = Rates(1, clock=clock)
+    limiter = RateLimiter(1, clock=clock)
     for key in ("one", "two", "one", "three"):
-        rates.take(key, None)
-    assert rates.take("one", None).wait_s == 60
-    assert rates.take("two", None).wait_s == 0  # forgotten, as if its bucket were full again
+        limiter.take(key, None)
+    assert limiter.take("one", None).wait_s == 60
+    assert limiter.take("two", None).wait_s == 0  # forgotten, as if its bucket were full again
 
 
 @given(st.integers(1, 1000), st.lists(st.floats(0, 30), max_size=60))
@@ -62,17 +62,17 @@ def test_in_no_minute_are_more_calls_allowed_than_two_buckets_and_a_told_wait_su
     limit, pauses
 ):
     clock = Clock()
-    rates, allowed = Rates(limit, clock=clock), []
+    limiter, allowed = RateLimiter(limit, clock=clock), []
     for pause in pauses:
         clock.now += pause
-        standing = rates.take("key", None)
-        assert 0 <= standing.remaining <= limit
-        if not standing.wait_s:
+        status = limiter.take("key", None)
+        assert 0 <= status.remaining <= limit
+        if not status.wait_s:
             allowed.append(clock.now)
             continue
-        assert standing.remaining == 0
-        clock.now += standing.wait_s
-        assert rates.take("key", None).wait_s == 0
+        assert status.remaining == 0
+        clock.now += status.wait_s
+        assert limiter.take("key", None).wait_s == 0
         allowed.append(clock.now)
     for start in allowed:
         window = [moment for moment in allowed if start <= moment <= start + WINDOW_S]

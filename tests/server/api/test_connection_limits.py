@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from craft_server.api.connection_limits import HEAD_BYTES, Door
+from craft_server.api.connection_limits import HEAD_BYTES, ConnectionLimits
 from tests.support.serving import in_thread
 
 GET = b"GET / HTTP/1.1\r\n\r\n"
@@ -27,7 +27,7 @@ async def app(scope, receive, send):
 
 def serving(**limits):
     values = {"head_s": 0.3, "reply_s": 1.0, "connections": 100} | limits
-    return in_thread(app, http=Door(**values), lifespan="off")
+    return in_thread(app, http=ConnectionLimits(**values), lifespan="off")
 
 
 @contextlib.contextmanager

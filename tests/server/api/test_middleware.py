@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 from craft_server.api.middleware import BodyCap, BodyLimits
+from craft_server.api.services import services_of
 from craft_shared.errors import Code, Refusal
 from craft_shared.tensors import TENSOR_MEDIA_TYPE
 
@@ -148,7 +149,7 @@ def test_a_slow_body_gets_a_problem_document(settings, box):
     from craft_server.app import create_app
 
     app = create_app(settings.model_copy(update={"body_s": 0.05}), box)
-    key = app.state.parts.keys.create("ann", 1).token
+    key = services_of(app).keys.create("ann", 1).token
 
     async def body():
         yield b"{"
@@ -165,6 +166,6 @@ def test_a_slow_body_gets_a_problem_document(settings, box):
     assert reply.headers["content-type"] == "application/problem+json"
     assert reply.headers["retry-after"]
     assert json.loads(reply.content)["code"] == "deadline_exceeded"
-    app.state.parts.uploads.close()
-    app.state.parts.images.close()
-    app.state.store.close()
+    services_of(app).uploads.close()
+    services_of(app).images.close()
+    services_of(app).store.close()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from craft_server.accounts.identity import Scope
+from craft_server.api.services import services_of
 from craft_shared import wire
 from craft_shared.errors import CODES, PROBLEM_MEDIA_TYPE, Code
 from craft_shared.tensors import TENSOR_MEDIA_TYPE
@@ -102,7 +103,7 @@ def test_the_same_idempotency_key_is_served_again_and_charged_once(client):
 
 
 def test_a_reply_too_large_to_store_is_computed_again_free(client, app):
-    app.state.meter._reply_bytes = 0
+    services_of(app).meter._reply_bytes = 0
     request = text_request(image_set(client))
     first, second = ask(client, request), ask(client, request)
     assert second.json()["replayed"]
@@ -111,7 +112,7 @@ def test_a_reply_too_large_to_store_is_computed_again_free(client, app):
 
 
 def test_a_recomputed_reply_that_drifted_is_served_and_logged(client, app, box, caplog):
-    app.state.meter._reply_bytes = 0
+    services_of(app).meter._reply_bytes = 0
     request = text_request(image_set(client))
     ask(client, request)
     logits = box.logits
@@ -397,7 +398,7 @@ def operations(app):
 
 def test_no_route_answers_without_a_good_key(app, anonymous, mint_key):
     revoked = mint_key(10)
-    app.state.parts.keys.revoke(revoked.key.id)
+    services_of(app).keys.revoke(revoked.key.id)
     for method, path in operations(app):
         for value in (None, "Bearer", "Bearer nonsense", f"Bearer {revoked.token}", "Basic eDp5"):
             headers = {} if value is None else {"Authorization": value}
@@ -407,8 +408,8 @@ def test_no_route_answers_without_a_good_key(app, anonymous, mint_key):
 
 
 @pytest.mark.parametrize("scope", list(Scope))
-def test_each_scope_opens_its_own_doors_only(app, anonymous, mint_key, scope):
-    doors = {
+def test_each_scope_opens_its_own_routes_only(app, anonymous, mint_key, scope):
+    routes = {
         Scope.LOGITS_READ: {"/v1/logits"},
         Scope.IMAGES_WRITE: {
             "/v1/images",
@@ -433,7 +434,7 @@ def test_each_scope_opens_its_own_doors_only(app, anonymous, mint_key, scope):
         for method, path in operations(app)
         if anonymous.request(method, path, headers=headers).status_code != 403
     }
-    assert opened == doors[scope] | free
+    assert opened == routes[scope] | free
 
 
 def test_the_probes_need_no_key_and_tell_nothing(anonymous):
@@ -472,8 +473,8 @@ def test_a_key_revoked_a_moment_ago_buys_nothing_and_gets_no_replay(app, client,
     request = text_request(image_set(client))
     assert ask(client, request, "bought").status_code == 200
     key_id = client.get("/v1/key").json()["id"]
-    app.state.parts.keys.revoke(key_id)
-    assert app.state.parts.recent_keys.known(client.headers["Authorization"].split()[1])
+    services_of(app).keys.revoke(key_id)
+    assert services_of(app).key_cache.known(client.headers["Authorization"].split()[1])
     reply = ask(client, request, name)
     assert code_of(reply) == "invalid_key"
-    assert app.state.parts.ledger.budgets(key_id).queries.used == 2
+    assert services_of(app).meter.budgets(key_id).queries.used == 2

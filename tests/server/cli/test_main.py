@@ -15,7 +15,7 @@ import craft_server
 from craft_server.accounts.keys import Keys
 from craft_server.admin import Administration
 from craft_server.db.store import Store
-from craft_server.metering.meter import LedgerLine, Meter
+from craft_server.metering.meter import LedgerEntry, Meter
 from craft_shared.messages import Counters
 from tests.support.commands import Run
 
@@ -45,7 +45,7 @@ def buy(store: Store, key_id: str, *numbers: int, tag: str = "fit", run: str = "
     meter = Meter(store)
     for number in numbers:
         hold = meter.reserve(key_id, f"r{number}", fingerprint="f", cost=cost, hold_s=60)
-        meter.settle(hold, b"", line=LedgerLine("tiny", "set_1", 2, 4, 3, tag=tag, run=run))
+        meter.settle(hold, b"", entry=LedgerEntry("tiny", "set_1", 2, 4, 3, tag=tag, run=run))
 
 
 # --- keys ---------------------------------------------------------------------------------------

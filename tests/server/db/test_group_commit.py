@@ -1,4 +1,4 @@
-"""The teller commits what waits together once, undoes alone what fails, and tells after commit."""
+"""What waits together commits once, what fails is undone alone, results come after the commit."""
 
 import asyncio
 import threading
@@ -6,18 +6,18 @@ import threading
 import pytest
 from sqlalchemy import func, insert, select
 
-from craft_server.db.group_commit import Teller
+from craft_server.db.group_commit import GroupCommit
 from craft_server.db.store import Store
 from craft_server.db.tables import keys
 from craft_shared.errors import Code, Refusal
 
 
 class Counter:
-    """A place where works wait at a gate, so that those behind pile up."""
+    """A place where writes wait at a gate, so that those behind pile up."""
 
     def __init__(self, folder):
         self.store = Store(f"sqlite:///{folder / 'craft.db'}", busy_timeout_s=0.05)
-        self.teller = Teller(self.store)
+        self.group_commit = GroupCommit(self.store)
         self.gate = threading.Event()
         self.begun = threading.Event()
 
@@ -35,11 +35,11 @@ class Counter:
         with self.store.read() as tx:
             return set(tx.execute(select(keys.c.id)).scalars())
 
-    async def pile(self, *works):
-        """Run works that were all waiting when the teller came to them."""
-        first = self.teller.run(self.wait)
+    async def pile(self, *writes):
+        """Run writes that were all waiting when the group_commit came to them."""
+        first = self.group_commit.run(self.wait)
         await asyncio.to_thread(self.begun.wait, 10)
-        waiting = [self.teller.run(work) for work in works]
+        waiting = [self.group_commit.run(write) for write in writes]
         await asyncio.sleep(0)
         self.gate.set()
         await first
@@ -50,7 +50,7 @@ class Counter:
 def counter(tmp_path):
     counter = Counter(tmp_path)
     yield counter
-    counter.teller.close()
+    counter.group_commit.close()
     counter.store.close()
 
 
@@ -60,8 +60,8 @@ def test_works_that_wait_together_share_one_commit(counter, monkeypatch):
     monkeypatch.setattr(
         counter.store, "together", lambda **how: commits.append(1) or together(**how)
     )
-    works = [lambda name=name: counter.add(name) for name in "abc"]
-    assert asyncio.run(counter.pile(*works)) == ["a", "b", "c"]
+    writes = [lambda name=name: counter.add(name) for name in "abc"]
+    assert asyncio.run(counter.pile(*writes)) == ["a", "b", "c"]
     assert counter.names() == {"a", "b", "c"}
     assert commits == [1, 1]  # the one at the gate, then all others
 
@@ -92,7 +92,9 @@ def test_nobody_is_told_before_the_commit_and_all_are_told_if_it_fails(counter):
 
     async def main():
         with other.write():
-            adding = [counter.teller.run(lambda name=name: counter.add(name)) for name in "ab"]
+            adding = [
+                counter.group_commit.run(lambda name=name: counter.add(name)) for name in "ab"
+            ]
             return await asyncio.gather(*adding, return_exceptions=True)
 
     results = asyncio.run(main())
@@ -103,14 +105,14 @@ def test_nobody_is_told_before_the_commit_and_all_are_told_if_it_fails(counter):
 
 def test_a_caller_that_leaves_does_not_undo_the_work(counter):
     async def main():
-        first = counter.teller.run(counter.wait)
+        first = counter.group_commit.run(counter.wait)
         await asyncio.to_thread(counter.begun.wait, 10)
-        second = counter.teller.run(lambda: counter.add("a"))
+        second = counter.group_commit.run(lambda: counter.add("a"))
         await asyncio.sleep(0)
         second.cancel()
         counter.gate.set()
         await first
-        await counter.teller.run(lambda: None)
+        await counter.group_commit.run(lambda: None)
 
     asyncio.run(main())
     assert counter.names() == {"a"}
@@ -118,23 +120,23 @@ def test_a_caller_that_leaves_does_not_undo_the_work(counter):
 
 def test_closing_finishes_what_waits(counter):
     async def main():
-        adding = counter.teller.run(lambda: counter.add("a"))
+        adding = counter.group_commit.run(lambda: counter.add("a"))
         await asyncio.sleep(0)
-        await asyncio.to_thread(counter.teller.close)
+        await asyncio.to_thread(counter.group_commit.close)
         assert await adding == "a"
 
     asyncio.run(main())
     with counter.store.read() as tx:
         assert tx.execute(select(func.count()).select_from(keys)).scalar_one() == 1
-    counter.teller = Teller(counter.store)
+    counter.group_commit = GroupCommit(counter.store)
 
 
 def test_a_database_with_many_writers_gets_works_side_by_side(counter, monkeypatch):
     monkeypatch.setattr(Store, "one_writer", False)
-    teller, both = Teller(counter.store), threading.Barrier(2)
+    group_commit, both = GroupCommit(counter.store), threading.Barrier(2)
 
     async def main():
-        return await asyncio.gather(*(teller.run(lambda: both.wait(10)) for _ in range(2)))
+        return await asyncio.gather(*(group_commit.run(lambda: both.wait(10)) for _ in range(2)))
 
     assert sorted(asyncio.run(main())) == [0, 1]
-    teller.close()
+    group_commit.close()

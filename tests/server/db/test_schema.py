@@ -18,11 +18,12 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import CheckConstraint, create_engine, text
 from sqlalchemy.exc import IntegrityError
 
+from craft_server.api.services import services_of
 from craft_server.app import create_app
 from craft_server.db.schema import HEAD, REVISIONS, SchemaError, pending
 from craft_server.db.store import Store, revision
 from craft_server.db.tables import metadata
-from craft_server.metering.meter import Hold, LedgerLine, Meter
+from craft_server.metering.meter import Hold, LedgerEntry, Meter
 from craft_shared.messages import Counters
 from tests.support.databases import fresh_postgres
 from tests.support.released import connected, migrate, release, rows, run_script, shape
@@ -151,8 +152,8 @@ def test_the_meter_goes_on_where_the_first_release_stopped(old: str):
     with closing(Store(old)) as store:
         meter = Meter(store)
         assert meter.audit() == []
-        line = LedgerLine("tiny", "set_1", prompts=2, images=2, classes=3, run="r2")
-        meter.settle(Hold("key_a", "two", 2), b"logits", line=line)
+        line = LedgerEntry("tiny", "set_1", prompts=2, images=2, classes=3, run="r2")
+        meter.settle(Hold("key_a", "two", 2), b"logits", entry=line)
         assert meter.budgets("key_a").queries.used == 5
         cost = Counters(queries=1, calls=1, logit_vectors=2, texts=3)
         assert isinstance(
@@ -207,7 +208,7 @@ def test_alembic_is_not_loaded_for_new_and_current_databases(tmp_path: Path):
     subprocess.run([sys.executable, "-c", code, f"sqlite:///{tmp_path / 'craft.db'}"], check=True)
 
 
-def test_whoever_opens_a_new_database_makes_all_tables(tmp_path: Path):
+def test_the_first_to_open_a_new_database_makes_all_tables(tmp_path: Path):
     code = "import sys; from craft_server.db.store import Store; Store(sys.argv[1]).close()"
     url = f"sqlite:///{tmp_path / 'craft.db'}"
     subprocess.run([sys.executable, "-c", code, url], check=True)
@@ -254,9 +255,9 @@ def test_processes_that_open_an_old_database_at_once_upgrade_it_once(old: str):
     for process in processes:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
-    told = [process.communicate("go\n", timeout=120)[1] for process in processes]
+    logged = [process.communicate("go\n", timeout=120)[1] for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0]
-    assert sorted("".join(told).splitlines()) == [
+    assert sorted("".join(logged).splitlines()) == [
         f"the database was upgraded from revision 0001 to {HEAD}"
     ]
     assert len(rows(old)["ledger"]) == 1
@@ -311,7 +312,7 @@ def test_the_server_starts_on_an_old_database_only_if_it_may_upgrade_it(tmp_path
     settings = settings_in(tmp_path, database_url=old)
     with pytest.raises(SchemaError):
         create_app(settings.model_copy(update={"migrate": False}), stub_box(settings))
-    create_app(settings, stub_box(settings)).state.store.close()
+    services_of(create_app(settings, stub_box(settings))).store.close()
     assert revision(old) == HEAD
 
 

@@ -6,7 +6,7 @@ import sqlite3
 import pytest
 
 from craft_server.engine import feature_cache as feature_store
-from craft_server.engine.feature_cache import FeatureStore
+from craft_server.engine.feature_cache import FeatureCache
 
 KEY, OTHER = "a" * 64, "b" * 64
 
@@ -29,7 +29,7 @@ def open_store(path):
     stores = []
 
     def opened(capacity=1000):
-        stores.append(FeatureStore(path, capacity=capacity))
+        stores.append(FeatureCache(path, capacity=capacity))
         return stores[-1]
 
     yield opened
@@ -113,7 +113,7 @@ def test_a_locked_file_is_left_in_peace_for_a_while(open_store, path, caplog, mo
 
 def test_a_place_that_cannot_be_written_is_gone_without(tmp_path, caplog):
     (tmp_path / "file").write_text("where a folder should be")
-    store = FeatureStore(tmp_path / "file" / "features.db", capacity=10)
+    store = FeatureCache(tmp_path / "file" / "features.db", capacity=10)
     store.put(KEY, records(1))
     assert store.get(KEY, [digest(1)]) == {}
     assert len(caplog.records) == 1

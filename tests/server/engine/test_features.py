@@ -1,4 +1,4 @@
-"""The shelf: each image is encoded once, in bounded memory, whoever asks, leaves or fails."""
+"""Each image is encoded once, in bounded memory, whichever caller leaves or fails."""
 
 import asyncio
 import threading
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from craft_server.db.store import Store
-from craft_server.engine.features import FeatureShelf
+from craft_server.engine.features import ImageFeatures
 from craft_server.images.decoding import ImageLimits
 from craft_server.images.store import ImageSetRecord, ImageStore, StoredImageError
 from tests.support.serving import features_of, png, settings_in, stub_box
@@ -47,7 +47,7 @@ class CountingBox:
 
 
 class Place:
-    """An image store with `count` images, and shelves over it, each as after a restart."""
+    """An image store with `count` images, and caches over it, each as after a restart."""
 
     def __init__(self, folder, count=10, **settings):
         self.settings = settings_in(folder, **({"encode_batch": 2} | settings))
@@ -56,12 +56,12 @@ class Place:
         self.images = ImageStore(self._store, self.settings.image_place, limits=LIMITS)
         stored = self.images.add("ann", [png(seed) for seed in range(count)])
         self.digests = [image.id for image in stored]
-        self._shelves = []
+        self._caches = []
         self.jobs = 0
 
-    def shelf(self):
-        self._shelves.append(FeatureShelf(self.settings, self.box, self.images))
-        return self._shelves[-1]
+    def features(self):
+        self._caches.append(ImageFeatures(self.settings, self.box, self.images))
+        return self._caches[-1]
 
     def set_of(self, *places):
         digests = [self.digests[place] for place in places]
@@ -77,8 +77,8 @@ class Place:
         return await asyncio.to_thread(job)
 
     def close(self):
-        for shelf in self._shelves:
-            shelf.close()
+        for features in self._caches:
+            features.close()
         self.images.close()
         self._store.close()
 
@@ -103,30 +103,30 @@ def place(make_place):
 
 def test_features_are_the_models_own_in_the_sets_order_with_repeats(place):
     order = (3, 0, 3, 9)
-    found = asyncio.run(place.shelf().of(place.set_of(*order), place.run))
+    found = asyncio.run(place.features().of(place.set_of(*order), place.run))
     pictures = [place.images.open(place.digests[number]) for number in order]
     assert np.array_equal(found, features_of(stub_box(place.settings), pictures))
     assert place.box.encoded == 3
 
 
 def test_a_set_that_was_used_touches_no_device(place):
-    shelf, images = place.shelf(), place.set_of(0, 1, 2)
+    features, images = place.features(), place.set_of(0, 1, 2)
 
     async def main():
-        first = await shelf.of(images, place.run)
+        first = await features.of(images, place.run)
         assert place.jobs == 3
-        assert await shelf.of(images, place.run) is first
+        assert await features.of(images, place.run) is first
 
     asyncio.run(main())
     assert place.jobs == 3
 
 
 def test_overlapping_sets_encode_what_is_new(place):
-    shelf = place.shelf()
+    features = place.features()
 
     async def main():
-        await shelf.of(place.set_of(0, 1, 2), place.run)
-        await shelf.of(place.set_of(2, 1, 3), place.run)
+        await features.of(place.set_of(0, 1, 2), place.run)
+        await features.of(place.set_of(2, 1, 3), place.run)
 
     asyncio.run(main())
     assert (place.box.encoded, place.box.loaded) == (4, 2)
@@ -134,11 +134,11 @@ def test_overlapping_sets_encode_what_is_new(place):
 
 def test_a_set_that_does_not_fit_on_the_device_is_loaded_again_not_encoded(make_place):
     place = make_place(resident_images=2)
-    shelf, images = place.shelf(), place.set_of(0, 1, 2)
+    features, images = place.features(), place.set_of(0, 1, 2)
 
     async def main():
-        await shelf.of(images, place.run)
-        await shelf.of(images, place.run)
+        await features.of(images, place.run)
+        await features.of(images, place.run)
 
     asyncio.run(main())
     assert (place.box.encoded, place.box.loaded) == (3, 2)
@@ -146,33 +146,33 @@ def test_a_set_that_does_not_fit_on_the_device_is_loaded_again_not_encoded(make_
 
 def test_a_restart_encodes_nothing_and_gives_the_same_bits(place):
     images = place.set_of(*range(10))
-    first = asyncio.run(place.shelf().of(images, place.run))
-    again = asyncio.run(place.shelf().of(images, place.run))
+    first = asyncio.run(place.features().of(images, place.run))
+    again = asyncio.run(place.features().of(images, place.run))
     assert np.array_equal(first, again)
     assert place.box.encoded == 10
 
 
 def test_without_a_disk_cache_a_restart_encodes_again(make_place):
     place = make_place(feature_disk_images=0)
-    asyncio.run(place.shelf().of(place.set_of(0, 1), place.run))
-    asyncio.run(place.shelf().of(place.set_of(0, 1), place.run))
+    asyncio.run(place.features().of(place.set_of(0, 1), place.run))
+    asyncio.run(place.features().of(place.set_of(0, 1), place.run))
     assert place.box.encoded == 4
 
 
 def test_another_checkpoint_encodes_anew(place):
-    asyncio.run(place.shelf().of(place.set_of(0, 1), place.run))
+    asyncio.run(place.features().of(place.set_of(0, 1), place.run))
     place.box.image_key = "0" * 64
-    asyncio.run(place.shelf().of(place.set_of(0, 1), place.run))
+    asyncio.run(place.features().of(place.set_of(0, 1), place.run))
     assert place.box.encoded == 4
 
 
 def test_records_that_memory_forgot_come_from_disk(make_place):
     place = make_place(feature_cache=1, resident_images=0)
-    shelf = place.shelf()
+    features = place.features()
 
     async def main():
-        await shelf.of(place.set_of(0, 1, 2), place.run)
-        await shelf.of(place.set_of(0, 1, 2), place.run)
+        await features.of(place.set_of(0, 1, 2), place.run)
+        await features.of(place.set_of(0, 1, 2), place.run)
 
     asyncio.run(main())
     assert place.box.encoded == 3
@@ -180,22 +180,22 @@ def test_records_that_memory_forgot_come_from_disk(make_place):
 
 def test_a_damaged_disk_cache_costs_time_and_nothing_else(place):
     images = place.set_of(*range(10))
-    first = asyncio.run(place.shelf().of(images, place.run))
-    place._shelves[0].close()
+    first = asyncio.run(place.features().of(images, place.run))
+    place._caches[0].close()
     (place.settings.data_dir / "features.db").write_bytes(b"junk" * 5000)
-    assert np.array_equal(asyncio.run(place.shelf().of(images, place.run)), first)
+    assert np.array_equal(asyncio.run(place.features().of(images, place.run)), first)
     assert place.box.encoded == 20
-    assert np.array_equal(asyncio.run(place.shelf().of(images, place.run)), first)
+    assert np.array_equal(asyncio.run(place.features().of(images, place.run)), first)
     assert place.box.encoded == 20
 
 
 @pytest.mark.parametrize("others", [range(10), range(5, 10), range(4)])
 def test_callers_at_the_same_time_encode_no_image_twice(place, others):
-    shelf = place.shelf()
+    features = place.features()
 
     async def main():
         sets = [place.set_of(*range(6)), place.set_of(*others), place.set_of(*range(6))]
-        return await asyncio.gather(*(shelf.of(images, place.run) for images in sets))
+        return await asyncio.gather(*(features.of(images, place.run) for images in sets))
 
     first, _, third = asyncio.run(main())
     assert first is third
@@ -204,11 +204,11 @@ def test_callers_at_the_same_time_encode_no_image_twice(place, others):
 
 def test_a_small_set_does_not_wait_for_all_of_a_large_one(make_place):
     place = make_place(count=80)
-    shelf = place.shelf()
+    features = place.features()
     order = []
 
     async def ask(name, images):
-        await shelf.of(images, place.run)
+        await features.of(images, place.run)
         order.append(name)
 
     async def main():
@@ -223,7 +223,7 @@ def test_a_small_set_does_not_wait_for_all_of_a_large_one(make_place):
 
 def test_two_batches_of_pixels_are_in_memory_at_most(make_place):
     place = make_place(count=40, encode_batch=4)
-    asyncio.run(place.shelf().of(place.set_of(*range(40)), place.run))
+    asyncio.run(place.features().of(place.set_of(*range(40)), place.run))
     assert place.box.most_alive <= 8 + 4  # the device's thread may still hold on to a third
 
 
@@ -242,15 +242,15 @@ def test_the_next_batch_is_decoded_while_one_is_encoded(place):
 
     async def main():
         place.box.preprocess, place.box.encode_images = counting, waiting
-        shelf = place.shelf()
-        await shelf.of(place.set_of(0, 1, 2, 3), place.run)
+        features = place.features()
+        await features.of(place.set_of(0, 1, 2, 3), place.run)
         assert place.box.encoded == 4
 
     asyncio.run(main())
 
 
 def test_a_caller_that_leaves_keeps_what_was_encoded_and_blocks_nobody(place):
-    shelf = place.shelf()
+    features = place.features()
     started, go = threading.Event(), threading.Event()
     encode = place.box.encode_images
 
@@ -261,9 +261,9 @@ def test_a_caller_that_leaves_keeps_what_was_encoded_and_blocks_nobody(place):
 
     async def main():
         place.box.encode_images = slow
-        leaving = asyncio.create_task(shelf.of(place.set_of(*range(6)), place.run))
-        waiting = asyncio.create_task(shelf.of(place.set_of(0, 1, 7), place.run))
-        queued = asyncio.create_task(shelf.of(place.set_of(8), place.run))
+        leaving = asyncio.create_task(features.of(place.set_of(*range(6)), place.run))
+        waiting = asyncio.create_task(features.of(place.set_of(0, 1, 7), place.run))
+        queued = asyncio.create_task(features.of(place.set_of(8), place.run))
         await asyncio.to_thread(started.wait, 10)
         leaving.cancel()
         queued.cancel()
@@ -283,12 +283,12 @@ def test_an_image_that_cannot_be_opened_fails_its_caller_alone(place, harm):
         place.path(3).unlink()
     else:
         place.path(3).write_bytes(b"junk")
-    shelf = place.shelf()
+    features = place.features()
 
     async def main():
         return await asyncio.gather(
-            shelf.of(place.set_of(*range(6)), place.run),
-            shelf.of(place.set_of(0, 1, 2), place.run),
+            features.of(place.set_of(*range(6)), place.run),
+            features.of(place.set_of(0, 1, 2), place.run),
             return_exceptions=True,
         )
 
@@ -299,13 +299,13 @@ def test_an_image_that_cannot_be_opened_fails_its_caller_alone(place, harm):
 
 
 def test_a_model_that_fails_leaves_the_shelf_usable(place):
-    shelf, encode = place.shelf(), place.box.encode_images
+    features, encode = place.features(), place.box.encode_images
 
     async def main():
         place.box.encode_images = lambda _: 1 / 0
         with pytest.raises(ZeroDivisionError):
-            await shelf.of(place.set_of(0, 1), place.run)
+            await features.of(place.set_of(0, 1), place.run)
         place.box.encode_images = encode
-        return await shelf.of(place.set_of(0, 1), place.run)
+        return await features.of(place.set_of(0, 1), place.run)
 
     assert asyncio.run(main()).shape[0] == 2

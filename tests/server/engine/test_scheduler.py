@@ -8,7 +8,8 @@ import weakref
 
 import pytest
 
-from craft_server.engine.scheduler import Deadline, DeviceWorker, Work
+from craft_server.engine.scheduler import DeviceWorker
+from craft_server.engine.tasks import Deadline, DeviceTask
 from craft_shared.errors import Code, Refusal
 
 
@@ -32,7 +33,7 @@ def a_worker(**fields):
 
 
 async def run(worker, job, *, deadline_s, owner="ann"):
-    (done,) = await worker.run([Work.alone(owner, job)], deadline=Deadline(deadline_s))
+    (done,) = await worker.run([DeviceTask.alone(owner, job)], deadline=Deadline(deadline_s))
     return done.value
 
 
@@ -152,7 +153,7 @@ def test_jobs_run_one_at_a_time_in_order():
     asyncio.run(main())
 
 
-# --- several works, groups and running ahead ----------------------------------------------------
+# --- several tasks, groups and running ahead ----------------------------------------------------
 
 
 class Passes:
@@ -167,17 +168,17 @@ class Passes:
             raise ValueError("a poisoned item")
         return [lambda item=item: item * 10 for item in items]
 
-    def work(self, owner, item, **fields):
-        return Work(owner, self, item, **({"group": "x"} | fields))
+    def task(self, owner, item, **fields):
+        return DeviceTask(owner, self, item, **({"group": "x"} | fields))
 
 
-async def piled(worker, *works):
-    """Run works, each for itself, that were all waiting when the device came to them."""
+async def piled(worker, *tasks):
+    """Run tasks, each for itself, that were all waiting when the device came to them."""
     gate = Gate()
     first = asyncio.create_task(run(worker, gate, deadline_s=10, owner="first"))
     await until(gate.started)
-    waiting = [asyncio.create_task(worker.run([work], deadline=Deadline(10))) for work in works]
-    while worker.waiting < len(works):
+    waiting = [asyncio.create_task(worker.run([task], deadline=Deadline(10))) for task in tasks]
+    while worker.waiting < len(tasks):
         await asyncio.sleep(0.001)
     gate.open.set()
     await first
@@ -186,44 +187,44 @@ async def piled(worker, *works):
 
 def test_works_of_one_group_go_together_and_each_gets_its_own_result():
     passes = Passes()
-    works = [passes.work(owner, number) for number, owner in enumerate("abc")]
-    results = asyncio.run(piled(a_worker(most_together=9), *works))
+    tasks = [passes.task(owner, number) for number, owner in enumerate("abc")]
+    results = asyncio.run(piled(a_worker(most_together=9), *tasks))
     assert passes.seen == [[0, 1, 2]]
     assert [done.value for (done,) in results] == [0, 10, 20]
 
 
-def test_unless_told_so_nothing_goes_together():
+def test_by_default_nothing_goes_together():
     passes = Passes()
-    asyncio.run(piled(a_worker(), *(passes.work("a", number) for number in range(3))))
+    asyncio.run(piled(a_worker(), *(passes.task("a", number) for number in range(3))))
     assert passes.seen == [[0], [1], [2]]
 
 
 def test_a_poisoned_work_in_a_pass_fails_alone():
     passes = Passes()
-    works = [passes.work("a", 1), passes.work("b", None), passes.work("c", 3)]
-    (one,), poisoned, (three,) = asyncio.run(piled(a_worker(most_together=9), *works))
+    tasks = [passes.task("a", 1), passes.task("b", None), passes.task("c", 3)]
+    (one,), poisoned, (three,) = asyncio.run(piled(a_worker(most_together=9), *tasks))
     assert (one.value, three.value) == (10, 30)
     assert isinstance(poisoned, ValueError)
     assert passes.seen == [[1, None, 3], [1], [None], [3]]
 
 
-def test_the_works_of_one_call_come_back_in_order_with_their_times():
+def test_the_tasks_of_one_call_come_back_in_order_with_their_times():
     async def main():
-        works = [Work.alone("ann", lambda n=number: n) for number in range(5)]
-        done = await a_worker().run(works, deadline=Deadline(10))
+        tasks = [DeviceTask.alone("ann", lambda n=number: n) for number in range(5)]
+        done = await a_worker().run(tasks, deadline=Deadline(10))
         assert [one.value for one in done] == [0, 1, 2, 3, 4]
         assert all(one.waited_s >= 0 and one.ran_s >= 0 for one in done)
 
     asyncio.run(main())
 
 
-def test_if_one_of_several_works_fails_those_that_wait_are_dropped():
+def test_if_one_of_several_tasks_fails_those_that_wait_are_dropped():
     async def main():
         worker, running, ran = a_worker(), Gate(), []
-        works = [Work.alone("ann", lambda: 1 / 0), Work.alone("ann", running)]
-        works += [Work.alone("ann", lambda n=number: ran.append(n)) for number in range(3)]
+        tasks = [DeviceTask.alone("ann", lambda: 1 / 0), DeviceTask.alone("ann", running)]
+        tasks += [DeviceTask.alone("ann", lambda n=number: ran.append(n)) for number in range(3)]
         with pytest.raises(ZeroDivisionError):
-            await worker.run(works, deadline=Deadline(10))
+            await worker.run(tasks, deadline=Deadline(10))
         assert worker.waiting == 0
         running.open.set()
         assert await run(worker, lambda: "next", deadline_s=10) == "next"
@@ -233,11 +234,11 @@ def test_if_one_of_several_works_fails_those_that_wait_are_dropped():
 
 
 @pytest.mark.parametrize("finish", [True, False])
-def test_a_caller_that_leaves_once_one_of_its_works_runs_gets_all_only_to_finish(finish):
+def test_a_caller_that_leaves_once_one_of_its_tasks_runs_gets_all_only_to_finish(finish):
     async def main():
         worker, gate = a_worker(), Gate()
-        works = [Work.alone("ann", gate), Work.alone("ann", lambda: "second")]
-        running = asyncio.create_task(worker.run(works, deadline=Deadline(10), finish=finish))
+        tasks = [DeviceTask.alone("ann", gate), DeviceTask.alone("ann", lambda: "second")]
+        running = asyncio.create_task(worker.run(tasks, deadline=Deadline(10), finish=finish))
         await until(gate.started)
         running.cancel()
         await asyncio.sleep(0.01)
@@ -265,8 +266,8 @@ def test_a_device_beside_the_host_gets_the_next_batch_before_the_last_is_waited_
         events.append(f"launch {items[0]}")
         return [lambda: events.append(f"wait {items[0]}")]
 
-    works = [Work("ann", launch, number) for number in (1, 2)]
-    asyncio.run(piled(a_worker(ahead=ahead), *works))
+    tasks = [DeviceTask("ann", launch, number) for number in (1, 2)]
+    asyncio.run(piled(a_worker(ahead=ahead), *tasks))
     assert events == order
 
 

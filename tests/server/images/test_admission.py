@@ -6,8 +6,9 @@ import threading
 import httpx
 import pytest
 
+from craft_server.api.services import services_of
 from craft_server.app import create_app
-from craft_server.images.admission import Places, UploadDoor
+from craft_server.images.admission import FairSemaphore, UploadAdmission
 from craft_shared.errors import Code, Refusal
 from craft_shared.messages import Policy
 from tests.support.serving import png, settings_in, stub_box, text_request, upload
@@ -50,17 +51,17 @@ def store():
 
 
 @pytest.fixture
-def make_door(store):
-    doors = []
+def make_admission(store):
+    admissions = []
 
-    def made(places=2, deadline_s=10.0):
-        doors.append(UploadDoor(store, places=places, deadline_s=deadline_s))
-        return doors[-1]
+    def made(slots=2, deadline_s=10.0):
+        admissions.append(UploadAdmission(store, slots=slots, deadline_s=deadline_s))
+        return admissions[-1]
 
     yield made
     store.go.set()
-    for door in doors:
-        door.close()
+    for admission in admissions:
+        admission.close()
 
 
 async def until(condition):
@@ -69,10 +70,10 @@ async def until(condition):
             await asyncio.sleep(0.001)
 
 
-def test_a_body_is_not_read_before_there_is_a_place(store, make_door):
+def test_a_body_is_not_read_before_there_is_a_place(store, make_admission):
     async def main():
-        door, senders = make_door(3), [Sender() for _ in range(5)]
-        uploads = [asyncio.create_task(door.add("ann", sender.read)) for sender in senders]
+        admission, senders = make_admission(3), [Sender() for _ in range(5)]
+        uploads = [asyncio.create_task(admission.add("ann", sender.read)) for sender in senders]
         await until(lambda: store.inside == 2)
         assert [sender.read_by_server for sender in senders] == [True, True, False, False, False]
         store.go.set()
@@ -82,12 +83,14 @@ def test_a_body_is_not_read_before_there_is_a_place(store, make_door):
     asyncio.run(main())
 
 
-def test_a_place_is_taken_until_the_files_are_stored_also_if_the_sender_leaves(store, make_door):
+def test_a_place_is_taken_until_the_files_are_stored_also_if_the_sender_leaves(
+    store, make_admission
+):
     async def main():
-        door, second = make_door(1), Sender()
-        leaving = asyncio.create_task(door.add("ann", Sender().read))
+        admission, second = make_admission(1), Sender()
+        leaving = asyncio.create_task(admission.add("ann", Sender().read))
         await until(lambda: store.inside == 1)
-        waiting = asyncio.create_task(door.add("ann", second.read))
+        waiting = asyncio.create_task(admission.add("ann", second.read))
         leaving.cancel()
         await asyncio.sleep(0.02)
         assert not second.read_by_server
@@ -99,39 +102,39 @@ def test_a_place_is_taken_until_the_files_are_stored_also_if_the_sender_leaves(s
     asyncio.run(main())
 
 
-def test_a_sender_that_never_ends_gives_its_place_back(store, make_door):
+def test_a_sender_that_never_ends_gives_its_place_back(store, make_admission):
     async def main():
-        door = make_door(1, deadline_s=0.05)
+        admission = make_admission(1, deadline_s=0.05)
         with pytest.raises(Refusal) as caught:
-            await door.add("ann", Sender(forever=True).read)
+            await admission.add("ann", Sender(forever=True).read)
         assert caught.value.code is Code.DEADLINE_EXCEEDED
         store.go.set()
-        assert await door.add("ann", Sender().read) == [b"image"]
+        assert await admission.add("ann", Sender().read) == [b"image"]
 
     asyncio.run(main())
 
 
-def test_a_refused_body_gives_its_place_back(store, make_door):
+def test_a_refused_body_gives_its_place_back(store, make_admission):
     async def refuse():
         raise Refusal(Code.TOO_LARGE, "too much")
 
     async def main():
-        door = make_door(1)
+        admission = make_admission(1)
         for _ in range(3):
             with pytest.raises(Refusal):
-                await door.add("ann", refuse)
+                await admission.add("ann", refuse)
         store.go.set()
-        assert await door.add("ann", Sender().read) == [b"image"]
+        assert await admission.add("ann", Sender().read) == [b"image"]
 
     asyncio.run(main())
 
 
 def test_nobody_takes_the_last_place_and_who_has_fewest_goes_first():
     async def main():
-        places, order, go = Places(3), [], asyncio.Event()
+        slots, order, go = FairSemaphore(3), [], asyncio.Event()
 
         async def take(owner):
-            async with places.one(owner):
+            async with slots.slot(owner):
                 order.append(owner)
                 await go.wait()
 
@@ -151,17 +154,17 @@ def test_nobody_takes_the_last_place_and_who_has_fewest_goes_first():
         go.set()
         await asyncio.gather(*ann, *bob, return_exceptions=True)
         assert sorted(order[4:]) == ["ann", "ann", "bob"]
-        assert not places._taken
+        assert not slots._taken
 
     asyncio.run(main())
 
 
 def test_owners_take_a_single_place_in_turns():
     async def main():
-        places, order = Places(1), []
+        slots, order = FairSemaphore(1), []
 
         async def take(owner):
-            async with places.one(owner):
+            async with slots.slot(owner):
                 order.append(owner)
                 await asyncio.sleep(0)
 
@@ -174,14 +177,14 @@ def test_owners_take_a_single_place_in_turns():
 
 def test_one_who_leaves_as_the_turn_comes_gives_the_place_on():
     async def main():
-        places = Places(1)
-        async with places.one("ann"):
-            waiting = asyncio.create_task(places._enter("bob"))
+        slots = FairSemaphore(1)
+        async with slots.slot("ann"):
+            waiting = asyncio.create_task(slots._enter("bob"))
             await asyncio.sleep(0)
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting
-        async with asyncio.timeout(5), places.one("ann"):
+        async with asyncio.timeout(5), slots.slot("ann"):
             pass
 
     asyncio.run(main())
@@ -190,7 +193,7 @@ def test_one_who_leaves_as_the_turn_comes_gives_the_place_on():
 def test_the_quota_of_a_key_holds_for_its_uploads(client, app, mint_key):
     from craft_server.db.tables import keys
 
-    store = app.state.store
+    store = services_of(app).store
     with store.write() as connection:
         policy = Policy(image_bytes=len(png(1))).model_dump_json()
         connection.execute(keys.update().values(policy=policy))
@@ -203,7 +206,7 @@ def test_the_route_reads_no_byte_of_a_body_without_a_place(tmp_path):
     """Through the whole application, middleware included."""
     settings = settings_in(tmp_path, uploads=1)
     app = create_app(settings, stub_box(settings))
-    token = app.state.parts.keys.create("ann", 1).token
+    token = services_of(app).keys.create("ann", 1).token
     headers = {
         "Authorization": f"Bearer {token}",
         "Content-Type": "multipart/form-data; boundary=x",
@@ -231,9 +234,9 @@ def test_the_route_reads_no_byte_of_a_body_without_a_place(tmp_path):
 
     asyncio.run(main())
     assert sorted(asked) == ["first", "second"]
-    app.state.parts.uploads.close()
-    app.state.parts.images.close()
-    app.state.store.close()
+    services_of(app).uploads.close()
+    services_of(app).images.close()
+    services_of(app).store.close()
 
 
 def test_300_images_are_uploaded_scored_and_after_a_restart_not_encoded_again(tmp_path):
@@ -248,7 +251,7 @@ def test_300_images_are_uploaded_scored_and_after_a_restart_not_encoded_again(tm
             encoded.append(len(pixels)) or encode(pixels)
         )
         app = create_app(settings, box)
-        token = app.state.parts.keys.create("ann", 10).token
+        token = services_of(app).keys.create("ann", 10).token
         with TestClient(app, headers={"Authorization": f"Bearer {token}"}) as client:
             ids = [
                 each

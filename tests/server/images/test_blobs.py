@@ -9,6 +9,7 @@ from hashlib import sha256
 import fsspec
 import pytest
 
+from craft_server.api.services import services_of
 from craft_server.images.blobs import BlobBucket, BlobFolder, BlobsDown, place_for
 from craft_server.images.store import StoredImageError
 from craft_shared.errors import Code
@@ -159,7 +160,7 @@ def settings(tmp_path, bucket_url):
 @pytest.fixture
 def bucket(app):
     """The bucket of the server, which can be taken down."""
-    blobs = app.state.parts.images._blobs
+    blobs = services_of(app).images._blobs
     blobs._files = Faulty(blobs._files)
     return blobs._files
 
@@ -211,4 +212,4 @@ def test_an_image_lost_from_the_bucket_is_a_fault_that_says_so(app, client, buck
     reply = ask(client, set_id)
     assert (reply.status_code, reply.json()["code"]) == (500, "internal")
     with pytest.raises(StoredImageError, match="restore its file"):
-        app.state.parts.images.open(sha256(png(0)).hexdigest())
+        services_of(app).images.open(sha256(png(0)).hexdigest())

@@ -1,4 +1,4 @@
-"""The image door and the image store: what gets in, who sees it, what is refused and how."""
+"""Decoding and the image store: what gets in, who sees it, what is refused and how."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""What a key is told of a row of logits, and that every kind is what its name says."""
+"""What a key is disclosed of a row of logits, and that every kind is what its name says."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from pydantic import ValidationError
 
-from craft_server.logits.disclosure import tell
+from craft_server.logits.disclosure import disclose
 from craft_shared.messages import Output
 
 ROWS = arrays(
@@ -24,42 +24,42 @@ def softmax(rows):
 
 @given(ROWS)
 def test_logits_are_told_as_they_are(rows):
-    assert tell(rows, Output()) is rows
+    assert disclose(rows, Output()) is rows
 
 
 @given(ROWS, st.sampled_from([0.01, 0.1, 0.5, 4.0]))
 def test_rounded_logits_are_the_nearest_multiples(rows, step):
-    told = tell(rows, Output(kind="rounded", step=step))
-    assert told.dtype == np.float32
-    multiples = told / np.float32(step)
+    disclosed = disclose(rows, Output(kind="rounded", step=step))
+    assert disclosed.dtype == np.float32
+    multiples = disclosed / np.float32(step)
     np.testing.assert_allclose(multiples, np.rint(multiples), atol=1e-3)
-    assert np.abs(told - rows).max() <= step / 2 + 1e-4
+    assert np.abs(disclosed - rows).max() <= step / 2 + 1e-4
 
 
 @given(ROWS)
 def test_log_probabilities_are_those_of_a_softmax(rows):
-    told = tell(rows, Output(kind="log_probabilities"))
-    assert told.dtype == np.float32
-    np.testing.assert_allclose(np.exp(told), softmax(rows), atol=1e-5)
+    disclosed = disclose(rows, Output(kind="log_probabilities"))
+    assert disclosed.dtype == np.float32
+    np.testing.assert_allclose(np.exp(disclosed), softmax(rows), atol=1e-5)
 
 
 @given(ROWS, st.integers(1, 8))
 def test_of_the_best_classes_log_probabilities_are_told_and_nothing_of_the_others(rows, k):
-    told = tell(rows, Output(kind="top_k", k=k))
-    known = told > -np.inf
+    disclosed = disclose(rows, Output(kind="top_k", k=k))
+    known = disclosed > -np.inf
     assert (known.sum(axis=-1) == min(k, rows.shape[-1])).all()
-    np.testing.assert_allclose(np.exp(told)[known], softmax(rows)[known], atol=1e-5)
-    least_told = np.where(known, rows, np.inf).min(axis=-1)
-    best_untold = np.where(known, -np.inf, rows).max(axis=-1)
-    assert (least_told >= best_untold).all()
+    np.testing.assert_allclose(np.exp(disclosed)[known], softmax(rows)[known], atol=1e-5)
+    least_disclosed = np.where(known, rows, np.inf).min(axis=-1)
+    best_withheld = np.where(known, -np.inf, rows).max(axis=-1)
+    assert (least_disclosed >= best_withheld).all()
 
 
 @given(ROWS)
 def test_a_label_is_the_best_class_alone(rows):
-    told = tell(rows, Output(kind="label"))
-    assert (told.argmax(axis=-1) == rows.argmax(axis=-1)).all()
-    assert set(np.unique(told)) <= {np.float32(-np.inf), np.float32(0)}
-    assert ((told == 0).sum(axis=-1) == 1).all()
+    disclosed = disclose(rows, Output(kind="label"))
+    assert (disclosed.argmax(axis=-1) == rows.argmax(axis=-1)).all()
+    assert set(np.unique(disclosed)) <= {np.float32(-np.inf), np.float32(0)}
+    assert ((disclosed == 0).sum(axis=-1) == 1).all()
 
 
 @given(ROWS, st.sampled_from(["rounded", "log_probabilities", "top_k", "label"]))
@@ -68,10 +68,10 @@ def test_telling_changes_nothing_that_it_is_given_and_works_by_rows(rows, kind):
         kind=kind, step=0.5 if kind == "rounded" else None, k=2 if kind == "top_k" else None
     )
     before = rows.copy()
-    told = tell(rows, output)
+    disclosed = disclose(rows, output)
     np.testing.assert_array_equal(rows, before)
-    flat, told_flat = rows.reshape(-1, rows.shape[-1]), told.reshape(-1, rows.shape[-1])
-    np.testing.assert_array_equal(tell(flat[:1], output), told_flat[:1])
+    flat, disclosed_flat = rows.reshape(-1, rows.shape[-1]), disclosed.reshape(-1, rows.shape[-1])
+    np.testing.assert_array_equal(disclose(flat[:1], output), disclosed_flat[:1])
 
 
 @pytest.mark.parametrize(

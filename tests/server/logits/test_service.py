@@ -6,8 +6,9 @@ import threading
 import numpy as np
 import pytest
 
+from craft_server.api.services import services_of
 from craft_server.app import card_limits, create_app
-from craft_server.logits import payment as till
+from craft_server.logits import payment
 from craft_server.models.stub import StubBlackBox
 from craft_shared.errors import Code, Refusal
 from craft_shared.messages import LogitsRequest
@@ -32,24 +33,23 @@ class SlowBox(StubBlackBox):
 
 
 class Shop:
-    """A service around a slow box, a key with 10 queries, and an order for 2 of them."""
+    """A service around a slow box, a key with 10 queries, and a request for 2 of them."""
 
     def __init__(self, folder, **settings):
         self.settings = settings_in(folder, **settings)
         self.box = SlowBox(card_limits(self.settings))
-        state = create_app(self.settings, self.box).state
-        self.parts, self.meter = state.parts, state.meter
-        self.service = self.parts.service
-        self.key = self.parts.keys.verify(self.parts.keys.create("ann", 10).token)
-        images = self.parts.images.add("ann", [png(1), png(2)])
-        made = self.parts.images.create_set("ann", [image.id for image in images], name="")
+        self.services = services_of(create_app(self.settings, self.box))
+        self.service, self.meter = self.services.logits, self.services.meter
+        self.key = self.services.keys.verify(self.services.keys.create("ann", 10).token)
+        images = self.services.images.add("ann", [png(1), png(2)])
+        made = self.services.images.create_set("ann", [image.id for image in images], name="")
         self.request = LogitsRequest.model_validate(text_request(made.id))
 
-    async def order(self, name="one"):
-        return await self.service.order(self.key, self.request, offsets=None, idempotency_key=name)
+    async def price(self, name="one"):
+        return await self.service.price(self.key, self.request, offsets=None, idempotency_key=name)
 
     async def buy(self, name="one"):
-        return await self.service.buy(await self.order(name))
+        return await self.service.buy(await self.price(name))
 
     def start(self, name="one"):
         return asyncio.create_task(self.buy(name))
@@ -58,7 +58,7 @@ class Shop:
         await asyncio.to_thread(self.box.started.wait, 10)
 
     def stands(self):
-        budget = self.parts.ledger.budgets(self.key.id).queries
+        budget = self.meter.budgets(self.key.id).queries
         return budget.used, budget.held
 
 
@@ -67,9 +67,9 @@ def shop(tmp_path):
     return Shop(tmp_path, deadline_s=5)
 
 
-def test_an_order_touches_no_budget_until_it_is_bought(shop):
+def test_a_priced_request_touches_no_budget_until_it_is_bought(shop):
     async def main():
-        await shop.order()
+        await shop.price()
         assert shop.stands() == (0, 0)
 
     asyncio.run(main())
@@ -81,9 +81,9 @@ def test_the_budget_is_held_while_the_device_works_and_used_after(shop):
         await shop.scoring()
         assert shop.stands() == (0, 2)
         shop.box.go.set()
-        delivery = await buying
+        reply = await buying
         assert shop.stands() == (2, 0)
-        assert delivery.logits.shape == (2, 2, 2)
+        assert reply.logits.shape == (2, 2, 2)
 
     asyncio.run(main())
 
@@ -138,7 +138,7 @@ def test_a_caller_that_leaves_a_running_job_pays_once_and_can_fetch_it(shop):
         await asyncio.wait([buying])
         assert shop.stands() == (2, 0)
         again = await shop.buy()
-        assert again.reply.replayed
+        assert again.message.replayed
         assert (shop.stands(), shop.box.scored) == ((2, 0), 1)
 
     asyncio.run(main())
@@ -255,7 +255,7 @@ async def given_back(shop):
 
 
 def test_a_store_that_fails_at_settle_delivers_nothing_and_soon_holds_nothing(shop, monkeypatch):
-    monkeypatch.setattr(till, "_AGAIN_S", 0.01)
+    monkeypatch.setattr(payment, "_RETRY_S", 0.01)
 
     async def main():
         shop.box.go.set()
@@ -268,14 +268,14 @@ def test_a_store_that_fails_at_settle_delivers_nothing_and_soon_holds_nothing(sh
         assert caught.value.code is Code.NOT_READY
         assert shop.stands() == (0, 2)
         await asyncio.wait_for(given_back(shop), 30)
-        assert not (await shop.buy()).reply.replayed
+        assert not (await shop.buy()).message.replayed
         assert shop.stands() == (2, 0)
 
     asyncio.run(main())
 
 
 def test_a_settle_that_succeeded_unheard_is_not_undone(shop, monkeypatch):
-    monkeypatch.setattr(till, "_AGAIN_S", 0.01)
+    monkeypatch.setattr(payment, "_RETRY_S", 0.01)
     settle, release, released = shop.meter.settle, shop.meter.release, threading.Event()
 
     def unheard(*arguments, **options):
@@ -295,13 +295,13 @@ def test_a_settle_that_succeeded_unheard_is_not_undone(shop, monkeypatch):
                 await shop.buy()
         assert await asyncio.to_thread(released.wait, 30)
         assert shop.stands() == (2, 0)
-        assert (await shop.buy()).reply.replayed
+        assert (await shop.buy()).message.replayed
 
     asyncio.run(main())
 
 
 def test_a_store_that_fails_at_release_gets_the_hold_back_later(shop, monkeypatch):
-    monkeypatch.setattr(till, "_AGAIN_S", 0.01)
+    monkeypatch.setattr(payment, "_RETRY_S", 0.01)
 
     def broken(*_):
         raise RuntimeError("the model failed")
@@ -368,11 +368,11 @@ def test_requests_of_several_keys_for_the_same_classes_are_merged_only_if_asked_
     sizes = []
 
     async def buy(number):
-        key = shop.parts.keys.verify(shop.parts.keys.create("ann", 10).token)
-        order = await shop.service.order(
+        key = shop.services.keys.verify(shop.services.keys.create("ann", 10).token)
+        priced = await shop.service.price(
             key, request, offsets=offsets * number, idempotency_key="one"
         )
-        return (await shop.service.buy(order)).logits
+        return (await shop.service.buy(priced)).logits
 
     def counting(pieces, encode=shop.box.encode_texts):
         sizes.append(len(pieces))
@@ -413,12 +413,14 @@ def test_waiting_for_another_requests_images_is_bounded_too(tmp_path):
 
 
 @pytest.mark.parametrize(("prompts", "on_the_loop"), [(2, True), (200, False)])
-def test_an_order_of_many_texts_is_checked_off_the_event_loop(tmp_path, prompts, on_the_loop):
+def test_a_priced_request_of_many_texts_is_checked_off_the_event_loop(
+    tmp_path, prompts, on_the_loop
+):
     shop, threads = Shop(tmp_path), []
     prepare = shop.box.prepare
     shop.box.prepare = lambda *what: (threads.append(threading.current_thread()), prepare(*what))[1]
     shop.request = LogitsRequest.model_validate(
         text_request(shop.request.image_set, prompts=prompts)
     )
-    asyncio.run(shop.order())
+    asyncio.run(shop.price())
     assert (threads == [threading.current_thread()]) is on_the_loop

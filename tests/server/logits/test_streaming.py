@@ -7,6 +7,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from craft_server.api.responses import response_to
+from craft_server.api.services import services_of
 from craft_server.app import card_limits, create_app
 from craft_server.logits import scoring
 from craft_server.models.stub import StubBlackBox
@@ -50,7 +51,7 @@ def app(tmp_path, box):
 @pytest.fixture
 def client(app):
     with TestClient(app, raise_server_exceptions=False) as client:
-        token = app.state.parts.keys.create("ann", 1000).token
+        token = services_of(app).keys.create("ann", 1000).token
         client.headers["Authorization"] = f"Bearer {token}"
         yield client
 
@@ -139,20 +140,22 @@ def test_a_reply_cut_short_is_paid_and_can_be_had_again(client, box, monkeypatch
 
 
 class Shop:
-    """A service with one place, and an order of many blocks."""
+    """A service with one place, and a request of many blocks."""
 
     def __init__(self, folder, box):
         self.app = create_app(settings_in(folder, queue=1), box)
-        parts = self.app.state.parts
-        self.service = parts.service
-        self.key = parts.keys.verify(parts.keys.create("ann", 100).token)
-        images = parts.images.add("ann", [png(1), png(2)])
-        made = parts.images.create_set("ann", [image.id for image in images], name="")
+        services = services_of(self.app)
+        self.service = services.logits
+        self.key = services.keys.verify(services.keys.create("ann", 100).token)
+        images = services.images.add("ann", [png(1), png(2)])
+        made = services.images.create_set("ann", [image.id for image in images], name="")
         self.request = LogitsRequest.model_validate(text_request(made.id))
 
     async def buy(self, name):
-        order = await self.service.order(self.key, self.request, offsets=None, idempotency_key=name)
-        return await self.service.buy(order)
+        priced = await self.service.price(
+            self.key, self.request, offsets=None, idempotency_key=name
+        )
+        return await self.service.buy(priced)
 
 
 @pytest.fixture
@@ -161,19 +164,19 @@ def shop(tmp_path, box, monkeypatch):
     return Shop(tmp_path, box)
 
 
-def test_a_delivery_in_blocks_holds_its_place_until_it_is_closed(shop):
+def test_a_streamed_reply_in_blocks_holds_its_place_until_it_is_closed(shop):
     async def main():
-        delivery = await shop.buy("one")
+        reply = await shop.buy("one")
         with pytest.raises(Refusal) as caught:
             await shop.buy("two")
         assert caught.value.code is Code.OVERLOADED
-        delivery.close()
+        reply.close()
         await shop.buy("two")
 
     asyncio.run(main())
 
 
-def test_a_delivery_that_nobody_reads_gives_its_place_up_when_it_is_dropped(shop):
+def test_a_streamed_reply_that_nobody_reads_gives_its_place_up_when_it_is_dropped(shop):
     async def main():
         await shop.buy("one")
         await shop.buy("two")
@@ -181,15 +184,15 @@ def test_a_delivery_that_nobody_reads_gives_its_place_up_when_it_is_dropped(shop
     asyncio.run(main())
 
 
-def test_a_drain_waits_for_a_delivery_that_is_leaving(shop):
+def test_a_drain_waits_for_a_streamed_reply_that_is_leaving(shop):
     async def main():
-        delivery = await shop.buy("one")
+        reply = await shop.buy("one")
         draining = asyncio.create_task(shop.service.drain(10))
         await asyncio.sleep(0.01)
         assert not draining.done()
-        blocks = [block async for block in delivery.blocks()]
+        blocks = [block async for block in reply.blocks()]
         assert sum(block.size for block in blocks) == 8
-        delivery.close()
+        reply.close()
         await draining
 
     asyncio.run(main())

@@ -11,8 +11,8 @@ from sqlalchemy import exc, select, text, update
 from craft_server.accounts.keys import Keys
 from craft_server.db.store import Store, to_us
 from craft_server.db.tables import keys, ledger, requests
-from craft_server.metering.ledger import Discrepancy, Holds, Lines
-from craft_server.metering.meter import Hold, LedgerLine, Meter, Replay
+from craft_server.metering.ledger import Discrepancy, Holds, LedgerFilter
+from craft_server.metering.meter import Hold, LedgerEntry, Meter, Replay
 from craft_shared.errors import Code, Refusal
 from craft_shared.messages import Counters
 
@@ -20,13 +20,13 @@ START_US = to_us(datetime(2026, 1, 1, 12, tzinfo=UTC))
 SECOND_US = 1_000_000
 HOLD_S = 60.0
 REPLY = b"logits"
-LINE = LedgerLine(
+LINE = LedgerEntry(
     "tiny", "set_1", prompts=1, images=2, classes=3, tag="test", run="r1", milliseconds=1500
 )
 
 
 class Clock:
-    """Stands still until told to jump."""
+    """Stands still until it is moved."""
 
     now_us = START_US
 
@@ -47,20 +47,20 @@ class Shop:
         self.key_id = self.keys.create("lab", 10, logit_vectors_limit=100).key.id
         self.meter = Meter(store, clock=self.clock, reply_bytes=1000)
 
-    def reserve(self, idem_key: str, queries: int = 1, **changes: object) -> Hold | Replay:
+    def reserve(self, idempotency_key: str, queries: int = 1, **changes: object) -> Hold | Replay:
         options: dict[str, object] = {"fingerprint": "f", "cost": cost(queries), "hold_s": HOLD_S}
-        return self.meter.reserve(self.key_id, idem_key, **(options | changes))
+        return self.meter.reserve(self.key_id, idempotency_key, **(options | changes))
 
-    def hold(self, idem_key: str, queries: int = 1, **changes: object) -> Hold:
-        hold = self.reserve(idem_key, queries, **changes)
+    def hold(self, idempotency_key: str, queries: int = 1, **changes: object) -> Hold:
+        hold = self.reserve(idempotency_key, queries, **changes)
         assert isinstance(hold, Hold)
         return hold
 
     def settle(self, hold: Hold, reply: bytes = REPLY):
-        return self.meter.settle(hold, reply, line=LINE)
+        return self.meter.settle(hold, reply, entry=LINE)
 
-    def buy(self, idem_key: str, queries: int = 1, reply: bytes = REPLY) -> None:
-        self.settle(self.hold(idem_key, queries), reply)
+    def buy(self, idempotency_key: str, queries: int = 1, reply: bytes = REPLY) -> None:
+        self.settle(self.hold(idempotency_key, queries), reply)
 
     def expire(self, hold: Hold) -> None:
         """Let a hold, and all made before it, run out."""
@@ -449,10 +449,10 @@ def test_sweeps_and_sums_use_their_indexes(shop: Shop):
 @pytest.fixture
 def history(shop: Shop) -> Shop:
     """Purchases of 1, 2 and 3 queries at 12:00, 13:30 and 12:00 the next day."""
-    for idem_key, queries, jump in (("a", 1, 5400), ("b", 2, 81000), ("c", 3, 0)):
-        tag, run = ("", "") if idem_key == "b" else ("fit", f"run-{idem_key}")
-        line = LedgerLine("tiny", "set_1", 1, 2, 3, tag=tag, run=run)
-        shop.meter.settle(shop.hold(idem_key, queries), REPLY, line=line)
+    for idempotency_key, queries, jump in (("a", 1, 5400), ("b", 2, 81000), ("c", 3, 0)):
+        tag, run = ("", "") if idempotency_key == "b" else ("fit", f"run-{idempotency_key}")
+        line = LedgerEntry("tiny", "set_1", 1, 2, 3, tag=tag, run=run)
+        shop.meter.settle(shop.hold(idempotency_key, queries), REPLY, entry=line)
         shop.clock.jump(jump)
     return shop
 
@@ -481,7 +481,7 @@ def test_buckets_are_whole_hours_and_days_of_utc(history: Shop, bucket, expected
 
 def test_usage_can_be_cut_by_time_and_tag(history: Shop):
     def queries(**cut: object) -> int:
-        return history.meter.usage(history.key_id, Lines(**cut)).buckets[0].counters.queries
+        return history.meter.usage(history.key_id, LedgerFilter(**cut)).buckets[0].counters.queries
 
     noon, next_noon = datetime(2026, 1, 1, 12, tzinfo=UTC), datetime(2026, 1, 2, 12, tzinfo=UTC)
     assert queries(since=noon) == 6
@@ -514,9 +514,11 @@ def test_usage_can_be_added_up_by_tag_and_by_run(history: Shop):
         (1, "fit", None, 1),
         (2, "fit", None, 3),
     ]
-    assert queries(lines=Lines(tag="fit", run="run-a"), by="run") == [(None, None, "run-a", 1)]
+    assert queries(where=LedgerFilter(tag="fit", run="run-a"), by="run") == [
+        (None, None, "run-a", 1)
+    ]
     assert history.meter.usage(history.key_id, by="run").by == "run"
-    assert history.meter.totals(Lines(tag=""))[history.key_id].queries == 2
+    assert history.meter.totals(LedgerFilter(tag=""))[history.key_id].queries == 2
 
 
 def test_the_holds_of_all_keys_are_counted_and_the_oldest_is_dated(shop: Shop):
@@ -544,7 +546,7 @@ def test_the_ledger_comes_in_pages_without_gap_or_repeat(history: Shop):
     second = history.meter.events(history.key_id, after=first.next, limit=2)
     assert [event.request_id for event in second.events] == ["c"]
     assert second.next is None
-    tagged = history.meter.events(history.key_id, Lines(tag="fit"), limit=2)
+    tagged = history.meter.events(history.key_id, LedgerFilter(tag="fit"), limit=2)
     assert [event.request_id for event in tagged.events] == ["a", "c"]
     assert tagged.next is None
 
@@ -567,9 +569,9 @@ def test_the_state_of_every_request_is_kept(shop: Shop):
     shop.hold("expired", hold_s=0)
     shop.meter.expire()
     with shop.store.read() as tx:
-        rows = tx.execute(select(requests.c.idem_key, requests.c.state)).all()
-        lines = tx.execute(select(ledger.c.request_id)).scalars().all()
-    assert all(idem_key == state for idem_key, state in rows)
+        rows = tx.execute(select(requests.c.idempotency_key, requests.c.state)).all()
+        lines = tx.execute(select(ledger.c.idempotency_key)).scalars().all()
+    assert all(idempotency_key == state for idempotency_key, state in rows)
     assert (len(rows), lines) == (4, ["settled"])
 
 

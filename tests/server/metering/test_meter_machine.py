@@ -1,7 +1,7 @@
 """Two replicas in any order of reserve, settle, release, expire, crash, replay and clock jump.
 
 All that can be seen of them agrees with a plain model, after every step, on both stores. A test run
-takes some 1,800 steps; run as a program, this file takes as many as it is told, on each store:
+takes some 1,800 steps; run as a program, this file takes as many as it is given, on each store:
 
     python -m tests.server.metering.test_meter_machine 10000
 """
@@ -30,7 +30,7 @@ from hypothesis.stateful import (
 from craft_server.accounts.identity import Key
 from craft_server.accounts.keys import Keys
 from craft_server.db.store import Store
-from craft_server.metering.meter import Hold, LedgerLine, Meter, Replay
+from craft_server.metering.meter import Hold, LedgerEntry, Meter, Replay
 from craft_shared.errors import Code, Refusal
 from craft_shared.messages import Budgets, Counters
 from tests.support.databases import drop_postgres, fresh_postgres
@@ -40,10 +40,10 @@ T = TypeVar("T")
 START_US = 1_700_000_000_000_000
 SECOND_US = 1_000_000
 FUTURE_S = 60
-LINE = LedgerLine("tiny", "set_1", prompts=1, images=1, classes=1)
+LINE = LedgerEntry("tiny", "set_1", prompts=1, images=1, classes=1)
 
 REPLICAS = st.sampled_from("ab")
-IDEM_KEYS = st.sampled_from("abcdef")
+IDEMPOTENCY_KEYS = st.sampled_from("abcdef")
 FINGERPRINTS = st.sampled_from(["f", "f", "f", "g"])
 COSTS = st.builds(
     lambda queries, vectors: Counters(queries=queries, calls=1, logit_vectors=vectors, texts=0),
@@ -89,9 +89,9 @@ class Model:
             for counter, limit in self.limits().items()
         )
 
-    def reserve(self, idem_key: str, wanted: Request) -> str:
+    def reserve(self, idempotency_key: str, wanted: Request) -> str:
         """Name of the outcome: hold, replay, or the code of a refusal."""
-        known = self.requests.get(idem_key)
+        known = self.requests.get(idempotency_key)
         if known and known.fingerprint != wanted.fingerprint:
             return Code.IDEMPOTENCY_KEY_REUSED
         if known and known.state == "settled":
@@ -103,11 +103,11 @@ class Model:
         if not self.fits(wanted.cost, "settled", "held"):
             return Code.BUDGET_HELD
         wanted.attempt = known.attempt + 1 if known else 1
-        self.requests[idem_key] = wanted
+        self.requests[idempotency_key] = wanted
         return "hold"
 
     def settle(self, hold: Hold) -> str:
-        request = self.requests[hold.idem_key]
+        request = self.requests[hold.idempotency_key]
         mine = request.attempt == hold.attempt
         late = mine and request.state == "expired" and self.fits(request.cost, "settled", "held")
         if (mine and request.state == "held") or late:
@@ -115,7 +115,7 @@ class Model:
         return "paid" if request.state == "settled" else Code.DEADLINE_EXCEEDED
 
     def release(self, hold: Hold) -> None:
-        request = self.requests[hold.idem_key]
+        request = self.requests[hold.idempotency_key]
         if request.attempt == hold.attempt and request.state == "held":
             request.state = "released"
 
@@ -187,12 +187,14 @@ class MeterMachine(RuleBasedStateMachine):
     @rule(
         target=holds,
         replica=REPLICAS,
-        idem_key=IDEM_KEYS,
+        idempotency_key=IDEMPOTENCY_KEYS,
         fingerprint=FINGERPRINTS,
         cost=COSTS,
         hold_s=st.integers(0, 100),
     )
-    def reserve(self, replica: str, idem_key: str, fingerprint: str, cost: Counters, hold_s: int):
+    def reserve(
+        self, replica: str, idempotency_key: str, fingerprint: str, cost: Counters, hold_s: int
+    ):
         wanted = Request(
             fingerprint,
             cost,
@@ -200,29 +202,31 @@ class MeterMachine(RuleBasedStateMachine):
             held_at=self.now,
             expires_at=self.now + hold_s * SECOND_US,
         )
-        expected = self.model.reserve(idem_key, wanted)
+        expected = self.model.reserve(idempotency_key, wanted)
         got = outcome(
             lambda: self.meters[replica].reserve(
-                self.key_id, idem_key, fingerprint=fingerprint, cost=cost, hold_s=hold_s
+                self.key_id, idempotency_key, fingerprint=fingerprint, cost=cost, hold_s=hold_s
             )
         )
         if isinstance(got, Hold):
             assert expected == "hold"
-            assert got.attempt == self.model.requests[idem_key].attempt
+            assert got.attempt == self.model.requests[idempotency_key].attempt
             return got
         if isinstance(got, Replay):
-            self._check_replay(idem_key, got)
+            self._check_replay(idempotency_key, got)
         assert expected == ("replay" if isinstance(got, Replay) else got)
         return multiple()
 
-    def _check_replay(self, idem_key: str, replay: Replay) -> None:
-        assert replay.cost == self.model.requests[idem_key].cost
-        assert replay.reply_sha256 == hashlib.sha256(idem_key.encode()).hexdigest()
-        assert replay.reply in {None, idem_key.encode()}
+    def _check_replay(self, idempotency_key: str, replay: Replay) -> None:
+        assert replay.cost == self.model.requests[idempotency_key].cost
+        assert replay.reply_sha256 == hashlib.sha256(idempotency_key.encode()).hexdigest()
+        assert replay.reply in {None, idempotency_key.encode()}
 
     def _settle(self, replica: str, hold: Hold) -> None:
         expected = self.model.settle(hold)
-        got = outcome(lambda: self.meters[replica].settle(hold, hold.idem_key.encode(), line=LINE))
+        got = outcome(
+            lambda: self.meters[replica].settle(hold, hold.idempotency_key.encode(), entry=LINE)
+        )
         assert expected == ("paid" if isinstance(got, Budgets) else got)
 
     @rule(replica=REPLICAS, hold=consumes(holds))

@@ -20,7 +20,7 @@ import pytest
 
 from craft_server.accounts.keys import Keys
 from craft_server.db.store import Store, wall_clock
-from craft_server.metering.meter import Hold, LedgerLine, Meter, Replay
+from craft_server.metering.meter import Hold, LedgerEntry, Meter, Replay
 from craft_shared.errors import Code, Refusal
 from craft_shared.messages import Counters
 
@@ -28,7 +28,7 @@ PROCESSES = 8
 REQUESTS = 150
 BUDGET = 200
 VECTORS = 3000
-LINE = LedgerLine("tiny", "set_1", prompts=1, images=10, classes=1)
+LINE = LedgerEntry("tiny", "set_1", prompts=1, images=10, classes=1)
 
 
 def price(number: int) -> Counters:
@@ -54,25 +54,27 @@ def loop(meter: Meter, key_id: str, chance: random.Random) -> None:
         buy(meter, key_id, f"shared-{number % 50}" if shared else f"own-{number}", price(0), chance)
 
 
-def buy(meter: Meter, key_id: str, idem_key: str, cost: Counters, chance: random.Random) -> None:
+def buy(
+    meter: Meter, key_id: str, idempotency_key: str, cost: Counters, chance: random.Random
+) -> None:
     try:
-        hold = meter.reserve(key_id, idem_key, fingerprint="f", cost=cost, hold_s=600)
+        hold = meter.reserve(key_id, idempotency_key, fingerprint="f", cost=cost, hold_s=600)
     except Refusal as refusal:
-        report(refusal.code, idem_key)
+        report(refusal.code, idempotency_key)
         return
     if isinstance(hold, Replay):
-        report("replay", idem_key)
+        report("replay", idempotency_key)
     elif chance.random() < 0.1:
         meter.release(hold)
-        report("released", idem_key)
+        report("released", idempotency_key)
     else:
-        meter.settle(hold, idem_key.encode() * 100, line=LINE)
-        report("settled", idem_key)
+        meter.settle(hold, idempotency_key.encode() * 100, entry=LINE)
+        report("settled", idempotency_key)
 
 
-def report(outcome: str, idem_key: str) -> None:
+def report(outcome: str, idempotency_key: str) -> None:
     """One line, handed to the operating system at once: it outlives a SIGKILL."""
-    os.write(sys.stdout.fileno(), f"{outcome} {idem_key}\n".encode())
+    os.write(sys.stdout.fileno(), f"{outcome} {idempotency_key}\n".encode())
 
 
 def work(role: str, url: str, key_id: str, seed: str) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
+from craft_server.api.services import services_of
 from craft_server.app import create_app
 from craft_server.observability import logs
 from craft_shared.tensors import TENSOR_MEDIA_TYPE
@@ -128,7 +129,7 @@ def test_a_request_is_one_line_by_template(app, client, caplog):
     reply = client.get(f"/v1/image-sets/{set_id}?tag={SECRET}")
     client.get("/livez")
     client.get(f"/{SECRET}", headers={"Authorization": ""})
-    (key,) = app.state.parts.keys.all()
+    (key,) = services_of(app).keys.all()
     first, second = request_lines(caplog)
     assert first.pop("ms") >= 0
     assert first == {

@@ -1,4 +1,4 @@
-"""What Prometheus is told: the documented metrics, and no label that a client picks."""
+"""What Prometheus reads: the documented metrics, and no label that a client picks."""
 
 import asyncio
 import re
@@ -11,6 +11,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from craft_server.accounts.keys import Keys
+from craft_server.api.services import services_of
 from craft_server.app import create_app
 from craft_server.db.store import Store, StoreDown
 from craft_server.metering.ledger import Discrepancy, Holds
@@ -37,7 +38,7 @@ OPERATIONS = ROOT / "docs" / "operations.md"
 
 @pytest.fixture
 def metrics(app):
-    return app.state.metrics
+    return services_of(app).metrics
 
 
 @pytest.fixture
@@ -77,7 +78,7 @@ def test_labels_are_those_documented_and_tell_no_tenants_apart(app, client, metr
             for sample in family.samples:
                 assert set(sample.labels) - {"le"} == documented[name], name
                 values |= set(sample.labels.values())
-    (row,) = app.state.parts.keys.all()
+    (row,) = services_of(app).keys.all()
     assert not {value for value in values if "my-" in value or row.id in value or value == "ann"}
 
 
@@ -170,7 +171,7 @@ def test_a_store_that_does_not_answer_is_counted(app, client, value, monkeypatch
     def down(*_, **__):
         raise StoreDown(Code.NOT_READY, "the store does not answer", retry_after_s=1)
 
-    monkeypatch.setattr(app.state.parts.recent_keys, "verify", down)
+    monkeypatch.setattr(services_of(app).key_cache, "verify", down)
     before = value("craft_store_outages_total")
     assert client.get("/v1/key").status_code == 503
     assert value("craft_store_outages_total") == before + 1
@@ -184,19 +185,19 @@ class Enough(BaseException):
 
 
 class Script(Telemetry):
-    """Notes what it is told."""
+    """Notes what is reported."""
 
     def __init__(self):
-        self.told = []
+        self.reported = []
 
     def held(self, holds, oldest_s):
-        self.told.append(("held", holds, round(oldest_s)))
+        self.reported.append(("held", holds, round(oldest_s)))
 
     def audited(self, discrepancies):
-        self.told.append(("audited", discrepancies))
+        self.reported.append(("audited", discrepancies))
 
     def outage(self):
-        self.told.append("outage")
+        self.reported.append("outage")
 
 
 class FakeMeter:
@@ -233,7 +234,7 @@ def test_the_ledger_is_audited_rarely_and_failures_are_survived(caplog):
     down = StoreDown(Code.NOT_READY, "the store does not answer")
     bug = RuntimeError("secret")
     sweep_all(FakeMeter([2, down, bug, 0, Enough()]), script, every_s=0.001, audit_s=3600)
-    assert script.told == [("held", 0, 0), ("audited", 1), "outage", ("held", 0, 0)]
+    assert script.reported == [("held", 0, 0), ("audited", 1), "outage", ("held", 0, 0)]
     assert "2 holds" in caplog.text
     assert "sweep failed, trying again" in caplog.messages
     assert "key_1 counts 2 queries_used, its rows say 1" in caplog.text
@@ -242,7 +243,7 @@ def test_the_ledger_is_audited_rarely_and_failures_are_survived(caplog):
 def test_audits_can_be_switched_off():
     script = Script()
     sweep_all(FakeMeter([0, 0, Enough()]), script, every_s=0.001, audit_s=0)
-    assert script.told == [("held", 0, 0)] * 2
+    assert script.reported == [("held", 0, 0)] * 2
 
 
 def test_drift_holds_and_expired_units_of_a_real_ledger_are_seen(tmp_path):
@@ -268,12 +269,12 @@ def test_drift_holds_and_expired_units_of_a_real_ledger_are_seen(tmp_path):
 
 
 def test_the_loops_lag_is_measured():
-    class Told(Telemetry):
+    class Reported(Telemetry):
         def loop_lag(self, seconds):
             raise Enough(seconds)
 
     with pytest.raises(Enough) as stopped:
-        asyncio.run(watch_loop(Told()))
+        asyncio.run(watch_loop(Reported()))
     assert stopped.value.args[0] >= 0
 
 
@@ -283,7 +284,7 @@ def test_the_loops_lag_is_measured():
 def test_the_port_is_its_own_and_is_given_back(tmp_path):
     settings = settings_in(tmp_path, metrics_port=0)
     app = create_app(settings, stub_box(settings))
-    metrics = app.state.metrics
+    metrics = services_of(app).metrics
     ports = []
     listening = metrics.listening
 
@@ -308,11 +309,11 @@ def test_two_servers_in_a_process_count_apart(tmp_path):
         client.get("/nothing")
     found = {"method": "GET", "route": "unmatched", "status": "404"}
     counts = [
-        app.state.metrics.registry.get_sample_value("craft_http_requests_total", found)
+        services_of(app).metrics.registry.get_sample_value("craft_http_requests_total", found)
         for app in apps
     ]
     assert counts == [1, None]
-    apps[1].state.store.close()
+    services_of(apps[1]).store.close()
 
 
 def test_the_real_program_serves_metrics_until_it_ends(tmp_path):

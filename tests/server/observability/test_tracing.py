@@ -1,4 +1,4 @@
-"""Spans: where a request's time went, to whoever collects, and without what was asked."""
+"""Spans: where a request's time went, for a collector, and without what was asked."""
 
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -10,6 +10,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from starlette.testclient import TestClient
 
 from craft_server import app as application
+from craft_server.api.services import services_of
 from craft_server.observability.otel import OtelTracer
 from craft_server.observability.tracing import Tracer
 from craft_server.settings import ModelError
@@ -35,7 +36,7 @@ def traced(settings, box, tracer, monkeypatch):
     monkeypatch.setattr(application, "make_tracer", lambda _: tracer)
     app = application.create_app(settings, box)
     with TestClient(app, raise_server_exceptions=False) as client:
-        token = app.state.parts.keys.create("ann", 100).token
+        token = services_of(app).keys.create("ann", 100).token
         client.headers["Authorization"] = f"Bearer {token}"
         yield client
 

@@ -1,4 +1,4 @@
-"""Administration over HTTP: keys, the audit trail, and whether ledger and counters agree."""
+"""Administration over HTTP: keys, the audit log, and whether ledger and counters agree."""
 
 import asyncio
 from typing import Annotated
@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Query, Request
 
 from craft_server.admin import Administration
 from craft_server.api.bodies import describe, read_json
-from craft_server.api.dependencies import AdminKey, PartsOf
+from craft_server.api.dependencies import AdminKey, ServicesOf
 from craft_shared.admin import (
     Acts,
     Audit,
@@ -27,8 +27,8 @@ After = Annotated[int, Query(ge=0, lt=2**63, description="`next` of the page bef
 Limit = Annotated[int, Query(ge=1, le=10_000)]
 
 
-async def _administration(parts: PartsOf, key: AdminKey) -> Administration:
-    return Administration(parts.store, actor=key.id)
+async def _administration(services: ServicesOf, key: AdminKey) -> Administration:
+    return Administration(services.store, actor=key.id)
 
 
 AdministrationOf = Annotated[Administration, Depends(_administration)]
@@ -82,8 +82,8 @@ async def revoke_key(key_id: KeyId, admin: AdministrationOf) -> KeyRecord:
 async def list_acts(
     admin: AdministrationOf, key_id: KeyId | None = None, after: After = 0, limit: Limit = 1000
 ) -> Acts:
-    """Page through the audit trail: who minted, changed, rotated or revoked which key."""
-    return await asyncio.to_thread(admin.acts, key_id=key_id, after=after, limit=limit)
+    """Page through the audit log: who minted, changed, rotated or revoked which key."""
+    return await asyncio.to_thread(admin.audit_log, key_id=key_id, after=after, limit=limit)
 
 
 @router.get("/audit")

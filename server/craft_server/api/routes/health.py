@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter
 
-from craft_server.api.dependencies import PartsOf
+from craft_server.api.dependencies import ServicesOf
 from craft_shared.messages import Health
 
 router = APIRouter(tags=["health"])
@@ -15,7 +15,7 @@ async def alive() -> Health:
 
 
 @router.get("/readyz")
-async def ready(parts: PartsOf) -> Health:
+async def ready(services: ServicesOf) -> Health:
     """Say that the model scores: a canary forward runs unless real work succeeded just now."""
-    await parts.service.check_ready()
+    await services.logits.check_ready()
     return Health(status="ok")

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Request
 from starlette.datastructures import UploadFile
 
 from craft_server.api.bodies import describe, media_type, read_json
-from craft_server.api.dependencies import ImagesKey, PartsOf
+from craft_server.api.dependencies import ImagesKey, ServicesOf
 from craft_shared.errors import Code, Refusal
 from craft_shared.messages import ImageSet, ImageSetRequest, Manifest, ManifestReply, UploadReply
 
@@ -38,20 +38,20 @@ _FILES: dict[str, Any] = {
 
 
 @router.post("/v1/images/missing", openapi_extra=describe(Manifest))
-async def missing(request: Request, parts: PartsOf, key: ImagesKey) -> ManifestReply:
+async def missing(request: Request, services: ServicesOf, key: ImagesKey) -> ManifestReply:
     """Say which images are not here yet, so that nothing is sent twice."""
     manifest = await read_json(request, Manifest)
-    absent = await asyncio.to_thread(parts.images.missing, key.owner, manifest.ids)
+    absent = await asyncio.to_thread(services.images.missing, key.owner, manifest.ids)
     return ManifestReply(missing=absent)
 
 
 @router.post("/v1/images", openapi_extra=_FILES)
-async def upload(request: Request, parts: PartsOf, key: ImagesKey) -> UploadReply:
+async def upload(request: Request, services: ServicesOf, key: ImagesKey) -> UploadReply:
     """Upload image files (field `files`): JPEG, PNG or WEBP. All are kept, or none."""
     media_type(request, _MULTIPART)
-    read = partial(_read_files, request, parts.settings.max_files)
+    read = partial(_read_files, request, services.settings.max_files)
     quota = key.policy.image_bytes
-    return UploadReply(images=await parts.uploads.add(key.owner, read, owner_bytes=quota))
+    return UploadReply(images=await services.uploads.add(key.owner, read, owner_bytes=quota))
 
 
 async def _read_files(request: Request, max_files: int) -> list[bytes]:
@@ -65,15 +65,15 @@ async def _read_files(request: Request, max_files: int) -> list[bytes]:
 
 
 @router.post("/v1/image-sets", openapi_extra=describe(ImageSetRequest))
-async def create_set(request: Request, parts: PartsOf, key: ImagesKey) -> ImageSet:
+async def create_set(request: Request, services: ServicesOf, key: ImagesKey) -> ImageSet:
     """Name an ordered list of uploaded images; the same list always has the same id."""
     wanted = await read_json(request, ImageSetRequest)
     return await asyncio.to_thread(
-        parts.images.create_set, key.owner, wanted.images, name=wanted.name
+        services.images.create_set, key.owner, wanted.images, name=wanted.name
     )
 
 
 @router.get("/v1/image-sets/{set_id}")
-async def get_set(set_id: str, parts: PartsOf, key: ImagesKey) -> ImageSet:
+async def get_set(set_id: str, services: ServicesOf, key: ImagesKey) -> ImageSet:
     """What a set is called and how many images it has."""
-    return await asyncio.to_thread(parts.images.describe_set, key.owner, set_id)
+    return await asyncio.to_thread(services.images.describe_set, key.owner, set_id)

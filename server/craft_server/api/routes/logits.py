@@ -1,4 +1,4 @@
-"""POST /v1/logits: the only door through which a model's answers leave."""
+"""POST /v1/logits: the only route by which a model's answers leave."""
 
 import asyncio
 from typing import Annotated, TypeVar
@@ -7,10 +7,10 @@ from fastapi import APIRouter, Header, Request, Response
 
 from craft_server.accounts.identity import Key
 from craft_server.api.bodies import JSON_MEDIA_TYPE, describe, media_type, wants_tensors
-from craft_server.api.dependencies import LogitsKey, LogitsKeyNow, PartsOf
-from craft_server.api.responses import hung_up, response_to
+from craft_server.api.dependencies import LogitsKey, LogitsKeyNow, ServicesOf
+from craft_server.api.responses import disconnected, response_to
 from craft_server.engine.blackbox import FloatArray
-from craft_server.logits.service import Delivery
+from craft_server.logits.results import Reply
 from craft_shared.errors import CODES, Code, Refusal
 from craft_shared.messages import LogitsReply, LogitsRequest
 from craft_shared.tensors import TENSOR_MEDIA_TYPE
@@ -32,30 +32,31 @@ _SMALL = 2**16
 )
 async def logits(
     request: Request,
-    parts: PartsOf,
+    services: ServicesOf,
     key: LogitsKey,
     key_now: LogitsKeyNow,
     idempotency_key: Annotated[str, Header(description="the same on every retry")] = "",
 ) -> Response:
     """Score P prompts of K classes on an image set. Costs P queries, once per Idempotency-Key."""
     message, offsets = await _read(request)
-    service = parts.service
 
-    async def buy(key: Key) -> Delivery:
-        order = await service.order(key, message, offsets=offsets, idempotency_key=idempotency_key)
-        return await _unless_left(request, service.start(order))
+    async def buy(key: Key) -> Reply:
+        priced = await services.logits.price(
+            key, message, offsets=offsets, idempotency_key=idempotency_key
+        )
+        return await _unless_disconnected(request, services.logits.start(priced))
 
     try:
-        delivery = await buy(key)
+        reply = await buy(key)
     except Refusal as refusal:
         if CODES[refusal.code].retryable:
             raise
         now = await key_now()
         if now.version == key.version:
             raise
-        delivery = await buy(now)
+        reply = await buy(now)
     return await response_to(
-        delivery, tensors=wants_tensors(request), deadline_s=parts.settings.deadline_s
+        reply, tensors=wants_tensors(request), deadline_s=services.settings.deadline_s
     )
 
 
@@ -71,9 +72,9 @@ def _decode_json(body: bytes) -> tuple[LogitsRequest, FloatArray | None]:
     return message, offsets_from_json(message)
 
 
-async def _unless_left(request: Request, task: "asyncio.Task[T]") -> T:
+async def _unless_disconnected(request: Request, task: "asyncio.Task[T]") -> T:
     """Await work, cancelling it if the client hangs up meanwhile."""
-    watcher = asyncio.ensure_future(hung_up(request.receive))
+    watcher = asyncio.ensure_future(disconnected(request.receive))
     try:
         await asyncio.wait([task, watcher], return_when=asyncio.FIRST_COMPLETED)
         if not task.done():

@@ -8,8 +8,8 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
-from craft_server.api.dependencies import AnyKey, PartsOf, UsageKey
-from craft_server.metering.ledger import Bucket, Label, Lines
+from craft_server.api.dependencies import AnyKey, ServicesOf, UsageKey
+from craft_server.metering.ledger import Bucket, Label, LedgerFilter
 from craft_shared.messages import KeyInfo, Tag, UsageEvent, UsageEvents, UsageReply
 
 router = APIRouter(tags=["usage"])
@@ -19,9 +19,9 @@ _NDJSON = "application/x-ndjson"
 
 
 @router.get("/v1/key")
-async def key_info(parts: PartsOf, key: AnyKey) -> KeyInfo:
+async def key_info(services: ServicesOf, key: AnyKey) -> KeyInfo:
     """What this key may do and what it has left."""
-    budgets = await asyncio.to_thread(parts.ledger.budgets, key.id)
+    budgets = await asyncio.to_thread(services.meter.budgets, key.id)
     return KeyInfo(
         id=key.id,
         owner=key.owner,
@@ -33,28 +33,28 @@ async def key_info(parts: PartsOf, key: AnyKey) -> KeyInfo:
     )
 
 
-async def _lines(
+async def _filter(
     since: datetime | None = None,
     until: datetime | None = None,
     tag: Tag | None = None,
     run: Tag | None = None,
-) -> Lines:
-    return Lines(since=since, until=until, tag=tag, run=run)
+) -> LedgerFilter:
+    return LedgerFilter(since=since, until=until, tag=tag, run=run)
 
 
-LinesAsked = Annotated[Lines, Depends(_lines)]
+FilterDep = Annotated[LedgerFilter, Depends(_filter)]
 
 
 @router.get("/v1/usage")
 async def usage(
-    parts: PartsOf,
+    services: ServicesOf,
     key: UsageKey,
-    lines: LinesAsked,
+    where: FilterDep,
     bucket: Bucket = "total",
     by: Label | None = None,
 ) -> UsageReply:
     """Add up the ledger of this key, by time (UTC), by tag or by run."""
-    return await asyncio.to_thread(parts.ledger.usage, key.id, lines, bucket=bucket, by=by)
+    return await asyncio.to_thread(services.meter.usage, key.id, where, bucket=bucket, by=by)
 
 
 @router.get(
@@ -64,14 +64,14 @@ async def usage(
 )
 async def events(
     request: Request,
-    parts: PartsOf,
+    services: ServicesOf,
     key: UsageKey,
-    lines: LinesAsked,
+    where: FilterDep,
     after: Annotated[int, Query(ge=0, lt=2**63, description="`next` of the page before")] = 0,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
 ) -> Response:
     """Page through the ledger of this key; Accept chooses JSON, CSV or NDJSON."""
-    page = await asyncio.to_thread(parts.ledger.events, key.id, lines, after=after, limit=limit)
+    page = await asyncio.to_thread(services.meter.events, key.id, where, after=after, limit=limit)
     text, media_type = _render(page, request.headers.get("accept", ""))
     headers = {}
     if page.next is not None:

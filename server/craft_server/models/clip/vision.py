@@ -1,7 +1,7 @@
 """From images to records and features: open_clip's own preprocessing and image tower.
 
 A record is one image's normalised features, float32 little-endian: what a disk can keep and any
-process with the same checkpoint can load. Must not know where records are kept.
+process with the same checkpoint can load.
 """
 
 from collections.abc import Callable, Sequence

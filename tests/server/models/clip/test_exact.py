@@ -231,7 +231,7 @@ def test_soft_prompts_give_the_logits_of_moved_embeddings_at_full_length(tower):
 
 
 def test_the_claim_can_fail(tower):
-    """Random towers tell texts apart by far more than the tolerance, so that equality says much."""
+    """Random towers separate texts by far more than the tolerance, so that equality says much."""
     names = ["cat", "grand piano"]
     logits = tower.shop.sell(names, by_text(["a photo of a {}.", "{}"]))
     assert np.ptp(logits, axis=2).min() > 20 * TOLERANCE

@@ -1,0 +1,42 @@
+"""The one value by which routes reach the rest of the server: `app.state.services`."""
+
+from dataclasses import dataclass
+from typing import cast
+
+from starlette.applications import Starlette
+
+from craft_server.accounts.cache import KeyCache
+from craft_server.accounts.keys import Keys
+from craft_server.accounts.rate_limit import RateLimiter
+from craft_server.db.group_commit import GroupCommit
+from craft_server.db.store import Store
+from craft_server.images.admission import UploadAdmission
+from craft_server.images.store import ImageStore
+from craft_server.logits.service import LogitsService
+from craft_server.metering.meter import Meter
+from craft_server.observability.metrics import Metrics
+from craft_server.observability.tracing import Tracer
+from craft_server.settings import Settings
+
+
+@dataclass(frozen=True)
+class Services:
+    """What a server is made of, built once by `create_app`."""
+
+    settings: Settings
+    store: Store
+    group_commit: GroupCommit
+    keys: Keys
+    key_cache: KeyCache
+    rate_limiter: RateLimiter
+    meter: Meter
+    images: ImageStore
+    uploads: UploadAdmission
+    logits: LogitsService
+    metrics: Metrics
+    tracer: Tracer
+
+
+def services_of(app: Starlette) -> Services:
+    """The services of an application."""
+    return cast("Services", app.state.services)
