@@ -7,14 +7,16 @@ its own; budgets and the number of requests in work are in the store and exact o
 
 import math
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import NamedTuple
+
+from cachetools import LRUCache
 
 from craft_shared.errors import Code, Refusal
 
 WINDOW_S = 60
 _KEPT = 65_536
+"""Of more keys the one that called longest ago is forgotten: its bucket is full."""
 _ROUNDING_S = 1e-6
 
 
@@ -46,7 +48,7 @@ class RateLimiter:
     def __init__(self, per_minute: int, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._per_minute = per_minute
         self._clock = clock
-        self._full_at: OrderedDict[str, float] = OrderedDict()
+        self._full_at: LRUCache[str, float] = LRUCache(_KEPT)
 
     def take(self, key_id: str, per_minute: int | None) -> RateStatus | None:
         """Count one call, unless it comes too early; None where the key has no limit."""
@@ -54,11 +56,11 @@ class RateLimiter:
         if not limit:
             return None
         now, each = self._clock(), WINDOW_S / limit
-        full_at = max(self._full_at.pop(key_id, now), now)
+        full_at = max(self._full_at.get(key_id, now), now)
         early_s = full_at + each - now - WINDOW_S
         allowed = early_s <= _ROUNDING_S
         full_at += each * allowed
-        self._keep(key_id, full_at)
+        self._full_at[key_id] = full_at
         filling_s = full_at - now
         return RateStatus(
             limit,
@@ -66,9 +68,3 @@ class RateLimiter:
             reset_s=math.ceil(filling_s),
             wait_s=0 if allowed else max(1, math.ceil(early_s)),
         )
-
-    def _keep(self, key_id: str, full_at: float) -> None:
-        """Of too many keys the one that called longest ago is forgotten: its bucket is full."""
-        self._full_at[key_id] = full_at
-        while len(self._full_at) > _KEPT:
-            self._full_at.popitem(last=False)

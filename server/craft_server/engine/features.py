@@ -7,6 +7,7 @@ that runs a job on the device thread.
 """
 
 import asyncio
+import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -14,10 +15,11 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Protocol, TypeVar
 
+from cachetools import LRUCache
+
 from craft_server.engine.blackbox import BlackBox, Features, Pixels
 from craft_server.engine.feature_cache import FeatureCache
 from craft_server.images.store import ImageSetRecord, ImageStore
-from craft_server.lru import Recent
 from craft_server.observability.telemetry import Tier
 from craft_server.settings import Settings
 
@@ -52,8 +54,12 @@ class ImageFeatures:
         self._images = images
         self._key = blackbox.image_key
         self._batch = settings.encode_batch
-        self._matrices: Recent[str, Features] = Recent(settings.resident_images)
-        self._records: Recent[str, bytes] = Recent(settings.feature_cache)
+        self._matrices: LRUCache[str, tuple[Features, int]] = LRUCache(
+            settings.resident_images, getsizeof=lambda kept: kept[1]
+        )
+        self._records: LRUCache[str, bytes] = LRUCache(settings.feature_cache)
+        self._record_bytes = 0
+        self._lock = threading.Lock()
         self._disk = FeatureCache(
             settings.data_dir / "features.db", capacity=settings.feature_disk_images
         )
@@ -74,27 +80,27 @@ class ImageFeatures:
             TimeoutError: others encoded for longer than `patience_s`.
             RuntimeError: the model gave a feature that is not finite.
         """
-        kept = self._matrices.get([images.id])
+        kept = self._matrices.get(images.id)
         self._count("device", len(images.digests), found=len(images.digests) if kept else 0)
         if kept:
-            return kept[images.id]
+            return kept[0]
         records = await self._all_records(
             list(dict.fromkeys(images.digests)), run, patience_s=patience_s
         )
         async with _within(patience_s, self._loading):
-            if kept := self._matrices.get([images.id]):
-                return kept[images.id]
+            if kept := self._matrices.get(images.id):
+                return kept[0]
             ordered = [records[digest] for digest in images.digests]
             matrix = await run(lambda: self._blackbox.load_features(ordered))
-            self._matrices.put({images.id: matrix}, weight=len(ordered))
+            if len(ordered) <= self._matrices.maxsize:
+                self._matrices[images.id] = matrix, len(ordered)
         return matrix
 
     def tiers(self) -> list[Tier]:
         """What was found where, and how much is kept; the device's share by its records' size."""
-        record = len(self._records.newest() or b"")
         sizes = {
-            "device": self._matrices.weight * record,
-            "memory": self._records.weight * record,
+            "device": int(self._matrices.currsize) * self._record_bytes,
+            "memory": int(self._records.currsize) * self._record_bytes,
             "disk": self._disk.bytes,
         }
         return [
@@ -125,16 +131,24 @@ class ImageFeatures:
 
         A look is counted if it is the `first` at these images, not one to see what came meanwhile.
         """
-        records = self._records.get(digests)
+        with self._lock:
+            records = {key: self._records[key] for key in digests if key in self._records}
         if first:
             self._count("memory", len(digests), found=len(records))
         if absent := _without(digests, records):
             stored = self._disk.get(self._key, absent)
             if first:
                 self._count("disk", len(absent), found=len(stored))
-            self._records.put(stored)
+            self._keep(stored)
             records |= stored
         return records
+
+    def _keep(self, records: Mapping[str, bytes]) -> None:
+        """Keep records in memory, on whatever thread; all records of a model have one size."""
+        with self._lock:
+            for digest, record in records.items():
+                self._records[digest] = record
+                self._record_bytes = len(record)
 
     def _count(self, tier: str, images: int, *, found: int) -> None:
         """Count a look at a tier; each is looked at by one thread alone."""
@@ -167,7 +181,7 @@ class ImageFeatures:
         def encode() -> dict[str, bytes]:
             records = dict(zip(batch, self._blackbox.encode_images(pixels), strict=True))
             pixels.clear()  # the device's thread may hold the job a moment longer
-            self._records.put(records)  # here, so that it is kept if nobody waits any more
+            self._keep(records)  # here, so that it is kept if nobody waits any more
             return records
 
         return encode

@@ -10,6 +10,7 @@ import hashlib
 import math
 import os
 import re
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from cachetools import LRUCache
 from PIL.Image import Image
 from sqlalchemy import Connection
 
@@ -26,7 +28,6 @@ from craft_server.db.tables import image_sets, images
 from craft_server.images.blobs import BlobsDown, place_for
 from craft_server.images.decoding import ImageLimits, open_image
 from craft_server.images.queries import find_set, insert_new, lock_owner, owned, totals
-from craft_server.lru import Recent
 from craft_shared.errors import Code, Refusal
 from craft_shared.messages import ImageSet, StoredImage
 
@@ -68,7 +69,10 @@ class ImageStore:
         self._limits = limits
         self._ahead = decoders or os.cpu_count() or 1
         self._decoders = ThreadPoolExecutor(self._ahead, thread_name_prefix="decode")
-        self._sets: Recent[tuple[str, str], ImageSetRecord] = Recent(_KEPT_DIGESTS)
+        self._sets: LRUCache[tuple[str, str], ImageSetRecord] = LRUCache(
+            _KEPT_DIGESTS, getsizeof=lambda record: len(record.digests)
+        )
+        self._sets_lock = threading.Lock()
 
     def add(
         self,
@@ -153,13 +157,17 @@ class ImageStore:
         Sets never change, so those used last are kept in memory.
         """
         place = owner, identifier
-        if kept := self._sets.get([place]):
-            return kept[place]
+        with self._sets_lock:
+            kept = self._sets.get(place)
+        if kept is not None:
+            return kept
         packed: bytes = self._set(owner, identifier).digests
         starts = range(0, len(packed), _DIGEST_BYTES)
         digests = tuple(packed[start : start + _DIGEST_BYTES].hex() for start in starts)
         record = ImageSetRecord(id=identifier, digests=digests)
-        self._sets.put({place: record}, weight=len(digests))
+        if len(digests) <= _KEPT_DIGESTS:
+            with self._sets_lock:
+                self._sets[place] = record
         return record
 
     def open(self, digest: str) -> Image:

@@ -259,19 +259,18 @@ def test_an_unknown_key_is_not_found(keys: Keys, change: dict[str, object]):
         keys.revoke("key_0")
 
 
-def test_recent_identities_are_remembered_for_a_second_and_never_grow_without_bound(
-    store, monkeypatch
-):
-    made = Keys(store).create("lab", 1)
-    cache = KeyCache(Keys(store))
-    assert cache.known(made.token) is None
-    assert cache.verify(made.token) == cache.known(made.token)
-    monkeypatch.setattr("craft_server.accounts.cache.RECENT_S", 0.0)
-    assert cache.known(made.token) is None
-    monkeypatch.setattr("craft_server.accounts.cache._RECENT_KEYS", 1)
-    other = Keys(store).create("lab", 1)
-    cache.verify(other.token)
-    assert len(cache._seen) == 1
+def test_verified_keys_are_kept_for_a_second_and_never_more_than_so_many(store):
+    keys, now = Keys(store), [0.0]
+    cache = KeyCache(keys, max_keys=1, timer=lambda: now[0])
+    one, two = (keys.create("lab", 1).token for _ in range(2))
+    assert cache.known(one) is None
+    assert cache.verify(one) == cache.known(one)
+    now[0] = 1.0
+    assert cache.known(one) is None
+    cache.verify(one)
+    cache.verify(two)
+    assert cache.known(one) is None
+    assert cache.known(two) is not None
 
 
 # --- rotation -----------------------------------------------------------------------------------

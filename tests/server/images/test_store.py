@@ -166,6 +166,21 @@ def test_a_set_is_read_from_the_store_once_and_an_unknown_one_again(images):
     assert images.find_set("ann", made.id) is images.find_set("ann", made.id)
 
 
+def test_a_set_larger_than_all_room_for_sets_is_read_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("craft_server.images.store._KEPT_DIGESTS", 1)
+    store = Store(f"sqlite:///{tmp_path / 'craft.db'}")
+    images = ImageStore(store, tmp_path / "images", limits=LIMITS)
+    [image] = images.add("ann", [png(1)])
+    large = images.create_set("ann", [image.id] * 2, name="").id
+    small = images.create_set("ann", [image.id], name="").id
+    assert images.find_set("ann", small) is images.find_set("ann", small)
+    assert images.find_set("ann", large) == images.find_set("ann", large)
+    assert images.find_set("ann", large) is not images.find_set("ann", large)
+    assert images.find_set("ann", small) is images.find_set("ann", small)
+    images.close()
+    store.close()
+
+
 def test_replicas_that_add_the_same_at_once_both_succeed(images, monkeypatch):
     """What another replica inserts between the look and the insert is no error."""
     from craft_server.images import store as module
