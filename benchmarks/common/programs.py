@@ -5,11 +5,20 @@ started: nothing here builds the path of a source file.
 """
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
-SERVER = Path(sys.executable).parent / "craft-server"
-TUNER = Path(sys.executable).parent / "craft-tuner"
+
+def _program(name: str) -> Path:
+    """A program of this installation; else the one on the PATH, as gpu/unpack.py puts it there."""
+    beside = Path(sys.executable).parent / name
+    found = None if beside.is_file() else shutil.which(name)
+    return Path(found) if found else beside
+
+
+SERVER = _program("craft-server")
+TUNER = _program("craft-tuner")
 ROOT = Path(__file__).parents[2]
 
 

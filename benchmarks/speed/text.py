@@ -36,13 +36,20 @@ from benchmarks.common.machine import (
     slope,
     write_json,
 )
-from craft_server.models.clip.text import TextEncoder, TextPlan
+from benchmarks.common.text_encoding import (
+    CONTEXT,
+    LENGTH,
+    SUFFIX,
+    block_products,
+    offsets_of,
+    packed_flop,
+    packed_tokens,
+    plan_of,
+    texts_of,
+    usual,
+)
+from craft_server.models.clip.text import TextEncoder
 
-CONTEXT, SUFFIX = "a photo of a", "."
-CONTEXT_TOKENS = 4
-PREFIX = 1 + CONTEXT_TOKENS
-LENGTH = 77
-PEAK_TOKENS = 4096
 SLOW_CLASSES = 100
 """Above this, the usual way is called once: it takes many seconds."""
 
@@ -75,23 +82,6 @@ GROWTH_COLUMNS = {
 }
 
 
-# --- the two ways -------------------------------------------------------------------------------
-
-
-def offsets_of(prompts: int) -> torch.Tensor:
-    """Random offsets (P, n_ctx, W)."""
-    return 0.1 * torch.randn(prompts, CONTEXT_TOKENS, 512, generator=torch.Generator())
-
-
-def usual(model: Any, ids: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
-    """One prompt as CoOp encodes it: (K, 77) ids, (n_ctx, W) offset -> (K, D)."""
-    embedded = model.token_embedding(ids)
-    embedded[:, 1:PREFIX] += offset
-    x = model.transformer(embedded + model.positional_embedding, attn_mask=model.attn_mask)
-    x = model.ln_final(x)[torch.arange(len(ids)), ids.argmax(dim=-1)] @ model.text_projection
-    return functional.normalize(x, dim=-1)
-
-
 def usual_seconds(
     model: Any, ids: torch.Tensor, offset: torch.Tensor, repeats: int
 ) -> tuple[float, torch.Tensor]:
@@ -104,52 +94,6 @@ def usual_seconds(
     return statistics.median(times), features
 
 
-def plan_of(encoder: TextEncoder, names: Sequence[str], prompts: int) -> TextPlan:
-    """P soft prompts of the names."""
-    return encoder.plan_soft(CONTEXT, list(names), SUFFIX, offsets_of(prompts))
-
-
-def packed_tokens(plan: TextPlan) -> int:
-    """Tokens per prompt: the shared prefix once, then what is left of each text."""
-    return PREFIX + sum(len(row) - PREFIX for row in plan.rows)
-
-
-# --- arithmetic ---------------------------------------------------------------------------------
-
-
-def packed_flop(model: Any, plan: TextPlan) -> float:
-    """Operations of the packed way for the whole plan: linear layers and attention.
-
-    Per token and layer a block has 12 W^2 multiplications (3 for query, key and value, 1 for the
-    attention's output, 8 for the MLP). The first layer projects suffixes once for all prompts; the
-    last needs keys and values of all tokens, and the rest for the T read-outs alone.
-    """
-    width, layers = model.token_embedding.weight.shape[1], len(model.transformer.resblocks)
-    lengths = [len(row) - PREFIX for row in plan.rows]
-    suffix, texts, prompts = sum(lengths), len(lengths), plan.prompts
-    inner = 12 * (layers - 1) * (PREFIX + suffix) - 3 * suffix
-    last = 2 * (PREFIX + suffix) + 10 * texts
-    linear = prompts * (inner + last) * width**2 + 3 * suffix * width**2
-    seen = PREFIX**2 + sum(length * (PREFIX + length) for length in lengths)
-    seen_last = sum(PREFIX + length for length in lengths)
-    attention = 2 * prompts * ((layers - 1) * seen + seen_last) * width
-    read_out = prompts * texts * width * model.text_projection.shape[1]
-    return float(2 * (linear + attention + read_out))
-
-
-def peak_flop_per_s(width: int = 512) -> float:
-    """Rate of bare float32 matrix products of a block's shapes, as often as a block has them."""
-    shapes = [(width, 3 * width), (width, width), (width, 4 * width), (4 * width, width)]
-    weights = [torch.randn(*shape) for shape in shapes]
-    inputs = [torch.randn(PEAK_TOKENS, rows) for rows, _ in shapes]
-
-    def products() -> None:
-        for x, weight in zip(inputs, weights, strict=True):
-            torch.mm(x, weight)
-
-    return 2.0 * PEAK_TOKENS * 12 * width**2 / median_seconds(products, 5)
-
-
 # --- the table ----------------------------------------------------------------------------------
 
 
@@ -158,9 +102,10 @@ def measure(model: Any, encoder: TextEncoder, classes: int, prompts: int) -> Row
     """One row of the table."""
     dataset, names = names_by_count(classes)
     offsets = offsets_of(prompts)
-    ids = open_clip.SimpleTokenizer()([f"{CONTEXT} {name}{SUFFIX}" for name in names])
+    ids = open_clip.SimpleTokenizer()(texts_of(names))
     plan = encoder.plan_soft(CONTEXT, names, SUFFIX, offsets)
-    peak = peak_flop_per_s()
+    products, flop = block_products()
+    peak = flop / median_seconds(products, 5)
     packed = median_seconds(partial(encoder.encode, plan), 3)
     features = encoder.encode(plan)[0]
     repeats = 1 if classes > SLOW_CLASSES else 3

@@ -101,6 +101,18 @@ def side(jobs: list[Job]) -> Row:
     }
 
 
+def compare(
+    server: Server, tuners: int, names: list[str], prompts: int, seconds: float
+) -> list[Row]:
+    """One tuner, then all of them, on a running server."""
+    keys = [server.mint() for _ in range(tuners)]
+    images = Wire(server.port, keys[0]).image_set([noise_png(i) for i in range(IMAGES)])
+    model = str(card(server.port, keys[0])["id"])
+    jobs = [Job(server.port, key, model, images, names, prompts, 0.0, seconds) for key in keys]
+    tune(jobs[0]._replace(start=time.monotonic(), seconds=0.0))  # encodes the images
+    return [side(jobs[:1]), side(jobs)]
+
+
 def main() -> None:
     """Run both sides and print a table in Markdown."""
     options = options_of(__doc__, tuners=8, seconds=120.0, prompts=40, dataset="dtd")
@@ -109,15 +121,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         weights = random_checkpoint(Path(folder))
         with serving(Path(folder) / "server", model="RN50", pretrained=weights) as server:
-            keys = [server.mint() for _ in range(options.tuners)]
-            images = Wire(server.port, keys[0]).image_set([noise_png(i) for i in range(IMAGES)])
-            model = str(card(server.port, keys[0])["id"])
-            jobs = [
-                Job(server.port, key, model, images, names, options.prompts, 0.0, options.seconds)
-                for key in keys
-            ]
-            tune(jobs[0]._replace(start=time.monotonic(), seconds=0.0))  # encodes the images
-            rows = [side(jobs[:1]), side(jobs)]
+            rows = compare(server, options.tuners, names, options.prompts, options.seconds)
     share = rows[1]["prompts_per_s"] / rows[0]["prompts_per_s"]
     print_table(rows, COLUMNS)
     print(f"{options.tuners} tuners get {share:.3f} of one tuner's rate together.")

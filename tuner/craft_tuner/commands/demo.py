@@ -57,7 +57,7 @@ def run_demo(
     with local_server(where / "server", queries=budget, keep=keep_server) as server:
         settings = Settings(server=server.url, key=SecretStr(server.key))
         result = commands.fit(where / "run", config, settings, data=DIGITS)
-        account = _account(settings, result)
+        account = account_of(settings, result)
     console.print(_table(result, account, seconds=time.monotonic() - started))
     console.print(f"report: {where / 'run' / REPORT}", soft_wrap=True)
     if keep_server:
@@ -75,7 +75,7 @@ def _fresh(out: Path | None) -> Path:
     return out
 
 
-def _account(settings: Settings, result: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
+def account_of(settings: Settings, result: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
     """Queries and logit vectors by the ledger, by the key and by the tuner.
 
     The key counts logit vectors only if it is limited in them, so the ledger's stand in for it.

@@ -50,7 +50,7 @@ def load_clip(settings: Settings, limits: CardLimits) -> ClipBlackBox:
         ModelError: unknown name or tag, missing or unreadable file, no network, no such device.
     """
     device = pick_device(settings.device)
-    _compute_exactly()
+    compute_exactly()
     threads = settings.threads or torch.get_num_threads()
     stay_small()
     source = find_source(settings)
@@ -108,7 +108,7 @@ def pick_device(name: str) -> torch.device:
     return torch.device(wanted)
 
 
-def _compute_exactly() -> None:
+def compute_exactly() -> None:
     """Keep float32 float32: torch lets convolutions on a GPU round their factors to TF32."""
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
