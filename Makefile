@@ -61,12 +61,13 @@ bench: install  ## time and memory on this machine, about ten minutes; figures i
 .PHONY: check
 check: test lint type demo  ## what CI runs
 	$(BIN)/python -m benchmarks demo-seeds
+	$(MAKE) gpu-check FLAGS='--device cpu --small'
 	$(BIN)/python -m benchmarks soak --minutes 1
 	$(BIN)/python -m benchmarks faults --rounds 10
 
 .PHONY: clean
 clean:  ## remove the virtual environment, caches and runs
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage* runs var bench fuzz
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage* runs var bench fuzz gpu-wheels
 
 # --- what needs more than a machine with Python -------------------------------------------------
 
@@ -91,3 +92,12 @@ page-test: chromium  # looks at the page of runs in a headless Chromium
 .PHONY: docker-test
 docker-test: install  # builds both images and runs what docs/docker.md promises on a real engine
 	$(BIN)/python -m scripts.docker_test $(DOCKER_FLAGS)
+
+.PHONY: gpu-wheels
+gpu-wheels: install  # collects into gpu-wheels/ what a bare GPU machine lacks: 50 MiB at most
+	$(BIN)/python -m benchmarks.gpu.wheels
+
+.PHONY: gpu-check
+gpu-check: install  # measures the CUDA path in eight minutes; FLAGS='--device cpu --small' rehearses it
+	mkdir -p bench
+	$(BIN)/python benchmarks/gpu/check.py --json bench/gpu.json $(FLAGS)

@@ -40,7 +40,7 @@ def prepared(wheels: Path | None, folder: Path) -> tuple[dict[str, str], list[st
     Raises:
         SystemExit: there are no wheels.
     """
-    from gpu.unpack import NoWheelsError, unpack  # noqa: PLC0415 - the path is set below
+    from gpu.unpack import NoWheelsError, stale, unpack  # noqa: PLC0415 - the path is set below
 
     paths, faults = [str(BENCHMARKS)], []
     environment = dict(os.environ)
@@ -51,7 +51,8 @@ def prepared(wheels: Path | None, folder: Path) -> tuple[dict[str, str], list[st
             raise SystemExit(f"gpu-check: {error}") from error
         paths.insert(0, str(done.site))
         environment["PATH"] = f"{done.programs}{os.pathsep}{environment.get('PATH', '')}"
-        faults = done.faults
+        old = stale(done.site, BENCHMARKS.parent)
+        faults = [*done.faults, old] if old else done.faults
         print(f"unpacked: {', '.join(done.used) or 'nothing'}", flush=True)
     inherited = environment.get("PYTHONPATH")
     environment["PYTHONPATH"] = os.pathsep.join(paths + ([inherited] if inherited else []))

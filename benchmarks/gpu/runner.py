@@ -94,9 +94,12 @@ Launch = Callable[[Section, Scene, float, Say], End]
 
 
 def sentence_of(error: BaseException) -> str:
-    """A failure in one line."""
-    first = next(iter(str(error).strip().splitlines()), "")
-    if isinstance(error, ToldError):
+    """A failure in one line: its first, and its last if the first only announces that."""
+    lines = str(error).strip().splitlines()
+    first = lines[0] if lines else ""
+    if first.endswith(":"):
+        first = f"{first} {lines[-1].strip()}"
+    if isinstance(error, (ToldError, SystemExit)):
         return first
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
 
@@ -123,6 +126,7 @@ def forked(section: Section, scene: Scene, limit_s: float, say: Say) -> End:
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid or 0, signal.SIGKILL)
+        process.kill()  # it may not have made its group yet
         process.join()
 
 

@@ -1,13 +1,15 @@
 """Put wheels where a machine without pip and without an index can import them.
 
-Unpacked is only what the machine lacks, or has in a version that a carried wheel cannot use. Knows
-nothing of CUDA or of this project but its name; imports the standard library and `packaging`, which
-it takes from the wheels where the machine has none.
+Unpacked is only what the machine lacks, or has in a version that something unpacked cannot use:
+what is there stays together with what it was installed with. Knows nothing of CUDA, nor of this
+project but its name. Imports the standard library and `packaging`, which it takes from the wheels
+where the machine has none.
 """
 
 import sys
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from email.parser import HeaderParser
 from importlib import metadata
@@ -19,6 +21,10 @@ if TYPE_CHECKING:
 
 PROJECT = "craft-blackbox"
 EXTRAS = ("server", "tuner")
+_FOLDERS = {"craft_server": "server", "craft_tuner": "tuner", "craft_shared": "shared"}
+_Demand = tuple[str, str, Any]
+"""Who asks, for what, in which versions."""
+
 _SCRIPT = """#!{python}
 import sys
 from {module} import {function}
@@ -69,9 +75,10 @@ def unpack(wheels: Path, into: Path) -> Unpacked:
     _find_packaging(files)
     done = Unpacked(into / "site", into / "programs")
     carried = {wheel.name: wheel for wheel in _suitable(files, done.faults)}
-    done.faults += _unmet(carried)
+    kept = _kept(carried)
+    done.faults += _unmet(carried, kept)
     for wheel in carried.values():
-        if not _machine_has(wheel, carried):
+        if wheel.name not in kept:
             with zipfile.ZipFile(wheel.path) as content:
                 content.extractall(done.site)
             done.used.append(f"{wheel.name} {wheel.version}")
@@ -115,24 +122,34 @@ def _wrong_platform(file: Path, ours: Any) -> str:
 
 
 def _needs(file: Path, name: str) -> Iterator[Any]:
-    from packaging.requirements import Requirement  # noqa: PLC0415 - it may come from a wheel
-
-    extras = ("", *(EXTRAS if name == PROJECT else ()))
+    """What a wheel asks for."""
     with zipfile.ZipFile(file) as content:
         [about] = [n for n in content.namelist() if n.endswith(".dist-info/METADATA")]
         lines = HeaderParser().parsestr(content.read(about).decode()).get_all("Requires-Dist", [])
+    return _asked(lines, EXTRAS if name == PROJECT else ())
+
+
+def _asked(lines: Iterable[str], extras: Sequence[str] = ()) -> Iterator[Any]:
+    """Requirements that hold for this interpreter."""
+    from packaging.requirements import Requirement  # noqa: PLC0415 - it may come from a wheel
+
     for need in map(Requirement, lines):
-        if need.marker is None or any(need.marker.evaluate({"extra": one}) for one in extras):
+        if need.marker is None or any(
+            need.marker.evaluate({"extra": one}) for one in ("", *extras)
+        ):
             yield need
 
 
-def _demands(carried: Mapping[str, Wheel]) -> Iterator[tuple[str, str, Any]]:
-    """(who, of what, which versions) of all requirements."""
+def _demands(
+    carried: Mapping[str, Wheel], kept: AbstractSet[str]
+) -> Iterator[tuple[str, str, Any]]:
+    """Of wheels that are to be unpacked, and of what is kept instead."""
     from packaging.utils import canonicalize_name  # noqa: PLC0415 - it may come from a wheel
 
-    for wheel in carried.values():
-        for need in wheel.needs:
-            yield wheel.name, canonicalize_name(need.name), need.specifier
+    for name, wheel in carried.items():
+        needs = _asked(metadata.requires(name) or []) if name in kept else wheel.needs
+        for need in needs:
+            yield name, canonicalize_name(need.name), need.specifier
 
 
 def _installed(name: str) -> str | None:
@@ -142,27 +159,49 @@ def _installed(name: str) -> str | None:
         return None
 
 
-def _machine_has(wheel: Wheel, carried: Mapping[str, Wheel]) -> bool:
-    """Is it there, in a version that all carried wheels can use? The project itself never is."""
-    version = _installed(wheel.name)
-    if wheel.name == PROJECT or version is None:
-        return False
-    asked = [versions for _, name, versions in _demands(carried) if name == wheel.name]
-    return all(versions.contains(version, prereleases=True) for versions in asked)
+def _kept(carried: Mapping[str, Wheel]) -> set[str]:
+    """Carried distributions that the machine has in a version that all others can use.
+
+    The project itself is never among them. Giving one up may be the end of another.
+    """
+    kept = {name for name in carried if name != PROJECT and _installed(name)}
+    while True:
+        unfit = {
+            name
+            for _, name, versions in _demands(carried, kept)
+            if name in kept and not versions.contains(_installed(name), prereleases=True)
+        }
+        if not unfit:
+            return kept
+        kept -= unfit
 
 
-def _unmet(carried: Mapping[str, Wheel]) -> list[str]:
+def _unmet(carried: Mapping[str, Wheel], kept: AbstractSet[str]) -> list[str]:
     """A sentence for each requirement that neither the machine nor a wheel meets."""
     faults = []
-    for who, name, versions in _demands(carried):
-        if name in carried:
-            continue
-        version = _installed(name)
+    for who, name, versions in _demands(carried, kept):
+        unpacked = name in carried and name not in kept
+        version = carried[name].version if unpacked else _installed(name)
         if version is None:
             faults.append(f"{name} is neither here nor among the wheels, and {who} needs it")
         elif not versions.contains(version, prereleases=True):
             faults.append(f"{name} {version} is here, and {who} needs {name}{versions}")
     return faults
+
+
+def stale(site: Path, tree: Path) -> str | None:
+    """Is what was unpacked of the project other code than the tree's? Then the wheel is old."""
+    for package, folder in _FOLDERS.items():
+        for file in sorted((site / package).rglob("*.py")):
+            here = tree / folder / file.relative_to(site)
+            if here.parent.is_dir() and (
+                not here.is_file() or here.read_bytes() != file.read_bytes()
+            ):
+                return (
+                    f"the project's wheel is not of this tree ({file.relative_to(site)} differs): "
+                    "make gpu-wheels anew"
+                )
+    return None
 
 
 def _write_programs(done: Unpacked) -> None:

@@ -27,8 +27,7 @@ PYTHON = "312"
 
 HAS = {
     "the machine is promised to have them": (
-        "torch torchvision transformers numpy scipy scikit-learn pillow httpx rich safetensors "
-        "timm typer"
+        "torch torchvision transformers numpy scipy scikit-learn pillow httpx rich safetensors timm"
     ),
     "torch needs them": "filelock fsspec jinja2 markupsafe mpmath networkx setuptools sympy",
     "scikit-learn needs them": "joblib narwhals threadpoolctl",
@@ -38,7 +37,7 @@ HAS = {
 }
 """What is not carried, and why it is there."""
 
-CARRIED_ANYWAY = ("anyio", "click", "packaging", "typing-extensions")
+CARRIED_ANYWAY = ("anyio", "click", "packaging", "typer", "typing-extensions")
 """Small, certain to be there, but perhaps in a version too old for what is carried."""
 
 PLATFORMS = [f"manylinux_2_{minor}_x86_64" for minor in (28, 27, 26, 24, 17, 12, 5)]
