@@ -4,42 +4,47 @@ Imports what sections need once, and never touches CUDA: sections are forked fro
 """
 
 import argparse
-import os
 import sys
 import tempfile
+from importlib import import_module
 from pathlib import Path
 
 from craft_server import environment
 
 environment.tell()
-os.environ.setdefault("PYTHONWARNINGS", "ignore")
 
-from machine import describe, print_heading  # noqa: E402
+from machine import describe, print_heading  # noqa: E402 - torch reads the environment, below
 
-from gpu import (  # noqa: E402 - torch reads the environment when it is imported
-    card,
-    exactness,
-    exhausted,
-    leaks,
-    pictures,
-    served,
-    speed,
-    variants,
-)
 from gpu.record import Record, exit_code  # noqa: E402
-from gpu.runner import Scene, Section, run_all  # noqa: E402
+from gpu.runner import Say, Scene, Section, ToldError, run_all, sentence_of  # noqa: E402
 
-SECTIONS = (
-    card.SECTION,
-    exactness.SECTION,
-    speed.SECTION,
-    exhausted.SECTION,
-    served.FIT,
-    pictures.SECTION,
-    variants.SECTION,
-    served.AT_ONCE,
-    leaks.SECTION,
-)
+SECTIONS = {
+    "card": "gpu.card:SECTION",
+    "exactness": "gpu.exactness:SECTION",
+    "speed": "gpu.speed:SECTION",
+    "memory": "gpu.exhausted:SECTION",
+    "fit": "gpu.served:FIT",
+    "images": "gpu.pictures:SECTION",
+    "variants": "gpu.variants:SECTION",
+    "tuners": "gpu.served:AT_ONCE",
+    "leaks": "gpu.leaks:SECTION",
+}
+"""By worth. Each is imported for itself: a package that is missing takes no other with it."""
+
+
+def find(name: str) -> Section:
+    """A section; one that cannot be imported fails with the reason when it is run."""
+    module, _, attribute = SECTIONS[name].partition(":")
+    try:
+        found: Section = getattr(import_module(module), attribute)
+    except Exception as error:  # noqa: BLE001 - of whatever kind, it is the section's own
+        said = f"{module} cannot be imported here ({sentence_of(error)})"
+
+        def fail(_: Scene, __: Say) -> None:
+            raise ToldError(said)
+
+        return Section(name, name.capitalize(), fail, {}, least_s=0, needs_device=False)
+    return found
 
 
 def parse() -> argparse.Namespace:
@@ -48,7 +53,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--budget", type=float, default=480.0)
-    parser.add_argument("--only", nargs="+", choices=[section.name for section in SECTIONS])
+    parser.add_argument("--only", nargs="+", choices=list(SECTIONS))
     parser.add_argument("--json", type=Path)
     parser.add_argument("--fault", action="append", default=[])
     return parser.parse_args()
@@ -56,7 +61,7 @@ def parse() -> argparse.Namespace:
 
 def chosen(only: list[str] | None) -> list[Section]:
     """The sections asked for; the card comes first in any case, it says whether there is one."""
-    return [section for section in SECTIONS if not only or section.name in (*only, "card")]
+    return [find(name) for name in SECTIONS if not only or name in (*only, "card")]
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from gpu import card, check, device, exactness, models, unpack, wheels
+from gpu import card, check, device, exactness, main, models, unpack, wheels
 from gpu.record import Record, exit_code
 from gpu.runner import (
     CUT,
@@ -183,6 +183,18 @@ def test_without_the_device_its_sections_are_left_out_and_the_others_go_on(tmp_p
 )
 def test_a_failure_is_one_sentence(error, sentence):
     assert sentence_of(error) == sentence
+
+
+def test_every_section_is_found_under_its_name():
+    assert [main.find(name).name for name in main.SECTIONS] == list(main.SECTIONS)
+
+
+def test_a_section_whose_packages_are_missing_fails_alone(scene, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gpu.speed", None)
+    missing, good = run([main.find("speed"), section("good", counts)], scene)
+    assert (missing.name, missing.status) == ("speed", FAILED)
+    assert missing.why.startswith("gpu.speed cannot be imported here (ModuleNotFoundError: ")
+    assert good.status == DONE
 
 
 # --- what is written ----------------------------------------------------------------------------
