@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from craft_server.clip.text import TextEncoder, TextPlan
+from craft_server.models.clip.text import TextEncoder, TextPlan
 
 CONTEXT, SUFFIX = "a photo of a", "."
 CONTEXT_TOKENS = 4

@@ -6,9 +6,9 @@ from functools import partial
 
 import torch
 
-from gpu.device import GIB, absence, interleaved
-from gpu.models import DTYPES
-from gpu.runner import Row, Say, Scene, Section, ToldError
+from benchmarks.gpu.device import GIB, absence, interleaved
+from benchmarks.gpu.models import DTYPES
+from benchmarks.gpu.runner import Row, Say, Scene, Section, ToldError
 
 COLUMNS = {"what": "what", "value": "value"}
 SIDES = 8192, 256

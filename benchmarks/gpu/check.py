@@ -17,7 +17,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-BENCHMARKS = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 GRACE_S = 20.0
 """Beyond the budget, for the start and the end."""
 
@@ -40,9 +40,9 @@ def prepared(wheels: Path | None, folder: Path) -> tuple[dict[str, str], list[st
     Raises:
         SystemExit: there are no wheels.
     """
-    from gpu.unpack import NoWheelsError, stale, unpack  # noqa: PLC0415 - the path is set below
+    from benchmarks.gpu.unpack import NoWheelsError, stale, unpack  # noqa: PLC0415 - the path is set below
 
-    paths, faults = [str(BENCHMARKS)], []
+    paths, faults = [str(ROOT)], []
     environment = dict(os.environ)
     if wheels is not None:
         try:
@@ -51,7 +51,7 @@ def prepared(wheels: Path | None, folder: Path) -> tuple[dict[str, str], list[st
             raise SystemExit(f"gpu-check: {error}") from error
         paths.insert(0, str(done.site))
         environment["PATH"] = f"{done.programs}{os.pathsep}{environment.get('PATH', '')}"
-        old = stale(done.site, BENCHMARKS.parent)
+        old = stale(done.site, ROOT.parent)
         faults = [*done.faults, old] if old else done.faults
         print(f"unpacked: {', '.join(done.used) or 'nothing'}", flush=True)
     inherited = environment.get("PYTHONPATH")
@@ -61,7 +61,7 @@ def prepared(wheels: Path | None, folder: Path) -> tuple[dict[str, str], list[st
 
 def measure(options: argparse.Namespace, environment: dict[str, str], faults: list[str]) -> int:
     """Run the measuring process and everything that it starts, for so long and no longer."""
-    command = [sys.executable, "-m", "gpu.main", "--device", options.device]
+    command = [sys.executable, "-m", "benchmarks.gpu.main", "--device", options.device]
     command += ["--budget", str(options.budget)]
     command += ["--small"] if options.small else []
     command += ["--json", str(options.json.resolve())] if options.json else []
@@ -81,7 +81,7 @@ def measure(options: argparse.Namespace, environment: dict[str, str], faults: li
 def main() -> None:
     """Prepare, measure, clean up."""
     options = parse()
-    sys.path.insert(0, str(BENCHMARKS))
+    sys.path.insert(0, str(ROOT))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory() as folder:
         environment, faults = prepared(options.wheels, Path(folder))

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from gpu.runner import ToldError
+from benchmarks.gpu.runner import ToldError
 
 GIB = 2**30
 

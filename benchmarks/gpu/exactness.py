@@ -11,14 +11,14 @@ from typing import NamedTuple
 import numpy as np
 import open_clip
 import torch
-from text_work import SUFFIX, offsets_of, texts_of, usual
 from torch import Tensor
 from torch.nn import functional
 
-from craft_server.clip.load import compute_exactly
-from gpu.device import need_memory
-from gpu.models import DTYPES, Loaded, gib_of, load, models_of
-from gpu.runner import Say, Scene, Section, ToldError
+from benchmarks.common.text_encoding import SUFFIX, offsets_of, texts_of, usual
+from benchmarks.gpu.device import need_memory
+from benchmarks.gpu.models import DTYPES, Loaded, gib_of, load, models_of
+from benchmarks.gpu.runner import Say, Scene, Section, ToldError
+from craft_server.models.clip.load import compute_exactly
 
 NAMES = ["cat", "grand piano", "three", "a very long name of some class"]
 IMAGES, IMAGES_SMALL = 8, 2

@@ -14,16 +14,16 @@ from typing import Any
 import numpy as np
 import torch
 import uvicorn
-from class_names import names_of
-from servers import HOST, Wire, free_port, noise_png, question
 
+from benchmarks.common.class_names import names_of
+from benchmarks.common.servers import HOST, Wire, free_port, noise_png, question
+from benchmarks.gpu.device import used_mb
+from benchmarks.gpu.runner import Say, Scene, Section, ToldError
 from craft_server.app import card_limits, connection_door, create_app
-from craft_server.clip.load import load_clip
+from craft_server.models.clip.load import load_clip
 from craft_server.settings import Settings
 from craft_shared import wire
 from craft_shared.messages import LogitsRequest, SoftPrompts
-from gpu.device import used_mb
-from gpu.runner import Say, Scene, Section, ToldError
 
 PROMPTS, CLASSES = 400, 300
 """Enough that a pass does not fit into what is left of a filled card."""

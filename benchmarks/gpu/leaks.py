@@ -12,15 +12,15 @@ from threading import Event, Thread
 from typing import NamedTuple
 
 import numpy as np
-from class_names import names_of
-from machine import resident_mb, slope
-from servers import Server, Wire, noise_png, question
-from tuners import card
 
+from benchmarks.common.class_names import names_of
+from benchmarks.common.machine import resident_mb, slope
+from benchmarks.common.servers import Server, Wire, noise_png, question
+from benchmarks.gpu.device import used_mb
+from benchmarks.gpu.runner import Row, Say, Scene, Section
+from benchmarks.gpu.served import serving_on
+from benchmarks.speed.tuners import card
 from craft_shared.messages import LogitsRequest, SoftPrompts
-from gpu.device import used_mb
-from gpu.runner import Row, Say, Scene, Section
-from gpu.served import serving_on
 
 SECONDS, SECONDS_SMALL = 60.0, 4.0
 EVERY_S = 0.25

@@ -9,14 +9,13 @@ import tempfile
 from importlib import import_module
 from pathlib import Path
 
-from craft_server import environment
+from craft_server import runtime
 
-environment.tell()
+runtime.configure_libraries()
 
-from machine import describe, print_heading  # noqa: E402 - torch reads the environment, below
-
-from gpu.record import Record, exit_code  # noqa: E402
-from gpu.runner import Say, Scene, Section, ToldError, run_all, sentence_of  # noqa: E402
+from benchmarks.common.machine import describe, print_heading  # noqa: E402 - torch reads the environment, below
+from benchmarks.gpu.record import Record, exit_code  # noqa: E402
+from benchmarks.gpu.runner import Say, Scene, Section, ToldError, run_all, sentence_of  # noqa: E402
 
 SECTIONS = {
     "card": "gpu.card:SECTION",

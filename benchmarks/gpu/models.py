@@ -11,12 +11,12 @@ import open_clip
 import torch
 from open_clip.transform import PreprocessCfg, image_transform_v2
 
-from craft_server.clip.load import Source, create_model, find_source
-from craft_server.clip.text import TextEncoder
-from craft_server.clip.vision import ImageEncoder
+from benchmarks.gpu.device import need_memory
+from benchmarks.gpu.runner import Scene
+from craft_server.models.clip.load import Source, create_model, find_source
+from craft_server.models.clip.text import TextEncoder
+from craft_server.models.clip.vision import ImageEncoder
 from craft_server.settings import EMBEDDED, Settings
-from gpu.device import need_memory
-from gpu.runner import Scene
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 MODELS = ("RN50", "ViT-B-32", "ViT-B-16", "ViT-L-14")

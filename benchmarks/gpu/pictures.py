@@ -17,12 +17,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from craft_server.clip.load import compute_exactly
-from craft_server.clip.threads import stay_small
-from craft_server.clip.vision import stack
-from gpu.device import interleaved
-from gpu.models import DTYPES, Loaded, load, models_of
-from gpu.runner import Row, Say, Scene, Section, ToldError
+from benchmarks.gpu.device import interleaved
+from benchmarks.gpu.models import DTYPES, Loaded, load, models_of
+from benchmarks.gpu.runner import Row, Say, Scene, Section, ToldError
+from craft_server.models.clip.device import stay_small
+from craft_server.models.clip.load import compute_exactly
+from craft_server.models.clip.vision import stack
 
 PICTURES, PICTURES_SMALL = 1024, 16
 BATCH, BATCH_SMALL = 64, 4

@@ -7,9 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from machine import print_table
-
-from gpu.runner import DONE, FAILED, Result, Section
+from benchmarks.common.machine import print_table
+from benchmarks.gpu.runner import DONE, FAILED, Result, Section
 
 SUMMARY = {"name": "section", "status": "came to", "seconds": "s|.1f", "why": "because"}
 

@@ -8,19 +8,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import tuners
-from class_names import names_of
-from local import random_checkpoint
 from pydantic import SecretStr
-from servers import PROGRAM, Server, running
 
-from craft_tuner import commands
-from craft_tuner.config import build
+from benchmarks.common.class_names import names_of
+from benchmarks.common.programs import SERVER
+from benchmarks.common.random_checkpoint import random_checkpoint
+from benchmarks.common.servers import Server, running
+from benchmarks.gpu.runner import Say, Scene, Section, ToldError
+from benchmarks.speed import tuners
+from craft_tuner.commands import fit as commands
+from craft_tuner.commands.demo import SHOTS, account_of
+from craft_tuner.config.fit_config import build
+from craft_tuner.config.settings import Settings
 from craft_tuner.data.sources import DIGITS
-from craft_tuner.demo import SHOTS, account_of
 from craft_tuner.report.read import read_runs
-from craft_tuner.settings import Settings
-from gpu.runner import Say, Scene, Section, ToldError
 
 BUDGET, BUDGET_SMALL = 8000, 250
 TUNERS, TUNERS_SMALL = 8, 2
@@ -40,7 +41,7 @@ FIT_COLUMNS = {
 @contextmanager
 def serving_on(scene: Scene, **settings: object) -> Iterator[Server]:
     """`craft-server serve --device DEVICE` with other settings from the environment."""
-    command = (PROGRAM, "serve", "--device", scene.device)
+    command = (SERVER, "serve", "--device", scene.device)
     with running(command, scene.folder / "server", **settings) as server:
         yield server
 

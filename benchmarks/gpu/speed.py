@@ -7,14 +7,21 @@ packed way's arithmetic over the rate of bare products of the tower's shapes, in
 
 import open_clip
 import torch
-from class_names import names_by_count
-from text_work import block_products, packed_flop, packed_tokens, plan_of, texts_of, usual
 from torch import Tensor
 
-from craft_server.clip.load import compute_exactly
-from gpu.device import forget_peak, interleaved, peak_mb
-from gpu.models import DTYPES, Loaded, load, models_of
-from gpu.runner import Row, Say, Scene, Section
+from benchmarks.common.class_names import names_by_count
+from benchmarks.common.text_encoding import (
+    block_products,
+    packed_flop,
+    packed_tokens,
+    plan_of,
+    texts_of,
+    usual,
+)
+from benchmarks.gpu.device import forget_peak, interleaved, peak_mb
+from benchmarks.gpu.models import DTYPES, Loaded, load, models_of
+from benchmarks.gpu.runner import Row, Say, Scene, Section
+from craft_server.models.clip.load import compute_exactly
 
 CLASSES, CLASSES_SMALL = (100, 47, 397, 1000), (10,)
 PROMPTS, PROMPTS_SMALL = 40, 2

@@ -12,18 +12,18 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from class_names import names_by_count
-from text_work import PREFIX, offsets_of, plan_of
 from torch import Tensor
 from torch.nn import functional
 
-from craft_server.clip import packed
-from craft_server.clip.load import compute_exactly
-from craft_server.clip.packed import Group, Layout, lay_out, run_packed
-from gpu.device import interleaved
-from gpu.exactness import FLOAT32_BOUND
-from gpu.models import Loaded, load, models_of
-from gpu.runner import Say, Scene, Section, sentence_of
+from benchmarks.common.class_names import names_by_count
+from benchmarks.common.text_encoding import PREFIX, offsets_of, plan_of
+from benchmarks.gpu.device import interleaved
+from benchmarks.gpu.exactness import FLOAT32_BOUND
+from benchmarks.gpu.models import Loaded, load, models_of
+from benchmarks.gpu.runner import Say, Scene, Section, sentence_of
+from craft_server.models.clip import packed
+from craft_server.models.clip.load import compute_exactly
+from craft_server.models.clip.packed import Group, Layout, lay_out, run_packed
 
 HALF_BOUND = 2e-3
 """Of normalised features in float16: two roundings of a value near 1."""

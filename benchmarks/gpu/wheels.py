@@ -1,6 +1,6 @@
 """Collect the wheels that a bare GPU machine lacks into one small folder.
 
-    python benchmarks/gpu/wheels.py [--out gpu-wheels]
+    python -m benchmarks.gpu.wheels [--out gpu-wheels]
 
 The machine has no network and no package index: Python 3.12, torch with CUDA, and what `HAS` lists.
 What `craft-blackbox[server,tuner]` needs beside that is downloaded at the versions of

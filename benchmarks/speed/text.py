@@ -23,7 +23,6 @@ from typing import Any
 
 import open_clip
 import torch
-from torch.nn import functional
 
 from benchmarks.common.class_names import names_by_count, names_of
 from benchmarks.common.machine import (

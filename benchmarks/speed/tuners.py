@@ -27,7 +27,7 @@ from benchmarks.common.machine import (
     write_json,
 )
 from benchmarks.common.random_checkpoint import random_checkpoint
-from benchmarks.common.servers import Wire, noise_png, question, serving
+from benchmarks.common.servers import Server, Wire, noise_png, question, serving
 from craft_shared.messages import LogitsRequest, SoftPrompts
 
 IMAGES = 8

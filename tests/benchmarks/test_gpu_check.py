@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from gpu import card, check, device, exactness, main, models, unpack, wheels
-from gpu.record import Record, exit_code
-from gpu.runner import (
+
+from benchmarks.gpu import card, check, device, exactness, main, models, unpack, wheels
+from benchmarks.gpu.record import Record, exit_code
+from benchmarks.gpu.runner import (
     CUT,
     DONE,
     FAILED,
@@ -190,10 +191,12 @@ def test_every_section_is_found_under_its_name():
 
 
 def test_a_section_whose_packages_are_missing_fails_alone(scene, monkeypatch):
-    monkeypatch.setitem(sys.modules, "gpu.speed", None)
+    monkeypatch.setitem(sys.modules, "benchmarks.gpu.speed", None)
     missing, good = run([main.find("speed"), section("good", counts)], scene)
     assert (missing.name, missing.status) == ("speed", FAILED)
-    assert missing.why.startswith("gpu.speed cannot be imported here (ModuleNotFoundError: ")
+    assert missing.why.startswith(
+        "benchmarks.gpu.speed cannot be imported here (ModuleNotFoundError: "
+    )
     assert good.status == DONE
 
 
