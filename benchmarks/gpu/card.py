@@ -8,7 +8,7 @@ import torch
 
 from benchmarks.gpu.device import GIB, absence, interleaved
 from benchmarks.gpu.models import DTYPES
-from benchmarks.gpu.runner import Row, Say, Scene, Section, ToldError
+from benchmarks.gpu.runner import Row, Say, Scene, Section, SectionError
 
 COLUMNS = {"what": "what", "value": "value"}
 SIDES = 8192, 256
@@ -19,13 +19,13 @@ def run(scene: Scene, say: Say) -> None:
     """Say what there is; a row `no_device` if it cannot be used.
 
     Raises:
-        ToldError: the device is not here.
+        SectionError: the device is not here.
     """
     for what, value in machine().items():
         say({"what": what, "value": value})
     if why := absence(scene.torch_device):
         say({"no_device": why, "said": why})
-        raise ToldError(why)
+        raise SectionError(why)
     for what, value in (card(scene.torch_device) | settings()).items():
         say({"what": what, "value": value})
     for row in rates(scene):

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.gpu.runner import ToldError
+from benchmarks.gpu.runner import SectionError
 
 GIB = 2**30
 
@@ -47,11 +47,11 @@ def need_memory(what: str, gib: float, device: torch.device) -> None:
     """Refuse what cannot fit.
 
     Raises:
-        ToldError: the card has too little memory.
+        SectionError: the card has too little memory.
     """
     free = free_gib(device)
     if gib > free:
-        raise ToldError(f"{what} needs {gib:.1f} GiB on {device}, {free:.1f} GiB are free")
+        raise SectionError(f"{what} needs {gib:.1f} GiB on {device}, {free:.1f} GiB are free")
 
 
 def peak_mb(device: torch.device) -> float | None:

@@ -17,7 +17,7 @@ from torch.nn import functional
 from benchmarks.common.text_encoding import SUFFIX, offsets_of, texts_of, usual
 from benchmarks.gpu.device import need_memory
 from benchmarks.gpu.models import DTYPES, Loaded, gib_of, load, models_of
-from benchmarks.gpu.runner import Say, Scene, Section, ToldError
+from benchmarks.gpu.runner import Say, Scene, Section, SectionError
 from craft_server.models.clip.load import compute_exactly
 
 NAMES = ["cat", "grand piano", "three", "a very long name of some class"]
@@ -122,7 +122,7 @@ def run(scene: Scene, say: Say) -> None:
     for name in models_of(scene):
         try:
             check_model(name, scene, say)
-        except (ToldError, torch.OutOfMemoryError) as error:
+        except (SectionError, torch.OutOfMemoryError) as error:
             said = str(error).splitlines()[0]
             say({"said": f"{name} is left out: {said}"})
 

@@ -18,8 +18,8 @@ import uvicorn
 from benchmarks.common.class_names import names_of
 from benchmarks.common.servers import HOST, Wire, free_port, noise_png, question
 from benchmarks.gpu.device import used_mb
-from benchmarks.gpu.runner import Say, Scene, Section, ToldError
-from craft_server.app import card_limits, connection_door, create_app
+from benchmarks.gpu.runner import Say, Scene, Section, SectionError
+from craft_server.app import card_limits, connection_limits, create_app
 from craft_server.models.clip.load import load_clip
 from craft_server.settings import Settings
 from craft_shared import wire
@@ -42,9 +42,9 @@ class Shop:
         self.box = load_clip(settings, card_limits(settings))
         app = create_app(settings, self.box)
         self._keys = app.state.parts.keys
-        door = connection_door(settings)
+        limits = connection_limits(settings)
         self.server = uvicorn.Server(
-            uvicorn.Config(app, host=HOST, port=self.port, http=door, ws="none", log_config=None)
+            uvicorn.Config(app, host=HOST, port=self.port, http=limits, ws="none", log_config=None)
         )
         self._size = (20, 10) if scene.small else (PROMPTS, CLASSES)
 
@@ -93,7 +93,7 @@ def opened(scene: Scene) -> Iterator[Shop]:
     until = time.monotonic() + 60
     while not shop.server.started:
         if time.monotonic() > until or not thread.is_alive():
-            raise ToldError("the application did not start")
+            raise SectionError("the application did not start")
         time.sleep(0.02)
     try:
         shop.open()
@@ -143,14 +143,14 @@ def until_ready(shop: Shop) -> float:
     """Seconds until the probe says ready.
 
     Raises:
-        ToldError: it never did.
+        SectionError: it never did.
     """
     began = time.monotonic()
     while time.monotonic() - began < READY_S:
         if shop.ready() == 200:
             return time.monotonic() - began
         time.sleep(0.1)
-    raise ToldError(f"the server was not ready {READY_S:.0f} s after memory was free again")
+    raise SectionError(f"the server was not ready {READY_S:.0f} s after memory was free again")
 
 
 def same(before: bytes, after: bytes) -> bool:
@@ -163,7 +163,8 @@ def run(scene: Scene, say: Say) -> None:
     """Buy, fill, buy, free, buy.
 
     Raises:
-        ToldError: the purchase without memory succeeded or was charged, or the server stayed ill.
+        SectionError: the purchase without memory succeeded or was charged, or the server stayed
+            ill.
     """
 
     def tell(what: str, value: object) -> None:
@@ -172,7 +173,7 @@ def run(scene: Scene, say: Say) -> None:
     with opened(scene) as shop:
         status, before = shop.ask("before")
         if status != 200:
-            raise ToldError(f"the first purchase got {status}: {before[:200]!r}")
+            raise SectionError(f"the first purchase got {status}: {before[:200]!r}")
         charged, memory = shop.used(), used_mb(scene.torch_device)
         with exhausted(shop, scene):
             status, body = shop.ask("without memory")
@@ -188,11 +189,11 @@ def run(scene: Scene, say: Say) -> None:
         grown = None if memory is None else (used_mb(scene.torch_device) or 0) - memory
         tell("memory of the card beside before, MB", "-" if grown is None else f"{grown:+.0f}")
     if status == 200:
-        raise ToldError("the purchase found memory: the card was not full enough")
+        raise SectionError("the purchase found memory: the card was not full enough")
     if after_it != charged:
-        raise ToldError(f"a purchase that failed was charged or is held: {after_it}")
+        raise SectionError(f"a purchase that failed was charged or is held: {after_it}")
     if again != 200:
-        raise ToldError(f"the purchase after it got {again}")
+        raise SectionError(f"the purchase after it got {again}")
 
 
 SECTION = Section("memory", "Out of memory, and back", run, COLUMNS, least_s=25, most_s=60)

@@ -13,20 +13,20 @@ from craft_server import runtime
 
 runtime.configure_libraries()
 
-from benchmarks.common.machine import describe, print_heading  # noqa: E402 - torch reads the environment, below
+from benchmarks.common.machine import describe, print_heading  # noqa: E402 - after the settings
 from benchmarks.gpu.record import Record, exit_code  # noqa: E402
-from benchmarks.gpu.runner import Say, Scene, Section, ToldError, run_all, sentence_of  # noqa: E402
+from benchmarks.gpu.runner import Say, Scene, Section, SectionError, run_all, sentence_of  # noqa: E402
 
 SECTIONS = {
-    "card": "gpu.card:SECTION",
-    "exactness": "gpu.exactness:SECTION",
-    "speed": "gpu.speed:SECTION",
-    "memory": "gpu.exhausted:SECTION",
-    "fit": "gpu.served:FIT",
-    "images": "gpu.pictures:SECTION",
-    "variants": "gpu.variants:SECTION",
-    "tuners": "gpu.served:AT_ONCE",
-    "leaks": "gpu.leaks:SECTION",
+    "card": "benchmarks.gpu.card:SECTION",
+    "exactness": "benchmarks.gpu.exactness:SECTION",
+    "speed": "benchmarks.gpu.speed:SECTION",
+    "memory": "benchmarks.gpu.exhausted:SECTION",
+    "fit": "benchmarks.gpu.served:FIT",
+    "images": "benchmarks.gpu.pictures:SECTION",
+    "variants": "benchmarks.gpu.variants:SECTION",
+    "tuners": "benchmarks.gpu.served:AT_ONCE",
+    "leaks": "benchmarks.gpu.leaks:SECTION",
 }
 """By worth. Each is imported for itself: a package that is missing takes no other with it."""
 
@@ -40,7 +40,7 @@ def find(name: str) -> Section:
         said = f"{module} cannot be imported here ({sentence_of(error)})"
 
         def fail(_: Scene, __: Say) -> None:
-            raise ToldError(said)
+            raise SectionError(said)
 
         return Section(name, name.capitalize(), fail, {}, least_s=0, needs_device=False)
     return found

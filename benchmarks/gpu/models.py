@@ -64,7 +64,7 @@ def load(name: str, dtype: str, device: torch.device) -> Loaded:
     """A model in a precision on a device.
 
     Raises:
-        ToldError: the card has too little memory for it.
+        SectionError: the card has too little memory for it.
     """
     need_memory(f"{name} in {dtype}", gib_of(name, dtype), device)
     logging.getLogger().setLevel(logging.ERROR)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from benchmarks.gpu.device import interleaved
 from benchmarks.gpu.models import DTYPES, Loaded, load, models_of
-from benchmarks.gpu.runner import Row, Say, Scene, Section, ToldError
+from benchmarks.gpu.runner import Row, Say, Scene, Section, SectionError
 from craft_server.models.clip.device import stay_small
 from craft_server.models.clip.load import compute_exactly
 from craft_server.models.clip.vision import stack
@@ -115,7 +115,7 @@ def run(scene: Scene, say: Say) -> None:
             try:
                 loaded = load(name, dtype, scene.torch_device)
                 row = measure(loaded, dtype, files, scene)
-            except (ToldError, torch.OutOfMemoryError) as error:
+            except (SectionError, torch.OutOfMemoryError) as error:
                 say({"said": f"{name} in {dtype} is left out: {str(error).splitlines()[0]}"})
             else:
                 say({"model": name, "dtype": dtype, **row})

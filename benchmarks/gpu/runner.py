@@ -26,13 +26,13 @@ DONE, FAILED, CUT, LEFT = "done", "failed", "cut off", "left out"
 _TRACE = 2000
 
 
-class ToldError(Exception):
+class SectionError(Exception):
     """A fault that is told in its own words, without its type."""
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What all sections are told.
+    """What every section gets.
 
     Attributes:
         device: the device's name, as `craft-server serve --device` takes it.
@@ -99,7 +99,7 @@ def sentence_of(error: BaseException) -> str:
     first = lines[0] if lines else ""
     if first.endswith(":"):
         first = f"{first} {lines[-1].strip()}"
-    if isinstance(error, (ToldError, SystemExit)):
+    if isinstance(error, (SectionError, SystemExit)):
         return first
     return f"{type(error).__name__}: {first}" if first else type(error).__name__
 

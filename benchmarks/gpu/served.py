@@ -14,7 +14,7 @@ from benchmarks.common.class_names import names_of
 from benchmarks.common.programs import SERVER
 from benchmarks.common.random_checkpoint import random_checkpoint
 from benchmarks.common.servers import Server, running
-from benchmarks.gpu.runner import Say, Scene, Section, ToldError
+from benchmarks.gpu.runner import Say, Scene, Section, SectionError
 from benchmarks.speed import tuners
 from craft_tuner.commands import fit as commands
 from craft_tuner.commands.demo import SHOTS, account_of
@@ -50,7 +50,7 @@ def fit(scene: Scene, say: Say) -> None:
     """One fit of the demo.
 
     Raises:
-        ToldError: ledger, key and tuner differ.
+        SectionError: ledger, key and tuner differ.
     """
     budget = BUDGET_SMALL if scene.small else BUDGET
     config = build({"preset": DIGITS, "shots": SHOTS, "seed": 1, "budget": budget})
@@ -72,7 +72,7 @@ def fit(scene: Scene, say: Say) -> None:
         }
     )
     if not balances:
-        raise ToldError(f"the account does not balance: {account}")
+        raise SectionError(f"the account does not balance: {account}")
 
 
 def at_once(scene: Scene, say: Say) -> None:

@@ -23,7 +23,7 @@ from benchmarks.gpu.runner import (
     LEFT,
     Scene,
     Section,
-    ToldError,
+    SectionError,
     forked,
     inline,
     run_all,
@@ -54,7 +54,7 @@ def fails(_, say):
 
 
 def told(_, say):
-    raise ToldError("the card is too hot")
+    raise SectionError("the card is too hot")
 
 
 def run(sections, scene, **fields):
@@ -179,7 +179,7 @@ def test_without_the_device_its_sections_are_left_out_and_the_others_go_on(tmp_p
             SystemExit("it did not start; its log:\n line\n no such port\n"),
             "it did not start; its log: no such port",
         ),
-        (ToldError("too hot"), "too hot"),
+        (SectionError("too hot"), "too hot"),
     ],
 )
 def test_a_failure_is_one_sentence(error, sentence):
@@ -408,7 +408,7 @@ def test_programs_and_modules_are_found_by_what_the_check_starts(folder, tmp_pat
     a_wheel(folder, "craft-blackbox", scripts="craft-server = some_module:main")
     environment, faults = check.prepared(folder, tmp_path)
     paths = environment["PYTHONPATH"].split(os.pathsep)
-    assert paths == [str(tmp_path / "site"), str(check.BENCHMARKS), "elsewhere"]
+    assert paths == [str(tmp_path / "site"), str(check.ROOT), "elsewhere"]
     assert environment["PATH"].startswith(str(tmp_path / "programs"))
     assert faults == []
 

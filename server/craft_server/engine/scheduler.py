@@ -28,6 +28,7 @@ T = TypeVar("T")
 
 _LOG = logging.getLogger(__name__)
 
+
 class DeviceWorker:
     """Runs tasks one batch after the other on a thread of its own.
 

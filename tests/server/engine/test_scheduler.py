@@ -355,7 +355,7 @@ def test_what_a_failed_work_held_is_free_when_the_device_recovers(late):
         greedy = Greedy(late=late)
         worker = a_worker(recover=lambda: found.append(greedy.held()))
         with pytest.raises(MemoryError, match="no room"):
-            await worker.run([Work("ann", greedy)], deadline=Deadline(10))
+            await worker.run([DeviceTask("ann", greedy)], deadline=Deadline(10))
         assert await run(worker, lambda: "next", deadline_s=10) == "next"
 
     gc.disable()
@@ -399,7 +399,7 @@ def test_a_finished_batch_is_let_go_while_the_device_has_nothing_to_do():
 
     async def main():
         worker = a_worker(ahead=True)
-        await worker.run([Work("ann", launch)], deadline=Deadline(10))
+        await worker.run([DeviceTask("ann", launch)], deadline=Deadline(10))
         until_at = time.monotonic() + 10
         while held[0]() is not None and time.monotonic() < until_at:
             await asyncio.sleep(0.001)
