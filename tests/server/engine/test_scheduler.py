@@ -347,8 +347,8 @@ class Greedy:
 
 
 @pytest.mark.parametrize("late", [False, True])
-def test_what_a_failed_work_held_is_free_when_the_device_recovers(late):
-    """Not only when Python's collector comes round: on a GPU all works until then may fail."""
+def test_what_a_failed_task_held_is_free_when_the_device_recovers(late):
+    """Not only when Python's collector comes round: on a GPU all tasks until then may fail."""
     found = []
 
     async def main():

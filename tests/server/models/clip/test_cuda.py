@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from craft_server.api.services import services_of
 from craft_server.app import card_limits, create_app
 from craft_server.models.clip import device as transfer
 from craft_server.models.clip.load import _placed, create_model, find_source, load_clip, pick_device
@@ -122,11 +123,11 @@ def test_a_server_whose_device_ran_full_charges_nothing_and_is_ready_again(tmp_p
     monkeypatch.setattr(box, "recover", lambda: recovered.append(1))
     app = create_app(settings, box)
     with TestClient(app, raise_server_exceptions=False) as client:
-        parts = app.state.parts
-        minted = parts.keys.create("ann", 10)
+        services = services_of(app)
+        minted = services.keys.create("ann", 10)
         headers = {"Authorization": f"Bearer {minted.token}", "Idempotency-Key": "one"}
-        images = parts.images.add("ann", [png(1), png(2)])
-        made = parts.images.create_set("ann", [image.id for image in images], name="")
+        images = services.images.add("ann", [png(1), png(2)])
+        made = services.images.create_set("ann", [image.id for image in images], name="")
         body = text_request(made.id) | {"model": box.card.id}
         templates = body["prompts"]["templates"]
         monkeypatch.setattr(box, "encode_texts", full)
