@@ -41,7 +41,7 @@ class Shop:
         settings = Settings.model_validate(values | {"port": self.port, "host": HOST})
         self.box = load_clip(settings, card_limits(settings))
         app = create_app(settings, self.box)
-        self._keys = app.state.parts.keys
+        self._keys = app.state.services.keys
         limits = connection_limits(settings)
         self.server = uvicorn.Server(
             uvicorn.Config(app, host=HOST, port=self.port, http=limits, ws="none", log_config=None)

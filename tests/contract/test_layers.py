@@ -27,9 +27,12 @@ HTTP = "HTTP lives in the tuner's client"
 OPTIMISER = "The tuner alone optimises and draws"
 LOAD = "The app alone loads a model"
 LIGHT = "Predictions and reports load no torch"
+PRINT = "Commands and command lines print"
 METHODS = "Methods know no HTTP and no image files"
 
 PLANTS = {
+    "rich in training": ({"craft_tuner/training/x.py": "import rich"}, {PRINT}),
+    "typer in the protocol": ({"craft_shared/x.py": "import typer"}, {PRINT}),
     "torch in report": ({"craft_tuner/report/x.py": "import torch"}, {TORCH, LIGHT}),
     "torch in inference, in a function": (
         {"craft_tuner/inference/x.py": "def run():\n    import torch"},
