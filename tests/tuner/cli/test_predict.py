@@ -12,6 +12,7 @@ from craft_shared.errors import Code
 from craft_tuner.adapter.adapter import Adapter
 from craft_tuner.client.client import Client
 from craft_tuner.commands import predict as classify
+from craft_tuner.commands.predict import price_sentence
 from craft_tuner.data.pictures import FilePicture
 from craft_tuner.errors import BudgetExhausted, PictureError
 from craft_tuner.inference.predict import ask, batches, price
@@ -217,7 +218,7 @@ def test_a_budget_of_logit_vectors_is_checked_too():
     pictures = [FilePicture(Path(name), name) for name in SEVEN]
     asked = price(batches(pictures, an_adapter(), limits()), an_adapter())
     asked.check(some_budgets(1, vectors=7))
-    assert "left" in asked.sentence(some_budgets(1, vectors=7))
+    assert "and 7 logit vectors left" in price_sentence(asked, some_budgets(1, vectors=7))
     with pytest.raises(BudgetExhausted, match="cost 7 logit vectors and the key has 6 left"):
         asked.check(some_budgets(1, vectors=6))
 

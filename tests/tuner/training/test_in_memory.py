@@ -6,10 +6,8 @@ import os
 import re
 from pathlib import Path
 
-import cma  # noqa: F401 - its import makes folders of matplotlib
 import numpy as np
 import pytest
-import torch  # noqa: F401 - and torch makes some
 
 from craft_tuner import methods
 from craft_tuner.config.fit_config import FitConfig, build
@@ -35,8 +33,16 @@ def the_task(box: SmoothBox, config: FitConfig):
     return a_bundle(box, task) if methods.get(config.method).bundled else task
 
 
+@pytest.fixture(scope="module")
+def imported() -> None:
+    """Torch and matplotlib make folders of their own when they are first used."""
+    for method in ("craft", "bank"):
+        config, box = a_config(method), SmoothBox()
+        fit_in_memory(box, the_task(box, config), config=config)
+
+
 @pytest.fixture
-def no_files(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_files(imported: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever writes a file or makes a folder fails; the package's own data may be read."""
     read = io.open
 

@@ -157,7 +157,7 @@ def test_a_tracker_that_fails_on_the_way_is_dropped_with_one_warning(run, notebo
     assert follow(run, watcher, result={}) == []
     first, second = (seen[1].warnings for seen in watcher.seen)
     assert first[0] == "a warning"
-    assert "notes:make failed: ConnectionError: no line; it is told no more" in first[1]
+    assert "notes:make failed: ConnectionError: no line; it gets no more" in first[1]
     assert second == ("a warning",)
     assert [what for what, _ in tracker.heard] == ["start"]
 

@@ -77,12 +77,13 @@ def _check(
     client: Client, adapter: Adapter, asked: Sequence[Batch], *, screen: Screen, anyway: bool
 ) -> None:
     cost, budgets = price(asked, adapter), client.budgets()
-    screen.say(_sentence(cost, budgets))
+    screen.say(price_sentence(cost, budgets))
     if not anyway:
         cost.check(budgets)
 
 
-def _sentence(cost: Price, budgets: Budgets) -> str:
+def price_sentence(cost: Price, budgets: Budgets) -> str:
+    """The price and what the key has left, for people."""
     vectors = budgets.logit_vectors
     more = f" and {vectors.remaining:,} logit vectors" if vectors else ""
     return (

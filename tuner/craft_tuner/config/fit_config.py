@@ -275,7 +275,7 @@ def _complete(cls: type[FitConfig], given: Mapping[str, Any]) -> Any:
     """The subclass of `FitConfig` for the method given; `cls` where it is a subclass already."""
     if cls is not FitConfig:
         return cls
-    method = given.get("method")
+    method = str(given.get("method"))
     return _composed(method if method in method_registry.installed() else None)
 
 

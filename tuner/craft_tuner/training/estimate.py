@@ -75,6 +75,7 @@ def estimate(config: FitConfig, dataset: Dataset) -> Estimate:
         shots=_shots(config, dataset),
         test=dataset.test,
         views=method.views(config),
+        bundled=method.bundled,
         augmentation=Augmentation(
             size=CARD.image_size, seed=config.seed, scale=config.crop_scale, flip=config.flip
         ),
