@@ -1,13 +1,19 @@
 """Settings are one frozen value; every refusal says what to do."""
 
 import re
+import sys
+import uuid
+from types import ModuleType
 
 import pytest
 from annotated_types import Ge, Gt, Le
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
-from craft_tuner.config.fit_config import FitConfig, build, fields
+from craft_tuner import method_registry
+from craft_tuner.config.fit_config import FitConfig, build, every_field, fields
+from craft_tuner.config.method_settings import MethodSettings
 from craft_tuner.errors import UsageError
+from craft_tuner.methods.zip import ZipSettings
 
 
 @pytest.mark.parametrize(
@@ -81,3 +87,63 @@ def test_every_setting_is_described_and_every_number_bounded() -> None:
             kinds = {type(item) for item in field.metadata}
             assert Le in kinds, f"{name} has no upper bound"
             assert kinds & {Ge, Gt} or name == "seed", f"{name} has no lower bound"
+
+
+def test_a_configuration_has_the_settings_of_every_built_in_method_however_it_is_made() -> None:
+    made = (FitConfig(), build(), FitConfig.model_validate({}))
+    assert made[0] == made[1] == made[2]
+    assert [*made[0].model_dump()] == [*fields()]
+    assert made[0].of(ZipSettings).zip_pairs == 5
+    assert FitConfig.model_validate_json('{"zip_pairs": 7}').of(ZipSettings).zip_pairs == 7
+
+
+def test_settings_stand_where_adapters_of_version_0_1_have_them() -> None:
+    names = [*fields()]
+    assert names.index("spsa_pairs") == names.index("kl_fraction") + 1
+    assert names.index("zip_intrinsic_dim") == names.index("spsa_gamma") + 1
+    assert names.index("dtype") == names.index("zip_gamma") + 1
+    last = ["head_epochs", "bank_prompts", "bank_names", "bank_std", "prompts_per_image"]
+    assert names[-7:] == [*last, "text_beam", "text_words"]
+
+
+class Margin(MethodSettings):
+    """Settings of a package that is not here."""
+
+    margin: float = Field(0.5, gt=0, le=1, description="foreign: how far")
+
+
+class Foreign:
+    """What is read of its method."""
+
+    settings = Margin
+
+
+@pytest.fixture
+def foreign(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A method of another package, and one that cannot be imported."""
+    name = f"foreign_{uuid.uuid4().hex}"  # what is known of a name is cached
+    points = {name: f"{__name__}:Foreign", "broken": "nowhere_at_all:Method"}
+    monkeypatch.setattr(method_registry, "installed", lambda: points)
+    monkeypatch.setitem(sys.modules, __name__, sys.modules.get(__name__) or ModuleType(__name__))
+    monkeypatch.setattr(sys.modules[__name__], "Foreign", Foreign, raising=False)
+    return name
+
+
+def test_a_foreign_methods_settings_are_those_of_its_own_fits(foreign: str) -> None:
+    mine = build({"method": foreign, "margin": 0.25})
+    assert mine.of(Margin).margin == 0.25
+    assert [*mine.model_dump()][-1] == "margin"
+    with pytest.raises(UsageError, match=r"margin = 2: .* less than or equal to 1"):
+        build({"method": foreign, "margin": 2})
+    assert every_field()["margin"].default == 0.5
+    assert "margin" not in build({"method": "bbt", "margin": 0.25}).model_dump()
+    with pytest.raises(TypeError, match="the configuration of bbt has no Margin"):
+        build({"method": "bbt"}).of(Margin)
+
+
+def test_a_package_that_cannot_be_imported_is_named_and_hides_no_other(foreign: str) -> None:
+    with pytest.raises(UsageError, match=r"method 'broken' .*cannot be imported: ModuleNotFound"):
+        build({"method": "broken"})
+    assert build({"method": foreign}).method == foreign
+    with pytest.raises(UsageError, match=f"method = 'magic': it does not exist; .*auto, {foreign}"):
+        build({"method": "magic"})

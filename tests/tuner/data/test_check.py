@@ -185,6 +185,17 @@ def test_a_fit_of_the_papers_shape_needs_what_its_plan_says():
     assert needs.traffic.picture_bytes > 320 * len(png) + 160 * 3 * 1000
 
 
+def test_a_bank_is_priced_by_shots_and_views_together():
+    items = tuple(Item(BytesPicture(b"x", str(index)), index % 2) for index in range(8))
+    dataset = Dataset(("a", "b"), items, ())
+    settings = configure({"method": "bank", "shots": 4, "views": 3})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(estimating.Material, "weigh", lambda _: 1)
+        needs = estimating.estimate(settings, dataset)
+    [bought] = needs.plan.phases
+    assert bought.cost.logit_vectors == needs.plan.population * 8 * (1 + 3)
+
+
 def test_imagenet_sized_tests_need_one_query_per_image_set():
     items = tuple(Item(BytesPicture(b"x", str(index)), index % 8) for index in range(50_001))
     dataset = Dataset(tuple("abcdefgh"), (), items)

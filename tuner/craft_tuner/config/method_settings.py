@@ -6,6 +6,7 @@ the method of another package that it is of.
 """
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
@@ -76,6 +77,9 @@ def of_others(given: Mapping[str, Any], known: Fields) -> frozenset[str]:
     unknown = given.keys() - known.keys()
     if not unknown:
         return frozenset()
-    loaded = (method_registry.load(name).settings for name in method_registry.installed())
-    foreign = {name for model in loaded if model is not None for name in model.model_fields}
+    foreign: set[str] = set()
+    for name in method_registry.installed():
+        with suppress(UsageError):  # of a broken package: it is named when it is asked for
+            model: Model | None = method_registry.load(name).settings
+            foreign |= model.model_fields.keys() if model else set()
     return frozenset(unknown & foreign)
