@@ -11,7 +11,7 @@ from tests.support.paths import ROOT
 
 PAGES = [*sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("docs/decisions/*.md"))]
 PAGES += [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
-FOLDERS = ("server", "tuner", "shared", "scripts", "benchmarks", "tests")
+FOLDERS = ("docs/examples", "server", "tuner", "shared", "scripts", "benchmarks", "tests")
 FOREIGN = re.compile(r"(main_craft\w*|datasets/\w+|track_\w+)\.py")
 """Files of the paper's code, and a reader's own."""
 
