@@ -6,6 +6,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+UNITS := $(addprefix tests/,shared server tuner benchmarks)
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
@@ -35,7 +36,7 @@ test: install  ## all tests, with coverage
 
 .PHONY: test-fast
 test-fast: install  ## unit tests alone, under a minute
-	$(BIN)/pytest -n 2 -m 'not slow' tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m 'not slow' $(UNITS)  # a worker has a core
 
 .PHONY: lint
 lint: install  ## ruff (rules and format) and the dependency rules

@@ -1,4 +1,4 @@
-"""CoOp: a prompt's context learnt by gradients through an open model. The white-box yardstick.
+"""CoOp: a prompt's context learnt by gradients through an open model. The white-box baseline.
 
 Source: K. Zhou et al., "Learning to Prompt for Vision-Language Models", IJCV 2022, arXiv
 2109.01134; official code KaiyangZhou/CoOp @ff61507, trainers/coop.py (lines cited) and

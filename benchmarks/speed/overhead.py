@@ -108,8 +108,8 @@ def main() -> None:
     if sum(total["queries"] for total in totals) != bought:
         raise SystemExit(f"the ledger does not balance: {bought} bought, ledger {totals}")
     for one_row in rows:
-        yardstick = next(r for r in rows if (r["route"], r["clients"]) == ("bare", 1))
-        one_row["over_bare"] = one_row["p50_ms"] / yardstick["p50_ms"]
+        alone = next(r for r in rows if (r["route"], r["clients"]) == ("bare", 1))
+        one_row["over_bare"] = one_row["p50_ms"] / alone["p50_ms"]
     print_table(rows, COLUMNS)
     print(f"ledger: {bought:,} queries bought, as many in it and on the key's counter")
     write_json(options.json, about, rows=rows)

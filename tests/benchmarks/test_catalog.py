@@ -55,6 +55,7 @@ def test_the_listing_has_every_summary():
         assert each.summary in said
 
 
+@pytest.mark.slow
 def test_an_unknown_name_is_refused_with_the_near_ones():
     assert "did you mean faults" in refusal("fault")
     assert "lists them" in refusal("zzz")

@@ -1,4 +1,4 @@
-"""The yardstick is CoOp: its prompts are the server's, its rate the published one, it learns."""
+"""The baseline is CoOp: its prompts are the server's, its rate the published one, it learns."""
 
 import numpy as np
 import pytest

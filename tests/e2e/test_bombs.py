@@ -11,7 +11,7 @@ from tests.support.serving import running, upload
 
 BOMBS, COSTLY = bombs(), costly()
 SOON_S, LITTLE_MB, MUCH_MB = 60, 500, 1000
-"""Generous: benchmarks/bombs.py measures; a bomb that works takes minutes or gigabytes."""
+"""Generous: `python -m benchmarks bombs` measures; a bomb that works takes minutes or gigabytes."""
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from tests.support.databases import fresh_postgres
 from tests.support.serving import settings_in, stub_box
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.slow)])
 def database_url(request, tmp_path):
     """An empty database, once of each kind."""
     if request.param == "sqlite":

@@ -32,6 +32,7 @@ def test_what_is_not_set_is_set_and_what_is_set_stays(monkeypatch):
     } == runtime.LIBRARY_SETTINGS | {"GOMP_SPINCOUNT": "7"}
 
 
+@pytest.mark.slow
 def test_libraries_are_configured_before_torch_is_there():
     plain = {
         name: value for name, value in os.environ.items() if name not in runtime.LIBRARY_SETTINGS

@@ -8,6 +8,8 @@ from craft_server.images.decoding import open_image
 from craft_shared import tensors
 from scripts.fuzz import TARGETS, BrokenError, check, codec, message, picture, seeds
 
+pytestmark = pytest.mark.slow
+
 
 @st.composite
 def mutated(draw, name):

@@ -21,6 +21,8 @@ from tests.support.tuner_adapters import ZOO, an_adapter, photos, saved
 from tests.support.tuner_commands import build_zoo, typing_to
 from tests.support.tuner_server import KEY, FakeServer, listening
 
+pytestmark = pytest.mark.slow
+
 TINY = {"population": 4, "intrinsic_dim": 8, "views": 1, "validation_folds": 0, "sigma": 0.5}
 SAME_IMAGE = (
     "the data has rows that are the same image to 8 bits under two labels, and a fit refuses that"

@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 LIGHT = [
     "craft_tuner.adapter.adapter",
     "craft_tuner.search.cma_es",

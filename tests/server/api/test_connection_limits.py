@@ -9,6 +9,8 @@ import pytest
 from craft_server.api.connection_limits import HEAD_BYTES, ConnectionLimits
 from tests.support.serving import in_thread
 
+pytestmark = pytest.mark.slow
+
 GET = b"GET / HTTP/1.1\r\n\r\n"
 SLOW_S = 30
 """A bound that only a broken limit reaches."""

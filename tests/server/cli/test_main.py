@@ -304,6 +304,7 @@ def test_serve_without_options_follows_the_environment(
     assert served[0].port == 1234
 
 
+@pytest.mark.slow
 def test_keys_load_no_model_and_no_server(tmp_path: Path):
     program = (
         "import sys; from craft_server.cli.main import main\n"

@@ -198,6 +198,7 @@ def test_nothing_is_told_of_a_new_database(database_url: str, caplog: pytest.Log
     assert caplog.messages == []
 
 
+@pytest.mark.slow
 def test_alembic_is_not_loaded_for_new_and_current_databases(tmp_path: Path):
     code = """if True:
         import sys
@@ -208,6 +209,7 @@ def test_alembic_is_not_loaded_for_new_and_current_databases(tmp_path: Path):
     subprocess.run([sys.executable, "-c", code, f"sqlite:///{tmp_path / 'craft.db'}"], check=True)
 
 
+@pytest.mark.slow
 def test_the_first_to_open_a_new_database_makes_all_tables(tmp_path: Path):
     code = "import sys; from craft_server.db.store import Store; Store(sys.argv[1]).close()"
     url = f"sqlite:///{tmp_path / 'craft.db'}"
@@ -235,6 +237,7 @@ def test_eight_that_open_an_old_database_at_once_upgrade_it_once(
     assert len(rows(old)["requests"]) == 3
 
 
+@pytest.mark.slow
 def test_processes_that_open_an_old_database_at_once_upgrade_it_once(old: str):
     code = """if True:
         import sys
@@ -337,6 +340,7 @@ def test_an_upgrade_that_fails_in_the_middle_leaves_the_old_schema(doomed: str):
     assert revision(doomed) == "0001"
 
 
+@pytest.mark.slow
 def test_an_upgrade_does_not_wait_for_ever_for_a_reader():
     url = release(fresh_postgres())
     before = shape(url)

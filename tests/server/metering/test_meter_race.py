@@ -24,6 +24,8 @@ from craft_server.metering.meter import Hold, LedgerEntry, Meter, Replay
 from craft_shared.errors import Code, Refusal
 from craft_shared.messages import Counters
 
+pytestmark = pytest.mark.slow
+
 PROCESSES = 8
 REQUESTS = 150
 BUDGET = 200
@@ -146,7 +148,6 @@ def sold(meter: Meter, key_id: str) -> list[str]:
     return [event.request_id for event in meter.events(key_id, limit=10**6).events]
 
 
-@pytest.mark.slow
 def test_eight_processes_sell_the_whole_budget_and_not_a_query_more(
     tmp_path: Path, store: Store, database_url: str
 ):
@@ -173,7 +174,6 @@ def test_eight_processes_sell_the_whole_budget_and_not_a_query_more(
     assert sum(cost.queries for cost in prices) == BUDGET
 
 
-@pytest.mark.slow
 def test_processes_killed_in_the_middle_lose_no_charge_and_leave_no_debt(
     tmp_path: Path, store: Store, database_url: str
 ):

@@ -277,6 +277,7 @@ cli.main()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["json", "text"])
 def test_nor_into_what_the_real_program_writes(tmp_path, form, monkeypatch):
     """A server whose model fails at some words and quotes them, at the finest level."""

@@ -316,6 +316,7 @@ def test_two_servers_in_a_process_count_apart(tmp_path):
     services_of(apps[1]).store.close()
 
 
+@pytest.mark.slow
 def test_the_real_program_serves_metrics_until_it_ends(tmp_path):
     port = free_port()
     with running(tmp_path, metrics_port=port) as server:

@@ -18,6 +18,8 @@ from craft_tuner.commands.local_server import LocalServer
 from craft_tuner.data.pictures import encode_png
 from tests.support.tuner_server import KEY, FakeServer, listening, refuses
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = ("population=4", "views=2", "intrinsic_dim=8", "sigma=0.5", "validation_folds=2")
 SMALL = [word for setting in SETTINGS for word in ("--set", setting)]
 GRID = ("--shots", "2,1", "--seeds", "1", "--methods", "zero_shot,bbt", "--budgets", "10", *SMALL)

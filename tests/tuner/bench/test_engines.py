@@ -20,6 +20,8 @@ from craft_tuner.config.settings import Settings
 from craft_tuner.errors import ServerUnreachable, UsageError
 from tests.support.bench_works import obey
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def jobs(tmp_path):

@@ -118,6 +118,7 @@ def bills(**changes):
     return [Bill(one.cell, one.plan.total) for one in plan_grid(grid, model_card())]
 
 
+@pytest.mark.slow
 def test_a_sum_that_the_key_just_covers_is_begun():
     """bbt: 2 generations of 40 and 2 tests; craft: 2 of 41 and 2 tests."""
     needed = 4 * 82 + 4 * 84

@@ -79,6 +79,7 @@ def test_help_has_examples(tuner, arguments):
     assert arguments == ("data", "--help") or "craft-tuner data check photos/" in out
 
 
+@pytest.mark.slow
 def test_an_adapter_of_imagenet_is_measured_on_its_four_shifted_sets(tuner, server, tmp_path):
     for name in ("imagenet", "imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r"):
         build(tmp_path, name)

@@ -20,6 +20,8 @@ from craft_tuner.runs.run import Run
 from tests.support.tuner_commands import build_zoo, typing_to
 from tests.support.tuner_server import KEY, FakeServer, refuses
 
+pytestmark = pytest.mark.slow
+
 SMALL = ("--shots", "2", "--population", "4", "--views", "2", "--intrinsic-dim", "8")
 FIT = (
     *SMALL,

@@ -14,6 +14,8 @@ from craft_tuner.errors import NoAnswer
 from tests.support.slow_line import SlowLine
 from tests.support.tuner_server import KEY, FakeServer, listening
 
+pytestmark = pytest.mark.slow
+
 PICTURES = [
     BytesPicture(np.random.default_rng(seed).bytes(30_000), f"{seed}.png") for seed in range(40)
 ]

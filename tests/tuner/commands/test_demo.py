@@ -19,6 +19,8 @@ from craft_tuner.commands.local_server import find_program, local_server
 from craft_tuner.errors import ServerUnreachable, UsageError
 from tests.support.paths import ROOT
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = f"""#!{sys.executable}
 import json, os, signal, sys, time
 sys.path.insert(0, {str(ROOT)!r})

@@ -147,6 +147,7 @@ def test_names_beyond_ascii_go_all_the_way(tuner, zoo, tmp_path):
     assert "Löwe ライオン, cat, sea lion" in (tmp_path / "out" / "README.md").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["craft", "bbt", "zero_shot"])
 def test_one_image_of_each_class_is_enough(tuner, zoo, method):
     for split in ("train", "test"):

@@ -51,6 +51,7 @@ def ours(width, height, draws=DRAWS):
     return [crop_box(width, height, scale=SCALE, rng=rng) for _ in range(draws)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "height"), SIZES)
 def test_crops_are_distributed_as_torchvisions(torchvisions, width, height):
     theirs = np.array(torchvisions[f"{width}x{height}"])
@@ -61,6 +62,7 @@ def test_crops_are_distributed_as_torchvisions(torchvisions, width, height):
     assert stats.ks_2samp(area, theirs[:, 2] * theirs[:, 3]).pvalue > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "height"), EXTREME)
 def test_images_too_long_for_a_crop_get_torchvisions_central_one(torchvisions, width, height):
     (box,) = {tuple(box) for box in torchvisions[f"{width}x{height}"]}

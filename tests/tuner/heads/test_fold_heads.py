@@ -25,6 +25,7 @@ def test_folds_are_stratified_and_never_more_than_shots(
         assert sizes.max() - sizes.min() <= 1
 
 
+@pytest.mark.slow
 def test_labels_that_carry_nothing_are_not_predicted() -> None:
     """Labels at random: seen images are learnt by heart, held-out accuracy stays at chance."""
     draw = np.random.RandomState(1)

@@ -15,6 +15,8 @@ from craft_tuner.texts import anchors
 from tests.support.tuner_fakes import SmoothBox, a_bundle, a_task, some_budgets
 from tests.support.tuner_runs import fit
 
+pytestmark = pytest.mark.slow
+
 
 def config(method: str, **changes: object) -> FitConfig:
     small = {"method": method, "views": 2, "shots": 4, "bank_prompts": 4, "bank_names": 10}

@@ -95,6 +95,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(tmp_path: Path)
     assert one.to_bytes() == two.to_bytes() != other.to_bytes()
 
 
+@pytest.mark.slow
 def test_fitting_beats_zero_shot_on_shifted_classes(tmp_path: Path) -> None:
     box = SmoothBox()
     task = a_task(box, shots=8, noise=0.3)
@@ -168,6 +169,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Fit:
     return fit(tmp_path_factory.mktemp("reference") / "run", SmoothBox(), None, FAST)
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_point_changes_nothing_and_costs_nothing(
     tmp_path: Path, reference: Fit
 ) -> None:

@@ -17,6 +17,8 @@ from craft_tuner.seeds import Stream, stream
 from tests.support.tuner_fakes import SmoothBox, a_task
 from tests.support.tuner_runs import TEST, fit
 
+pytestmark = pytest.mark.slow
+
 SMALL = {"method": "head_only", "head_hidden": 8, "views": 3, "shots": 4, "batch_size": 5}
 CONFIG = build({**SMALL, "head_epochs": 7, "kl_weight": 0.5})
 

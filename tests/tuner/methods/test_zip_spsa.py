@@ -22,6 +22,8 @@ from craft_tuner.runs.run import Run
 from tests.support.tuner_fakes import SmoothBox, a_task
 from tests.support.tuner_runs import TEST, Fit, fit
 
+pytestmark = pytest.mark.slow
+
 SMALL: dict[str, Any] = {"shots": 4, "intrinsic_dim": 12, "sigma": 0.3, "budget": 6 * 4 + 2}
 SETTINGS: dict[str, dict[str, Any]] = {
     "zip": {**SMALL, "method": "zip", "zip_pairs": 2, "zip_intrinsic_dim": 20, "zip_rank": 2},

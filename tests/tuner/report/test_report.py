@@ -17,6 +17,8 @@ from craft_tuner.runs.run import Run
 from craft_tuner.runs.thumbnails import THUMBNAILS
 from tests.support.tuner_pages import COUNTERS, a_picture, a_run
 
+pytestmark = pytest.mark.slow
+
 VOID = {"meta", "path", "use", "br", "link", "img", "rect"}
 
 

@@ -76,6 +76,7 @@ with Run.resume(Path(sys.argv[1])):
 """
 
 
+@pytest.mark.slow
 def test_only_one_process_works_on_a_run(tmp_path: Path) -> None:
     Run.create(tmp_path / "run", build()).close()
     command = [sys.executable, "-c", HOLD, tmp_path / "run"]

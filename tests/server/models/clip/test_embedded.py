@@ -46,6 +46,7 @@ def test_the_weights_are_the_cards():
     assert len(weights) == CARD["weights_bytes"] < 5_000_000
 
 
+@pytest.mark.slow
 def test_zero_shot_on_handwritten_digits_is_the_cards_figure(box):
     digits = load_digits()
     images = [

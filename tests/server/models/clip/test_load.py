@@ -19,6 +19,8 @@ from craft_shared.errors import Code, Refusal
 from craft_shared.messages import LogitsRequest
 from tests.support.serving import SCRIPTS, features_of, score, settings_in
 
+pytestmark = pytest.mark.slow
+
 CONFIG = {
     "embed_dim": 32,
     "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8},
@@ -84,7 +86,6 @@ def expected(model, template="a photo of a {}."):
         return (model.logit_scale.exp() * images @ texts.T).numpy()
 
 
-@pytest.mark.slow
 def test_rn50_with_a_local_checkpoint_gives_open_clips_own_logits(tmp_path):
     model, path = checkpoint(tmp_path, "RN50")
     box = load(tmp_path, model="RN50", pretrained=str(path))
