@@ -110,7 +110,7 @@ class CraftProtocolError(Exception):
     """Root of the exceptions of craft_shared."""
 
 
-class Refusal(CraftProtocolError):  # noqa: N818 - a refusal is an answer, not a fault
+class Refusal(CraftProtocolError):
     """A request is refused: nothing is charged for it, and the next one works.
 
     Attributes:

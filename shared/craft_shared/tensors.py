@@ -35,7 +35,7 @@ _MAX_DIMENSIONS = 8
 Tensors = dict[str, NDArray[Any]]
 
 
-class MalformedTensors(CraftProtocolError):  # noqa: N818 - names what the bytes are
+class MalformedTensors(CraftProtocolError):
     """The bytes are not a tensor body of this protocol; the message names the broken rule."""
 
 

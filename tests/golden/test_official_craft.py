@@ -20,7 +20,7 @@ import cma
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from cma.sigma_adaptation import CMAAdaptSigmaCSA
 from torch import nn
 

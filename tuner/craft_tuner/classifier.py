@@ -88,7 +88,7 @@ class CraftClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # s
         n_features_in_, value_range_: F and what is black and white, where X was (N, F).
     """
 
-    def __init__(  # noqa: PLR0913 - scikit-learn's way: each parameter by name
+    def __init__(
         self,
         *,
         server: str | None = None,
@@ -140,7 +140,7 @@ class CraftClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # s
         fitted.classes_ = np.array(fitted.adapter_.card.class_names)
         return fitted
 
-    def fit(self, X: Any, y: ArrayLike) -> Self:  # noqa: N803 - scikit-learn's name
+    def fit(self, X: Any, y: ArrayLike) -> Self:
         """Adapt to images and labels (N,), within the budget.
 
         Raises:
@@ -157,17 +157,17 @@ class CraftClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # s
         self._run(dataset, settings)
         return self
 
-    def predict(self, X: Any) -> NDArray[Any]:  # noqa: N803
+    def predict(self, X: Any) -> NDArray[Any]:
         """The likeliest label of each image, (N,)."""
         scores = self._scores(X)
         labels: NDArray[Any] = self.classes_[scores.argmax(axis=1)]
         return labels
 
-    def predict_proba(self, X: Any) -> FloatArray:  # noqa: N803
+    def predict_proba(self, X: Any) -> FloatArray:
         """Probabilities float32 (N, K) in the order of `classes_`."""
         return softmax(self._scores(X))
 
-    def decision_function(self, X: Any) -> FloatArray:  # noqa: N803
+    def decision_function(self, X: Any) -> FloatArray:
         """The adapter's scores: float32 (N, K), or (N,) of the second class if there are two."""
         scores = self._scores(X)
         return scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores
@@ -180,7 +180,7 @@ class CraftClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # s
 
     # --- data ------------------------------------------------------------------------------------
 
-    def _checked(self, X: Any, y: ArrayLike) -> tuple[tuple[Picture, ...], NDArray[Any]]:  # noqa: N803
+    def _checked(self, X: Any, y: ArrayLike) -> tuple[tuple[Picture, ...], NDArray[Any]]:
         """Pictures and labels of a fit."""
         if holds_pictures(X):
             check_consistent_length(X, y)
@@ -196,7 +196,7 @@ class CraftClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # s
         check_classification_targets(labels)
         return pictures, labels
 
-    def _pictures(self, X: Any) -> tuple[Picture, ...]:  # noqa: N803
+    def _pictures(self, X: Any) -> tuple[Picture, ...]:
         """Pictures of a prediction."""
         if holds_pictures(X):
             return pictures_from(X)
@@ -240,7 +240,7 @@ class CraftClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # s
             self.result_ = fitting.fit(run, prepared, transport, card=card, watcher=watcher)
             self.adapter_ = Adapter.load(path)
 
-    def _scores(self, X: Any) -> FloatArray:  # noqa: N803
+    def _scores(self, X: Any) -> FloatArray:
         """Refined logits float32 (N, K)."""
         check_is_fitted(self, "adapter_")
         pictures, adapter = self._pictures(X), self.adapter_

@@ -62,7 +62,7 @@ class InputError(DataError, ValueError):
     """What a Python program passed is not usable; a ValueError, as scikit-learn wants it."""
 
 
-class ServerUnreachable(CraftTunerError):  # noqa: N818 - says what happened
+class ServerUnreachable(CraftTunerError):
     """The server did not answer, or what answered is not a craft-server."""
 
     exit_code = 3
@@ -72,19 +72,19 @@ class NoAnswer(ServerUnreachable):
     """A call did not get through; a smaller one may."""
 
 
-class AccessDenied(CraftTunerError):  # noqa: N818 - says what happened
+class AccessDenied(CraftTunerError):
     """The key does not open this server, model or call."""
 
     exit_code = 4
 
 
-class BudgetExhausted(CraftTunerError):  # noqa: N818 - says what happened
+class BudgetExhausted(CraftTunerError):
     """What is asked costs more than the key has left; nothing was charged for the refused call."""
 
     exit_code = 5
 
 
-class WrongModel(CraftTunerError):  # noqa: N818 - says what happened
+class WrongModel(CraftTunerError):
     """An adapter or a run was made with another model than the one at hand."""
 
     exit_code = 6
@@ -96,7 +96,7 @@ class RunError(CraftTunerError):
     exit_code = 7
 
 
-class FitDiverged(CraftTunerError):  # noqa: N818 - says what happened
+class FitDiverged(CraftTunerError):
     """The fitness or the head's loss is not a finite number; the last good adapter is kept."""
 
     exit_code = 8

@@ -156,7 +156,7 @@ def plan_generations(
     )
 
 
-def plan_phases(  # noqa: PLR0913 - what is planned, and of what
+def plan_phases(
     config: FitConfig,
     work: Workload,
     budgets: Budgets | None = None,
@@ -188,7 +188,7 @@ def plan_phases(  # noqa: PLR0913 - what is planned, and of what
     return Plan(method=config.method, budget=budget, generations=0, population=0, phases=asked)
 
 
-def price(  # noqa: PLR0913 - one argument per factor
+def price(
     purpose: Purpose, what: str, *, prompts: int, images: int, sets: int, names: int, calls: int = 1
 ) -> Phase:
     """A phase of `prompts` prompts on `images` images in `sets` sets, in `calls` calls a set."""

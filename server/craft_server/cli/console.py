@@ -75,8 +75,8 @@ def _lines(rows: Iterable[Row], file: TextIO, *, delimiter: str) -> None:
 
 
 def _table(rows: list[Row]) -> None:
-    from rich.console import Console  # noqa: PLC0415 - takes longer to load than a command runs
-    from rich.table import Table  # noqa: PLC0415
+    from rich.console import Console
+    from rich.table import Table
 
     table = Table(*(rows[0] if rows else ("nothing yet",)), box=None, pad_edge=False)
     for row in rows:

@@ -40,7 +40,7 @@ PolicyText = Annotated[
 
 
 @app.command("create", epilog=cli_examples.KEYS_CREATE)
-def create_key(  # noqa: PLR0913 - one parameter per option
+def create_key(
     *,
     owner: Annotated[str, typer.Option(help="Whom it belongs to; an owner's keys share images")],
     queries: Annotated[int, typer.Option(help="Queries (prompts) that it may buy")],

@@ -47,7 +47,7 @@ def main() -> None:
 
 
 @app.command(epilog=cli_examples.SERVE)
-def serve(  # noqa: PLR0913 - one parameter per option
+def serve(
     *,
     host: Annotated[str | None, typer.Option(help="Address to listen on")] = None,
     port: Annotated[int | None, typer.Option(help="Port to listen on")] = None,
@@ -75,7 +75,7 @@ def serve(  # noqa: PLR0913 - one parameter per option
         data_dir=data_dir,
         database_url=database_url,
     )
-    from craft_server import app as server  # noqa: PLC0415 - the other commands load no server
+    from craft_server import app as server
 
     server.serve(settings)
 
@@ -86,7 +86,7 @@ def serve(  # noqa: PLR0913 - one parameter per option
 def _sentence(error: ValueError) -> str:
     if not isinstance(error, ValidationError):
         return str(error)
-    from craft_shared.wire import refuse_invalid  # noqa: PLC0415 - loads numpy, for this alone
+    from craft_shared.wire import refuse_invalid
 
     return refuse_invalid(error).detail
 

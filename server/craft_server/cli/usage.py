@@ -27,7 +27,7 @@ _GROUPS: dict[By, tuple[Bucket, Label | None]] = {
 }
 
 
-def usage(  # noqa: PLR0913 - one parameter per option
+def usage(
     *,
     by: Annotated[By, typer.Option(help="A sum for each of these")] = "key",
     events: Annotated[

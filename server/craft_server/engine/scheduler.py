@@ -36,7 +36,7 @@ class DeviceWorker:
     exception belongs to its task alone, also in a batch: the thread lives on.
     """
 
-    def __init__(  # noqa: PLR0913 - one parameter per choice
+    def __init__(
         self,
         *,
         requests: int,

@@ -49,7 +49,7 @@ _LAST_MOMENT_S = 5.0
 class LogitsService:
     """Sells logits: the only part of the server that uses the meter and the model together."""
 
-    def __init__(  # noqa: PLR0913 - one parameter per part
+    def __init__(
         self,
         settings: Settings,
         blackbox: BlackBox,

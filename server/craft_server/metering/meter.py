@@ -172,7 +172,7 @@ class Meter(Ledger):
         self._telemetry = telemetry or Telemetry()
         self._reply_kept_us = round(reply_kept_s * _SECOND_US)
 
-    def reserve(  # noqa: PLR0913 - all that a purchase is
+    def reserve(
         self,
         key_id: str,
         idempotency_key: str,

@@ -337,7 +337,7 @@ def run_long(machine: type[MeterMachine], name: str, steps: int) -> None:
     )
     while machine.steps < steps:
         run_state_machine_as_test(machine, settings=long)
-        print(f"{name}: {machine.steps:,} steps, 0 findings", flush=True)  # noqa: T201
+        print(f"{name}: {machine.steps:,} steps, 0 findings", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,5 @@
 """The search is pycma's own, drawn from the run's seed, replayable without a query."""
 
-# ruff: noqa: NPY002 - pycma draws from numpy's global generator
-
 from pathlib import Path
 
 import cma

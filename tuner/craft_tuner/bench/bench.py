@@ -40,7 +40,7 @@ Allow = Callable[[int], None]
 """Sets the key's limit on queries."""
 
 
-class CellsFailed(CraftTunerError):  # noqa: N818 - says what happened
+class CellsFailed(CraftTunerError):
     """Some cells have no result; the others are done, and the table has them."""
 
     exit_code = 1

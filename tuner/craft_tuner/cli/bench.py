@@ -26,7 +26,7 @@ Exit codes: those of craft-tuner; 1 where a cell failed, 130 after Ctrl-C.
 """
 
 
-def bench(  # noqa: PLR0913 - one parameter per option
+def bench(
     *,
     data: Annotated[
         list[str], typer.Option(help="Dataset, as `craft-tuner fit --data` has it; repeatable")
@@ -74,11 +74,11 @@ def bench(  # noqa: PLR0913 - one parameter per option
 
     Each is a run of its own below --out. What all cost is said, or refused, before the first query.
     """
-    from craft_tuner.bench import bench as use_case  # noqa: PLC0415 - --help needs none of it
-    from craft_tuner.bench import grid as axes  # noqa: PLC0415
-    from craft_tuner.bench.local import LocalEngine  # noqa: PLC0415
-    from craft_tuner.bench.on_ray import RayEngine  # noqa: PLC0415
-    from craft_tuner.data.sources import title  # noqa: PLC0415
+    from craft_tuner.bench import bench as use_case
+    from craft_tuner.bench import grid as axes
+    from craft_tuner.bench.local import LocalEngine
+    from craft_tuner.bench.on_ray import RayEngine
+    from craft_tuner.data.sources import title
 
     environ = dict(os.environ)
     if start_server:

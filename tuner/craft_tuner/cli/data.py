@@ -38,7 +38,7 @@ def data() -> None:
 
 
 @app.command(epilog=_CHECK_EXAMPLES)
-def check(  # noqa: PLR0913 - one parameter per option
+def check(
     source: Annotated[str, typer.Argument(help="What --data of `craft-tuner fit` takes")],
     *,
     preset: Annotated[
@@ -60,7 +60,7 @@ def check(  # noqa: PLR0913 - one parameter per option
     as_json: AsJson = False,
 ) -> None:
     """Say what a dataset has, what is wrong with it, and what a fit on it would need."""
-    from craft_tuner.commands import check_data as data_checks  # noqa: PLC0415 - --help needs none of it
+    from craft_tuner.commands import check_data as data_checks
 
     given: dict[str, Any] = {
         "preset": preset,

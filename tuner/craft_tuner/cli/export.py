@@ -21,7 +21,7 @@ def export(
     The folder has adapter.safetensors, adapter.json and README.md, and nothing of the server, the
     key or this machine. An unfinished run is exported as far as it came, and its card says so.
     """
-    from craft_tuner.report import export as exporting  # noqa: PLC0415 - --help needs none of it
+    from craft_tuner.report import export as exporting
 
     for file in exporting.export(run, out):
         typer.echo(str(file))

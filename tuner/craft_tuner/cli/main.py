@@ -99,7 +99,7 @@ def main() -> None:
     epilog=_FIT_EXAMPLES,
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )
-def fit(  # noqa: PLR0913 - one parameter per option
+def fit(
     context: typer.Context,
     *,
     data: Annotated[str | None, typer.Option(help=DATA)] = None,
@@ -133,7 +133,7 @@ def fit(  # noqa: PLR0913 - one parameter per option
     Every setting (see `craft-tuner settings`) is a flag as well: --sigma 0.5 is --set sigma=0.5,
     is CRAFT_FIT_SIGMA=0.5. Flags win over the environment, the environment over the file.
     """
-    from craft_tuner.commands import fit as commands  # noqa: PLC0415 - --help needs none of it
+    from craft_tuner.commands import fit as commands
 
     sources = gather_sources(
         config, server=server, key=key, model=model, timeout_s=timeout, track=track
@@ -171,7 +171,7 @@ def fit(  # noqa: PLR0913 - one parameter per option
 
 
 @app.command(epilog=_EVALUATE_EXAMPLES)
-def evaluate(  # noqa: PLR0913 - one parameter per option
+def evaluate(
     adapter: AdapterPath,
     *,
     data: Annotated[str, typer.Option(help=DATA)],
@@ -190,7 +190,7 @@ def evaluate(  # noqa: PLR0913 - one parameter per option
 
     Costs one query per image set, one more with --zero-shot. Asking again costs nothing.
     """
-    from craft_tuner.commands import fit as commands  # noqa: PLC0415 - --help needs none of it
+    from craft_tuner.commands import fit as commands
 
     sources = gather_sources(config, server=server, key=key, model=model, timeout_s=timeout)
     found = commands.evaluate(
@@ -223,7 +223,7 @@ def usage(
     config: ConfigFile = None,
 ) -> None:
     """Show what the key has left and what the server's ledger says that it spent."""
-    from craft_tuner.commands import fit as commands  # noqa: PLC0415 - --help needs none of it
+    from craft_tuner.commands import fit as commands
 
     sources = gather_sources(config, server=server, key=key, timeout_s=timeout)
     info, spent = commands.usage(sources.settings, bucket=by)
@@ -243,7 +243,7 @@ def usage(
 @app.command(epilog=_SETTINGS_EXAMPLES)
 def settings() -> None:
     """List the methods with their cost, the presets, and every setting of a fit."""
-    from craft_tuner.training.estimate import method_lines  # noqa: PLC0415 - --help needs none of it
+    from craft_tuner.training.estimate import method_lines
 
     typer.echo("methods, with what they cost at 16 shots of ten classes:")
     for line in method_lines():
@@ -266,7 +266,7 @@ def demo(
     ] = False,
 ) -> None:
     """Start a server, adapt its model to handwritten digits over HTTP, and show what it cost."""
-    from craft_tuner.commands.demo import run_demo  # noqa: PLC0415 - --help needs none of it
+    from craft_tuner.commands.demo import run_demo
 
     run_demo(out, seed=seed, budget=budget, keep_server=keep_server)
 
@@ -296,7 +296,7 @@ def _refuse_with_resume(fixed: Mapping[str, Any], *, data: str | None, run: Path
 
 
 def _default_run(data: str, settings: configuration.FitConfig) -> Path:
-    from craft_tuner.data.sources import title  # noqa: PLC0415 - --help needs none of it
+    from craft_tuner.data.sources import title
 
     name = f"{title(data)}-{settings.method}-{settings.shots}shots-seed{settings.seed}"
     return Path("runs") / name

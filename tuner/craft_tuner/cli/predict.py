@@ -17,7 +17,7 @@ Examples:
 """
 
 
-def predict(  # noqa: PLR0913 - one parameter per option
+def predict(
     adapter: AdapterPath,
     images: Annotated[
         list[Path],
@@ -53,8 +53,8 @@ def predict(  # noqa: PLR0913 - one parameter per option
     Asking again costs nothing. Images that cannot be used are named and counted (exit code 2), and
     the others go on.
     """
-    from craft_tuner.commands import predict as classify  # noqa: PLC0415 - --help needs none of it
-    from craft_tuner.inference.writer import AnswerWriter  # noqa: PLC0415
+    from craft_tuner.commands import predict as classify
+    from craft_tuner.inference.writer import AnswerWriter
 
     if resume and out is None:
         raise UsageError("--resume goes on with the file of --out; give both")

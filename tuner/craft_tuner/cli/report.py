@@ -32,8 +32,8 @@ def report(
     Accuracies and costs, curves, classes and images gained and lost, confusion, settings with what
     differs. Asks no server and changes no run, so a run may still be at work.
     """
-    from craft_tuner.data.sources import read_dataset  # noqa: PLC0415 - --help needs none of it
-    from craft_tuner.report import compare  # noqa: PLC0415
+    from craft_tuner.data.sources import read_dataset
+    from craft_tuner.report import compare
 
     items = read_dataset(data).test if data else ()
     pictures = {item.picture.name: item.picture for item in items}

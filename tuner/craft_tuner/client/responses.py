@@ -14,7 +14,7 @@ from craft_tuner.errors import ServerUnreachable
 M = TypeVar("M", bound=BaseModel)
 
 
-class Garbled(Exception):  # noqa: N818 - says what the reply is
+class Garbled(Exception):
     """A reply of the right kind that cannot be read to its end; it is asked for again."""
 
 

@@ -65,7 +65,7 @@ class _File:
         return len(self.data) + _PART_BYTES
 
 
-def upload(  # noqa: PLR0913 - what, how, and who hears of it
+def upload(
     transport: Transport,
     pictures: Sequence[Picture],
     *,

@@ -28,7 +28,7 @@ DEFAULT_OUT = Path("runs/demo")
 SHOTS = 16
 
 
-class AccountMismatch(CraftTunerError):  # noqa: N818 - says what was found
+class AccountMismatch(CraftTunerError):
     """Ledger, key and tuner do not agree on what was spent."""
 
     exit_code = 1

@@ -75,7 +75,7 @@ def local_server(directory: Path, *, queries: int, keep: bool = False) -> Iterat
     minted = _rotated_key(command) if log.exists() else None
     minted = minted or command.json("keys", "create", *_OWNER, "--queries", str(queries), "--json")
     with log.open("ab") as output:
-        process = subprocess.Popen(  # noqa: S603 - our own program, found beside this one
+        process = subprocess.Popen(
             [program, "serve"],
             env=environment,
             stdout=output,
@@ -137,7 +137,7 @@ class _Command:
     environment: dict[str, str]
 
     def run(self, *arguments: str) -> str:
-        done = subprocess.run(  # noqa: S603 - our own program
+        done = subprocess.run(
             [self.program, *arguments],
             env=self.environment,
             capture_output=True,

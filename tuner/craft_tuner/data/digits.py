@@ -47,7 +47,7 @@ def render(levels: NDArray[np.float64]) -> bytes:
 
 
 def _training_pool(target: NDArray[np.int64]) -> set[int]:
-    rng = random.Random(_SPLIT_SEED)  # noqa: S311 - a fixed split, not a secret
+    rng = random.Random(_SPLIT_SEED)
     pool: set[int] = set()
     for label in range(len(CLASS_NAMES)):
         mine = np.flatnonzero(target == label).tolist()

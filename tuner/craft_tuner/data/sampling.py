@@ -31,7 +31,7 @@ def sample_shots(
     """
     if not dataset.train:
         raise DataError("the dataset has test images alone; use it with `craft-tuner evaluate`")
-    rng = random.Random(seed)  # noqa: S311 - reproducible, not secret
+    rng = random.Random(seed)
     chosen: list[Item] = []
     for label, items in _by_class(dataset, sampling):
         if len(items) >= shots:

@@ -59,7 +59,7 @@ class Labelled:
     among: IntArray | None = None
 
 
-def evaluate(  # noqa: PLR0913 - what is asked, of whom, and what counts as an answer
+def evaluate(
     box: BlackBox,
     adapter: Adapter,
     images: Images,

@@ -128,7 +128,7 @@ class CraftPlus(Bank):
     summary = "one plain prompt that names common things beside the classes; a linear head"
     prompt_kind: ClassVar[PromptKind | None] = "text"
 
-    def prompts(self, config: FitConfig) -> int:  # noqa: ARG002 - the interface
+    def prompts(self, config: FitConfig) -> int:
         """One."""
         return 1
 

@@ -74,7 +74,7 @@ class Method(ABC):
                 f"{allowed} prompts to {card.id}; choose another method or ask the server's owner"
             )
 
-    def views(self, config: FitConfig) -> int:  # noqa: ARG002 - a method may read it
+    def views(self, config: FitConfig) -> int:
         """How many augmented views of the shots `fit` reads; `task.views` needs that many."""
         return 0
 

@@ -56,7 +56,7 @@ class TemplateEnsemble(Method):
         task: Task,
         *,
         recorder: Recorder,
-        on_progress: OnProgress,  # noqa: ARG002 - the interface
+        on_progress: OnProgress,
     ) -> Adapter:
         """The adapter that asks the first templates of the list, saved."""
         training = {"generations": 0, "queries": 0, "stopped": "nothing to fit"}

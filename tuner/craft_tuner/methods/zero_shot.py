@@ -28,7 +28,7 @@ class ZeroShot(Method):
         task: Task,
         *,
         recorder: Recorder,
-        on_progress: OnProgress,  # noqa: ARG002 - the interface
+        on_progress: OnProgress,
     ) -> Adapter:
         """The identity adapter, saved."""
         config = recorder.config.model_dump(mode="json")

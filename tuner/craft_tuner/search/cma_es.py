@@ -100,14 +100,14 @@ class CmaEs:
 
         Its `randn` option is not enough: the tpa rule draws from the global one all the same.
         """
-        outside = np.random.get_state()  # noqa: NPY002
-        np.random.set_state(self._stream)  # noqa: NPY002
+        outside = np.random.get_state()
+        np.random.set_state(self._stream)
         try:
             with one_blas_thread():
                 yield
         finally:
-            self._stream = np.random.get_state()  # noqa: NPY002
-            np.random.set_state(outside)  # noqa: NPY002
+            self._stream = np.random.get_state()
+            np.random.set_state(outside)
 
     def _center(self) -> Vector:
         """Mean of the distribution; official: the mean of a second population (157-160).

@@ -48,7 +48,7 @@ class Silent:
     def traffic(self, traffic: Traffic, line: Link) -> None:
         """Nothing."""
 
-    def uploading(self, total: int) -> Callable[[int], None]:  # noqa: ARG002 - the interface
+    def uploading(self, total: int) -> Callable[[int], None]:
         """Nothing."""
         return lambda _: None
 
