@@ -8,7 +8,7 @@ runs what docs/docker.md promises: a server that is ready, a demo fit by the tun
 one from the host, two replicas on Postgres of which one crashes during a fit, Prometheus, and the
 fault campaign on that. Where an image cannot be pulled a stand-in of Debian's packages takes its
 place. Says `skipped:` and why, and succeeds, where there can be no engine, disk is short, no base
-can be made, or engine and images take too long. Removes all that it made, unless told to --keep it.
+can be made, or engine and images take too long. Removes all that it made, unless --keep is given.
 """
 
 import argparse

@@ -124,7 +124,7 @@ def measure(model: open_clip.CLIP) -> dict[str, Any]:
 
 
 def write_card(folder: Path, **training: float) -> dict[str, Any]:
-    """Measure the folder's model and write card.json; `training` is told as it is."""
+    """Measure the folder's model and write card.json; `training` is recorded as it is."""
     model = read_model(folder)
     stored = (folder / "weights.safetensors").read_bytes()
     card = {

@@ -3,8 +3,8 @@
 Source: K. Zhou et al., "Learning to Prompt for Vision-Language Models", IJCV 2022, arXiv
 2109.01134; official code KaiyangZhou/CoOp @ff61507, trainers/coop.py (lines cited) and
 configs/trainers/CoOp/rn50*.yaml, on the defaults of Dassl. One context for all classes, class name
-at the end. Owns the learner and its training; must not know shots, servers or what it is compared
-with. It opens the model, so it lives here and in neither program.
+at the end. Owns the learner and its training. It opens the model, so it lives here and in neither
+program.
 """
 
 import math

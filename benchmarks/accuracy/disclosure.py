@@ -1,12 +1,12 @@
-"""Keys that are told less than logits: what methods make of them, beside what zero-shot makes.
+"""Keys with reduced outputs: what methods make of them, beside what zero-shot makes.
 
     python -m benchmarks disclosure [--methods auto,craft_plus] [--shots 16 4 1] [--seeds 1 2 3]
                               [--json FILE]
 
 A real server serves the embedded model; each output policy has a key of its own, and
 `craft-tuner fit --data digits` runs with it for every method, number of shots and seed. The table
-has mean and sample deviation of test accuracy in per cent, and zero-shot's as the same key is told
-it. What the tuner refuses is "refused: REASON". Exit code 1 if `auto` is in the mean more than
+has mean and sample deviation of test accuracy in per cent, and zero-shot's by the same key.
+What the tuner refuses is "refused: REASON". Exit code 1 if `auto` is in the mean more than
 `MOST_BELOW` points below zero-shot somewhere, or if a run ends with anything but a refusal.
 """
 
@@ -38,7 +38,7 @@ REFUSED = range(2, 9)
 
 
 class Policy(NamedTuple):
-    """What a key is told, and how its replies are sent."""
+    """What is disclosed to a key, and how its replies are sent."""
 
     name: str
     output: dict[str, object] | None = None
@@ -92,10 +92,10 @@ def row_of(results: list[Row]) -> Row:
 
 def lines(rows: list[Row]) -> Iterator[Row]:
     """A line for each policy and method, numbers of shots side by side."""
-    for name, method in dict.fromkeys((row["told"], row["method"]) for row in rows):
+    for name, method in dict.fromkeys((row["output"], row["method"]) for row in rows):
         line: Row = {}
         for row in rows:
-            if (row["told"], row["method"]) == (name, method):
+            if (row["output"], row["method"]) == (name, method):
                 line |= row | {heading(row["shots"]): cell(row)}
         yield line
 
@@ -116,7 +116,7 @@ def main() -> None:
     """Run and print a table in Markdown."""
     options = options_of(__doc__, methods="auto,craft_plus", shots=[16, 4, 1], seeds=[1, 2, 3])
     about, rows = describe(), list[Row]()
-    print_heading(f"Keys that are told less: digits, seeds {options.seeds}", about)
+    print_heading(f"Keys with reduced outputs: digits, seeds {options.seeds}", about)
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         with serving(folder / "server", model="embedded") as server:
@@ -125,7 +125,7 @@ def main() -> None:
                 flags = ("--server", server.url, "--key", key, *policy.flags)
                 for method in options.methods.split(","):
                     for shots in options.shots:
-                        setting = {"told": policy.name, "method": method, "shots": shots}
+                        setting = {"output": policy.name, "method": method, "shots": shots}
                         results = [
                             fit(
                                 folder / f"run-{len(rows)}-{seed}",
@@ -135,14 +135,14 @@ def main() -> None:
                         ]
                         rows.append(setting | row_of(results))
             server.totals()
-    columns = {"told": "told", "method": "method", "zero_shot": "zero-shot, %|.2f"}
+    columns = {"output": "output", "method": "method", "zero_shot": "zero-shot, %|.2f"}
     columns |= {heading(shots): heading(shots) for shots in options.shots}
     print_table([*lines(rows)], columns | {"queries": "queries|,"})
     write_json(options.json, about, rows=rows)
     below = [row for row in rows if row["method"] == "auto" and row.get("gain", 0) < -MOST_BELOW]
     raise SystemExit(
         "\n".join(
-            f"{row['told']}, {row['shots']} shots: {-row['gain']:.1f} below zero-shot"
+            f"{row['output']}, {row['shots']} shots: {-row['gain']:.1f} below zero-shot"
             for row in below
         )
         or None

@@ -1,4 +1,4 @@
-"""What logits give away: image embeddings recovered from what a key is told, by output policy.
+"""What logits give away: image embeddings recovered from what a key gets, by output policy.
 
     python -m benchmarks leakage [--images 20] [--json leakage.json]
 
@@ -83,35 +83,39 @@ def text_rows(model: BlackBox, queries: int, *, seed: int) -> Floats:
     return np.concatenate(found)
 
 
-def recover(texts: Floats, told: Floats, scale: float, output: Output) -> Floats:
-    """Embeddings (N, D) that explain best what was told (P, N, K) of `texts` (P, K, D).
+def recover(texts: Floats, disclosed: Floats, scale: float, output: Output) -> Floats:
+    """Embeddings (N, D) that explain best what was disclosed (P, N, K) of `texts` (P, K, D).
 
-    Where all classes are told, differences between classes are linear in the embedding (a softmax
-    takes nothing but each row's constant), and ridge regression with the rounding as its noise
-    gives it. Where only some are told, the embedding is fitted by gradient descent to the
-    probability of what was told.
+    Where all classes are disclosed, differences between classes are linear in the embedding (a
+    softmax takes nothing but each row's constant), and ridge regression with the rounding as its
+    noise gives it. Where only some are disclosed, the embedding is fitted by gradient descent to
+    the probability of what was disclosed.
     """
-    if not np.isfinite(told).all():
-        return _fit(torch.tensor(texts), torch.tensor(told), scale)
+    if not np.isfinite(disclosed).all():
+        return _fit(torch.tensor(texts), torch.tensor(disclosed), scale)
     rows = (texts - texts.mean(axis=1, keepdims=True)).reshape(-1, texts.shape[2]).astype(float)
-    values = (told - told.mean(axis=2, keepdims=True)).transpose(0, 2, 1).reshape(len(rows), -1)
+    values = (
+        (disclosed - disclosed.mean(axis=2, keepdims=True))
+        .transpose(0, 2, 1)
+        .reshape(len(rows), -1)
+    )
     noise = (output.step or FLOAT32_STEP) ** 2 / 12 / scale**2
     ridge = noise * texts.shape[2] * np.eye(texts.shape[2])
     found = np.linalg.solve(rows.T @ rows + ridge, rows.T @ (values / scale))
     return found.T.astype(np.float32)
 
 
-def _fit(texts: torch.Tensor, told: torch.Tensor, scale: float) -> Floats:
-    known = told.isfinite()
-    weights = torch.where(known, told.exp(), torch.zeros_like(told))
+def _fit(texts: torch.Tensor, disclosed: torch.Tensor, scale: float) -> Floats:
+    known = disclosed.isfinite()
+    weights = torch.where(known, disclosed.exp(), torch.zeros_like(disclosed))
     rest = (1 - weights.sum(dim=-1)).clamp(min=0)
-    found = torch.zeros(told.shape[1], texts.shape[2], requires_grad=True)
+    found = torch.zeros(disclosed.shape[1], texts.shape[2], requires_grad=True)
     optimiser = torch.optim.Adam([found], lr=0.02)
     for _ in range(_STEPS):
         optimiser.zero_grad()
         logs = torch.log_softmax(scale * torch.einsum("pkd,nd->pnk", texts, found), dim=-1)
-        untold = torch.where(known, torch.full_like(logs, -1e4), logs).logsumexp(dim=-1)
-        loss = -(weights * logs).sum(dim=-1) - rest * untold
+        hidden = torch.where(known, torch.full_like(logs, -1e4), logs).logsumexp(dim=-1)
+        loss = -(weights * logs).sum(dim=-1) - rest * hidden
         penalised = loss.mean() + 1e-3 * found.square().sum(dim=-1).mean()
         penalised.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
@@ -138,9 +142,9 @@ def main() -> None:
     )
     found: list[Row] = []
     for name, output in OUTPUTS.items():
-        told = disclose(logits, output)
+        disclosed = disclose(logits, output)
         cosines = {
-            str(count): cosine(recover(texts[:count], told[:count], scale, output), true)
+            str(count): cosine(recover(texts[:count], disclosed[:count], scale, output), true)
             for count in QUERIES
         }
         found.append({"output": name} | cosines)

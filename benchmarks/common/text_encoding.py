@@ -1,7 +1,7 @@
 """Both ways through an open_clip text tower, and the arithmetic of each: what text.py compares.
 
 The usual way is what CoOp and CraFT run: per prompt, K x 77 tokens through open_clip's transformer.
-Works on any device and in any precision of the model. Must not know how time is measured.
+Works on any device and in any precision of the model.
 """
 
 from collections.abc import Callable, Sequence

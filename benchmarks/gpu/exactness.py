@@ -116,7 +116,7 @@ def check_model(name: str, scene: Scene, say: Say) -> None:
 
 
 def run(scene: Scene, say: Say) -> None:
-    """All models that fit; one that does not is told and left out."""
+    """All models that fit; one that does not is named and left out."""
     compute_exactly()
     torch.manual_seed(0)
     for name in models_of(scene):

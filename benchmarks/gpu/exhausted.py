@@ -178,7 +178,7 @@ def run(scene: Scene, say: Say) -> None:
         with exhausted(shop, scene):
             status, body = shop.ask("without memory")
             tell("a purchase without memory gets", status)
-            tell("and is told", body[:160].decode(errors="replace"))
+            tell("and the reply says", body[:160].decode(errors="replace"))
             tell("ready meanwhile", shop.ready())
         after_it = shop.used()
         tell("charged for it, and held", [a - b for a, b in zip(after_it, charged, strict=True)])

@@ -106,7 +106,7 @@ def measure(loaded: Loaded, dtype: str, files: list[bytes], scene: Scene) -> Row
 
 @torch.inference_mode()
 def run(scene: Scene, say: Say) -> None:
-    """All models in float32 and float16; one that does not fit is told and left out."""
+    """All models in float32 and float16; one that does not fit is named and left out."""
     compute_exactly()
     files = jpegs(PICTURES_SMALL if scene.small else PICTURES)
     files = files[: PICTURES_SMALL if scene.small else PICTURES]

@@ -27,7 +27,7 @@ _TRACE = 2000
 
 
 class SectionError(Exception):
-    """A fault that is told in its own words, without its type."""
+    """A fault that is reported in its own words, without its type."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ def run_all(
 
     Args:
         sections: by worth.
-        scene: what they are told.
+        scene: what every section gets.
         tell: writes down what came of a section.
         budget_s: seconds for all of them together.
         launch: how a section is run.

@@ -104,7 +104,7 @@ def measure(loaded: Loaded, classes: int, dtype: str, scene: Scene) -> Row:
 
 @torch.inference_mode()
 def run(scene: Scene, say: Say) -> None:
-    """All K in all precisions; one that finds no memory is told and left out."""
+    """All K in all precisions; one that finds no memory is named and left out."""
     compute_exactly()
     plain: dict[int, float] = {}
     for dtype in ("float32", "float16") if scene.small else DTYPES:

@@ -173,8 +173,8 @@ def compare(loaded: Loaded, dtype: str, size: tuple[int, int], scene: Scene, say
             continue
         exact = difference <= (FLOAT32_BOUND if dtype == "float32" else HALF_BOUND)
         if not exact:
-            told = f"{name}, K = {classes}, P = {prompts}, {dtype}: refused, not exact"
-            say({**row, "said": f"{told} ({difference:.1e})", "way": name, "exact": "NO"})
+            refused = f"{name}, K = {classes}, P = {prompts}, {dtype}: refused, not exact"
+            say({**row, "said": f"{refused} ({difference:.1e})", "way": name, "exact": "NO"})
             continue
         figures = {"prompts_per_s": prompts / taken, "gain": plain / taken, "exact": "yes"}
         say({**row, "way": name, "difference": difference, "prepared_s": prepared, **figures})

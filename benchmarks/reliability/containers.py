@@ -104,7 +104,7 @@ class ReplicaContainer:
         raise SystemExit(f"replica {self.name} is not ready; its log ends:\n{log}")
 
     def kill(self) -> None:
-        """SIGKILL; the engine does not start again what it was told to kill."""
+        """SIGKILL; the engine does not start again what it had to kill."""
         docker("kill", self._container)
 
     def stop(self) -> int:

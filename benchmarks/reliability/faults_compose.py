@@ -51,7 +51,7 @@ OVERLAY = {
 """Parts of services, as Compose lays them over docker-compose.yml."""
 
 STAYS = {200, 409}
-"""What a client is told while one of two replicas is restarted as it should be."""
+"""Replies to a client while one of two replicas is restarted as it should be."""
 
 FAILED_TRY = (" upstream, client: ", " response header from upstream")
 """Marks of a line in nginx's log on a try at a replica that came to nothing."""

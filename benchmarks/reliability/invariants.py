@@ -1,4 +1,4 @@
-"""What is wrong with a round: its ledger, held against what the clients were told.
+"""What is wrong with a round: its ledger, compared with the clients' replies.
 
 overshoot     the ledger, or used and held together, above the limit at any moment
 double        a purchase charged twice, or charged though nobody was or will be given its reply
@@ -23,10 +23,10 @@ from craft_shared.errors import CODES, Code
 COUNTED = ("overshoot", "double", "lost", "unexpected", "drained", "other")
 GIVEN_BACK_S = HOLD_S + 60.0
 Answers = dict[str, list[Answer]]
-"""What clients were told of each purchase, by its name."""
+"""Replies of clients to each purchase, by its name."""
 
 EXPECTED = {200, 402, 409, 429, 503, 504}
-"""What a client that asks correctly may be told: the reply, no budget left, or to ask again."""
+"""What a client that asks correctly may hear: the reply, no budget left, or to ask again."""
 
 
 @dataclass
@@ -87,7 +87,7 @@ def check(
 
 
 def _check_answers(answered: Answers, clients: Clients, findings: Findings) -> None:
-    """Statuses, codes, and who was told of a charge."""
+    """Statuses, codes, and who heard of a charge."""
     heard = [(name, answer) for name, answers in answered.items() for answer in answers]
     heard += [seen for seen in clients.overheard if seen.answer.status]
     for name, answer in heard:

@@ -144,7 +144,7 @@ class Clients:
         return [line for file in files for line in lines_of(file)]
 
     def answers(self) -> dict[str, list[Answer]]:
-        """What clients were told of each purchase; attempts without an answer are among them."""
+        """Replies of clients to each purchase; attempts without an answer are among them."""
         found: dict[str, list[Answer]] = {}
         for line in self.lines():
             answer = Answer(**{name: line[name] for name in Answer._fields})

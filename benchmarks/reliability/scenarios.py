@@ -139,7 +139,7 @@ def drain_all(now: Round, servers: Sequence[Replica]) -> None:
     in_work = stop_all(now, servers)
     end = time.monotonic() + ANSWERED_S
     while (lost := in_work - _answered(now.clients)) and time.monotonic() < end:
-        time.sleep(0.02)  # a client takes a moment to write down what it was told
+        time.sleep(0.02)  # a client takes a moment to write down the reply
     if lost:
         now.findings.add("drained", f"in work and never answered: {lost}", len(lost))
     for server in servers:

@@ -31,7 +31,7 @@ from benchmarks.reliability.soak_client import Shared, SoakClient
 
 SHOWN_FAILURES = 20
 NOISE_MB = 20.0
-"""Growth within the second half that is not told from noise."""
+"""Growth within the second half that is within noise."""
 
 JUDGED_MINUTES = 10.0
 """A shorter soak ends while the server still warms up: its growth is printed, not judged."""

@@ -201,7 +201,7 @@ def _wait(done: Callable[[], bool]) -> None:
     end = time.monotonic() + BACK_S
     while not done():
         if time.monotonic() > end:
-            raise SystemExit(f"the database did not do as told within {BACK_S:.0f} s")
+            raise SystemExit(f"the database did not obey within {BACK_S:.0f} s")
         time.sleep(0.02)
 
 

@@ -105,12 +105,12 @@ def carry_out(client: Client | LocalBox, scene: Scene, folder: Path) -> Outcome:
     config = scene.config
     method = methods.get(config.method)
     setup = Setup(server="here", model=client.card.id, data=scene.data)
-    material = gather(config, setup.dataset(), method, card=client.card)
+    samples = gather(config, setup.dataset(), method, card=client.card)
     box = TimedBox(client)
     with Run.create(folder, config, setup=setup.model_dump()) as run:
-        run.save_plan(method.plan(config, material.workload(client.card)))
+        run.save_plan(method.plan(config, samples.workload(client.card)))
         marks = [time.perf_counter()]
-        task, test = send(material, cast("Client", client), config, on_uploaded=lambda _: None)
+        task, test = send(samples, cast("Client", client), config, on_uploaded=lambda _: None)
         marks.append(time.perf_counter())
         run.bind(task, client.card)
         adapter = method.fit(box, task, recorder=run, on_progress=lambda _: None)
@@ -118,7 +118,7 @@ def carry_out(client: Client | LocalBox, scene: Scene, folder: Path) -> Outcome:
         asked = box.seconds
         if test is None:
             raise ValueError("the digits have test images; the dataset changed")
-        labels = labels_of(material.test)
+        labels = labels_of(samples.test)
         found = evaluate(box, adapter, test.images, labels, zero_shot=True).adapted
         marks.append(time.perf_counter())
         history = run.restore()

@@ -42,7 +42,7 @@ def test_its_command_line_takes_the_options_that_the_catalog_gives(name, monkeyp
     assert f"usage: python -m benchmarks {name}" in capsys.readouterr().out
 
 
-def test_figures_go_to_a_file_of_its_name_unless_told_otherwise():
+def test_figures_go_to_a_file_of_its_name_by_default():
     text, growth = BENCHMARKS["text"], BENCHMARKS["growth"]
     assert arguments_of(text, ["--json=x"])[1:] == ["--json=x"]
     assert arguments_of(growth, [])[1:] == ["--growth", "--json", "bench/growth.json"]

@@ -1,4 +1,4 @@
-"""The GPU check's own rules: what a failing section costs, what is written when, what is told."""
+"""The GPU check's own rules: what a failing section costs, what is written and said when."""
 
 import json
 import os
@@ -53,7 +53,7 @@ def fails(_, say):
     raise torch.OutOfMemoryError("CUDA out of memory.\nAnd a page of advice.")
 
 
-def told(_, say):
+def reported(_, say):
     raise SectionError("the card is too hot")
 
 
@@ -72,7 +72,7 @@ def run(sections, scene, **fields):
 @pytest.mark.parametrize("launch", [inline, forked])
 def test_a_failing_section_keeps_its_rows_and_the_others_go_on(scene, launch):
     bad, good, worded = run(
-        [section("bad", fails), section("good", counts), section("worded", told)],
+        [section("bad", fails), section("good", counts), section("worded", reported)],
         scene,
         launch=launch,
     )
@@ -246,7 +246,9 @@ def test_exit_codes():
 # --- memory and exactness -----------------------------------------------------------------------
 
 
-def test_a_model_too_large_for_the_card_is_told_and_smaller_ones_are_checked(tmp_path, monkeypatch):
+def test_a_model_too_large_for_the_card_is_named_and_smaller_ones_are_checked(
+    tmp_path, monkeypatch
+):
     monkeypatch.setattr(device, "free_gib", lambda _: 3.0)
     monkeypatch.setattr(exactness, "models_of", lambda _: ("ViT-L-14", "RN50"))
     monkeypatch.setattr(exactness, "load", lambda name, dtype, device: name)
@@ -361,7 +363,7 @@ def test_a_wheel_for_another_platform_is_named_with_the_interpreter(folder, tmp_
     assert done.used == ["fine-one 1.0"]
 
 
-def test_what_neither_machine_nor_wheels_have_is_told(folder, tmp_path, monkeypatch):
+def test_what_neither_machine_nor_wheels_have_is_reported(folder, tmp_path, monkeypatch):
     a_wheel(folder, "asking", needs=["nowhere>=1", "numpy>=99"])
     installed(monkeypatch, {"numpy": "2.0", "packaging": "26"})
     done = unpack.unpack(folder, tmp_path / "into")
@@ -384,7 +386,7 @@ def test_the_projects_programs_come_from_its_own_wheel(folder, tmp_path):
     ]
 
 
-def test_a_wheel_of_other_code_than_the_trees_is_told(tmp_path):
+def test_a_wheel_of_other_code_than_the_trees_is_reported(tmp_path):
     site, tree = tmp_path / "site", tmp_path / "tree"
     for folder in (site / "craft_server", tree / "server" / "craft_server"):
         folder.mkdir(parents=True)

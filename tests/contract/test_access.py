@@ -126,9 +126,9 @@ def test_what_is_public_needs_no_key(client, route):
     "fault",
     ["absent", "empty", "another scheme", "malformed", "mistyped", "unknown", "revoked", "expired"],
 )
-def test_without_a_good_key_nothing_is_told(client, keys, known, route, fault):
+def test_without_a_good_key_nothing_is_reported(client, keys, known, route, fault):
     """The same words whatever exists and whatever is sent, so that nothing can be learnt."""
-    told = set()
+    reported = set()
     for names in known:
         for body in BODIES:
             reply = ask(client, route, keys[fault], names=names, body=body)
@@ -138,11 +138,11 @@ def test_without_a_good_key_nothing_is_told(client, keys, known, route, fault):
             problem = reply.json()
             assert problem["code"] == "invalid_key"
             del problem["request_id"]
-            told.add(str(problem))
-    assert len(told) == 1
+            reported.add(str(problem))
+    assert len(reported) == 1
 
 
-def test_unknown_revoked_and_expired_keys_are_told_the_same(client, keys):
+def test_unknown_revoked_and_expired_keys_are_reported_the_same(client, keys):
     faults = ["mistyped", "malformed", "unknown", "revoked", "expired"]
     replies = [ask(client, "GET /v1/key", keys[fault], names={}).json() for fault in faults]
     assert len({reply["detail"] for reply in replies}) == 1
@@ -158,11 +158,11 @@ def others(scope):
     ("route", "scopes"),
     [(route, scopes) for route, scope in NEEDS.items() if scope for scopes in others(scope)],
 )
-def test_a_key_without_the_scope_is_refused_before_anything_is_told(
+def test_a_key_without_the_scope_is_refused_before_anything_is_reported(
     app, client, known, route, scopes
 ):
     poor = f"Bearer {services_of(app).keys.create('ann', 10, scopes=scopes).token}"
-    told = set()
+    reported = set()
     for names in known:
         for body in BODIES:
             reply = ask(client, route, poor, names=names, body=body)
@@ -172,8 +172,8 @@ def test_a_key_without_the_scope_is_refused_before_anything_is_told(
             assert problem["code"] == "scope_denied"
             assert NEEDS[route] in problem["detail"]
             del problem["request_id"]
-            told.add(str(problem))
-    assert len(told) == 1
+            reported.add(str(problem))
+    assert len(reported) == 1
 
 
 @pytest.mark.parametrize("route", NEEDS)

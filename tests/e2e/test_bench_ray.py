@@ -49,8 +49,8 @@ def test_killing_a_worker_of_ray_loses_no_run_buys_nothing_twice_and_changes_no_
             if engine == "ray":
                 for cell in (BBT, CRAFT):
                     os.kill(worker_of(out, cell, bench, generations=2), signal.SIGKILL)
-            told = finish(bench)
-            assert "3 done, 0 left" in told
+            reported = finish(bench)
+            assert "3 done, 0 left" in reported
             assert spent_by_cell(server, out) == ALL_PLANNED
     assert numbers(tmp_path / "ray" / "out") == numbers(tmp_path / "local" / "out")
     assert adapters(tmp_path / "ray" / "out") == adapters(tmp_path / "local" / "out")

@@ -80,8 +80,8 @@ def test_it_is_planned_fitted_benched_and_refused_by_the_commands(site, tmp_path
         assert "needs at least 6 queries and the key has 4 left; lower --best-of" in few
         few = tuner(mine, "fit", *chosen, "--budget", "5", "--run", run, code=5)
         assert "raise --budget to at least 6 or lower --best-of" in few
-        told = tuner(user | {"CRAFT_API_KEY": soft}, "fit", *chosen, "--run", run, code=4)
-        assert "--method best_template sends text prompts, and this key may send soft" in told
+        reported = tuner(user | {"CRAFT_API_KEY": soft}, "fit", *chosen, "--run", run, code=4)
+        assert "--method best_template sends text prompts, and this key may send soft" in reported
         wrong = tuner(mine, "fit", *chosen, "--best-of", "0", "--run", run, code=2)
         assert "best_of = 0: Input should be greater than or equal to 1 (best_of is:" in wrong
         wrong = tuner(mine, "fit", *chosen, "--best-off", "2", "--run", run, code=2)

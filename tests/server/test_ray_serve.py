@@ -25,7 +25,7 @@ def test_a_replica_has_a_name_and_a_folder_of_its_own_and_shares_the_rest():
 
 
 @pytest.mark.parametrize("name", SHARED)
-def test_what_replicas_must_share_has_to_be_told(name):
+def test_what_replicas_must_share_has_to_be_given(name):
     given = {key: value for key, value in SHARED.items() if key != name}
     with pytest.raises(ValueError, match=f"{name} is not set.*CRAFT_SERVER_{name.upper()}"):
         replica_settings(given, "abc")
@@ -63,7 +63,7 @@ def serve(monkeypatch):
 
 
 @pytest.mark.parametrize(("device", "gpus"), [("auto", 0), ("cpu", 0), ("cuda", 1)])
-def test_ray_is_told_of_devices_of_as_many_requests_as_the_queue_takes_and_of_the_drain(
+def test_ray_is_reported_of_devices_of_as_many_requests_as_the_queue_takes_and_of_the_drain(
     serve, device, gpus
 ):
     build(SHARED | {"replicas": "3", "cpus": "2", "device": device, "queue": 9, "drain_s": 20})

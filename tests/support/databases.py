@@ -36,5 +36,5 @@ def fresh_postgres() -> str:
 
 
 def drop_postgres(url: str) -> None:
-    """Delete a database that `fresh_postgres` made, for whoever makes many."""
+    """Delete a database that `fresh_postgres` made, for tests that make many."""
     _postgres().psql(f"DROP DATABASE {url.partition('?')[0].rpartition('/')[2]} WITH (FORCE);")

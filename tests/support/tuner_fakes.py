@@ -85,8 +85,8 @@ class SmoothBox:
 
     @property
     def card(self) -> ModelCard:
-        told = {"prompt_kinds": [*self.kinds], "output": self.output}
-        return a_card(width=self.width).model_copy(update=told)
+        reported = {"prompt_kinds": [*self.kinds], "output": self.output}
+        return a_card(width=self.width).model_copy(update=reported)
 
     def budgets(self) -> Budgets:
         return some_budgets(self.limit - self.used)

@@ -74,11 +74,11 @@ def test_it_does_what_the_command_does(tmp_path):
     flags = [f"--set={name}={value}" for name, value in TINY.items()]
     with typing_to(server) as tuner:
         run = tmp_path / "run"
-        told = tuner(
+        reported = tuner(
             *("fit", "--data", zoo / "train", "--run", run, "--method", "craft"),
             *("--shots", 3, "--budget", 20, *flags),
         )
-        assert told[0] == 0, told
+        assert reported[0] == 0, reported
         out = tuner("predict", run, zoo / "test", "--top", 3)[1]
         fitted = tiny(method="craft", shots=3, budget=20, class_names={"sea_lion": "sea lion"})
         with pytest.raises(InputError, match="class_names has no name for the label 'cat'"):
@@ -261,7 +261,7 @@ def test_a_key_is_used_and_not_shown(server, shades):
     assert clone(fitted).set_params(key=KEY).fit(*shades).key.get_secret_value() == KEY
 
 
-def test_it_is_silent_unless_told_otherwise(server, shades, capsys):
+def test_it_is_silent_by_default(server, shades, capsys):
     tiny().fit(*shades).predict(shades[0])
     assert capsys.readouterr() == ("", "")
     tiny(verbose=True).fit(*shades)

@@ -140,7 +140,7 @@ def test_a_key_has_no_more_requests_in_work_than_its_policy_says(client, app, mi
     assert ask(client, set_id, "third").status_code == 200
 
 
-def test_calls_a_minute_are_limited_and_told(anonymous, as_key):
+def test_calls_a_minute_are_limited_and_reported(anonymous, as_key):
     as_key(requests_per_minute=2)
     first, second, third = (anonymous.get("/v1/key") for _ in range(3))
     assert [reply.status_code for reply in (first, second, third)] == [200, 200, 429]
@@ -160,7 +160,7 @@ def test_a_recent_identity_counts_as_well(anonymous, as_key):
     assert replies == [200, 200, 429]
 
 
-def test_without_a_limit_no_rate_is_told(client):
+def test_without_a_limit_no_rate_is_reported(client):
     assert "ratelimit" not in client.get("/v1/key").headers
 
 

@@ -58,7 +58,7 @@ def test_the_keys_that_called_last_are_remembered(clock, monkeypatch):
 
 
 @given(st.integers(1, 1000), st.lists(st.floats(0, 30), max_size=60))
-def test_in_no_minute_are_more_calls_allowed_than_two_buckets_and_a_told_wait_suffices(
+def test_in_no_minute_are_more_calls_allowed_than_two_buckets_and_a_reported_wait_suffices(
     limit, pauses
 ):
     clock = Clock()

@@ -62,7 +62,7 @@ def test_a_connection_that_says_nothing_is_closed():
 
 
 @pytest.mark.parametrize("start", [b"GET / HT", b"GET / HTTP/1.1\r\nX: y\r\n", b"\r\n"])
-def test_a_head_that_is_not_complete_in_time_is_told_so(start):
+def test_a_head_that_is_not_complete_in_time_is_reported_so(start):
     with serving() as port, line_to(port) as line:
         line.sendall(start)
         assert everything(line).startswith(b"HTTP/1.1 408")
@@ -187,7 +187,7 @@ def test_an_upgrade_is_not_taken_and_hurts_nobody():
             assert one_reply(line).startswith(b"HTTP/1.1 200")
 
 
-def test_if_all_work_the_newcomer_is_told_to_come_again():
+def test_if_all_work_the_newcomer_is_asked_to_come_again():
     with serving(head_s=SLOW_S, connections=2) as port, contextlib.ExitStack() as lines:
         busy = [lines.enter_context(line_to(port)) for _ in range(2)]
         for line in busy:

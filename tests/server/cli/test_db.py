@@ -29,7 +29,7 @@ def test_an_empty_database_has_no_revision_and_stays_empty(run: Run, database_ur
     assert shape(database_url) == {}
 
 
-def test_an_old_database_is_told_what_is_pending(run: Run, database_url: str):
+def test_an_old_database_is_reported_what_is_pending(run: Run, database_url: str):
     release(database_url)
     assert status(run) == {"revision": "0001", "head": HEAD, "pending": ["0002"]}
     assert revision(database_url) == "0001"

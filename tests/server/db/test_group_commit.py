@@ -87,7 +87,7 @@ def test_a_bug_in_one_work_leaves_the_others_done_once(counter):
     assert counter.names() >= {"a", "c"}
 
 
-def test_nobody_is_told_before_the_commit_and_all_are_told_if_it_fails(counter):
+def test_nobody_is_reported_before_the_commit_and_all_are_reported_if_it_fails(counter):
     other = Store(f"sqlite:///{counter.store._engine.url.database}")
 
     async def main():

@@ -186,13 +186,13 @@ def test_what_the_command_line_of_the_first_release_made_alone_is_completed(
     assert len(rows(database_url)["ledger"]) == 1
 
 
-def test_an_upgrade_is_told_in_one_line(old: str, caplog: pytest.LogCaptureFixture):
+def test_an_upgrade_is_reported_in_one_line(old: str, caplog: pytest.LogCaptureFixture):
     with caplog.at_level(logging.INFO):
         opened(opened(old))
     assert caplog.messages == [f"the database was upgraded from revision 0001 to {HEAD}"]
 
 
-def test_nothing_is_told_of_a_new_database(database_url: str, caplog: pytest.LogCaptureFixture):
+def test_nothing_is_reported_of_a_new_database(database_url: str, caplog: pytest.LogCaptureFixture):
     with caplog.at_level(logging.INFO):
         opened(database_url)
     assert caplog.messages == []

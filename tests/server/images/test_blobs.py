@@ -181,7 +181,7 @@ def test_images_are_sold_from_a_bucket_and_none_is_in_the_data_dir(client, tmp_p
     assert not (tmp_path / "images").exists()
 
 
-def test_an_upload_during_an_outage_is_told_to_come_back_and_announces_nothing(client, bucket):
+def test_an_upload_during_an_outage_is_asked_to_come_back_and_announces_nothing(client, bucket):
     files = [png(seed) for seed in range(3)]
     ids = [sha256(data).hexdigest() for data in files]
     bucket.down = ConnectionError("no route")
@@ -193,7 +193,7 @@ def test_an_upload_during_an_outage_is_told_to_come_back_and_announces_nothing(c
     assert client.post("/v1/images/missing", json={"ids": ids}).json()["missing"] == []
 
 
-def test_a_query_during_an_outage_is_told_to_come_back_and_charged_once(client, bucket):
+def test_a_query_during_an_outage_is_asked_to_come_back_and_charged_once(client, bucket):
     set_id = image_set(client)
     bucket.down = ConnectionError("no route")
     assert_not_ready(ask(client, set_id))

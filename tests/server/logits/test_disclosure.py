@@ -23,7 +23,7 @@ def softmax(rows):
 
 
 @given(ROWS)
-def test_logits_are_told_as_they_are(rows):
+def test_logits_are_reported_as_they_are(rows):
     assert disclose(rows, Output()) is rows
 
 
@@ -44,7 +44,7 @@ def test_log_probabilities_are_those_of_a_softmax(rows):
 
 
 @given(ROWS, st.integers(1, 8))
-def test_of_the_best_classes_log_probabilities_are_told_and_nothing_of_the_others(rows, k):
+def test_of_the_best_classes_log_probabilities_are_reported_and_nothing_of_the_others(rows, k):
     disclosed = disclose(rows, Output(kind="top_k", k=k))
     known = disclosed > -np.inf
     assert (known.sum(axis=-1) == min(k, rows.shape[-1])).all()

@@ -93,7 +93,7 @@ def test_ours_are_heard_as_asked_and_libraries_from_warning_on(restored, capsys)
     assert [line["message"] for line in lines] == ["ours", "their warning"]
 
 
-def test_errors_that_nobody_waits_for_are_told_without_their_message(restored, capsys):
+def test_errors_that_nobody_waits_for_are_reported_without_their_message(restored, capsys):
     logs.configure("text", "info")
 
     def fail():

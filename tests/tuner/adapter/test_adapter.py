@@ -164,7 +164,7 @@ def disclosing(output: OutputKind) -> ModelCard:
     return a_card().model_copy(update={"output": output})
 
 
-def test_a_head_is_refused_where_it_is_told_something_else_than_its_fit() -> None:
+def test_a_head_is_refused_where_it_is_reported_other_outputs_than_its_fit() -> None:
     adapter = an_adapter()
     assert adapter.card.output == "logits"
     adapter.check(disclosing("rounded"))
@@ -177,7 +177,7 @@ def test_a_head_is_refused_where_it_is_told_something_else_than_its_fit() -> Non
         labels.check(disclosing("logits"))
 
 
-def test_without_a_head_or_a_word_of_what_it_was_told_any_output_will_do() -> None:
+def test_without_a_head_or_a_word_of_what_it_was_reported_any_output_will_do() -> None:
     adapter = an_adapter()
     of_old = Adapter(adapter.card.model_copy(update={"output": None}), head=adapter.head)
     for output in get_args(OutputKind):

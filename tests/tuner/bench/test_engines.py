@@ -121,7 +121,7 @@ def test_an_error_that_nobody_foresaw_is_in_the_log_and_ends_nothing_else(
     assert job.log.read_text().startswith("so far, so good\nTraceback")
 
 
-# --- Ray, as far as it can be told without one ---------------------------------------------------
+# --- Ray, as far as it can be tested without one -------------------------------------------------
 
 
 class RayError(Exception):

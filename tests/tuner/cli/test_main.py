@@ -151,7 +151,7 @@ def test_a_fit_may_have_its_logits_in_half_precision(tuner, zoo, server):
     assert all(b'\\"dtype\\":\\"float16\\"' in body for body in bodies_of)
 
 
-def test_a_fit_says_how_long_the_line_takes_once_something_told(tuner, zoo, monkeypatch):
+def test_a_fit_says_how_long_the_line_takes_once_something_shows(tuner, zoo, monkeypatch):
     monkeypatch.setattr("craft_tuner.client.upload_rate._LEAST_BYTES", 1)
     code, _, error = tuner("fit", "--data", zoo, *FIT)
     assert (code, error.count("the line takes ")) == (0, 1)
@@ -521,8 +521,8 @@ def test_a_fit_killed_after_paying_and_before_hearing_is_resumed_and_pays_once(
         process.wait()
 
     server.mischief = [*[lambda *_: None] * 6, kill]
-    _, told = process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGKILL, told
+    _, reported = process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL, reported
     assert len(server.bought) == 7
     code, _, error = tuner("fit", "--resume", tmp_path / "run")
     assert code == 0, error

@@ -160,15 +160,15 @@ def test_images_that_only_the_server_refuses_are_left_out_too(server, tmp_path):
     server.bad_image = photos(tmp_path, *SEVEN)[3].read_bytes()
     (tmp_path / "5.png").write_bytes(server.bad_image)
     pictures = tuple(FilePicture(tmp_path / name, name) for name in SEVEN)
-    told = []
+    reported = []
     with transport_to(server) as transport:
         client = Client(transport, server.cards[0], run_id="r")
-        answer = ask(client, an_adapter(), pictures, on_uploaded=told.append)
+        answer = ask(client, an_adapter(), pictures, on_uploaded=reported.append)
     assert sorted(error.picture for error in answer.refused) == ["3.png", "5.png"]
     assert isinstance(answer.refused[0], PictureError)
     assert [picture.name for picture in answer.pictures] == [*SEVEN[:3], "4.png", "6.png"]
     assert answer.logits.shape == (5, 3)
-    assert sum(told) <= 7
+    assert sum(reported) <= 7
 
 
 @pytest.mark.parametrize(

@@ -267,7 +267,7 @@ def test_a_torn_last_line_is_dropped_and_a_damaged_one_named(tmp_path):
         Purchases(file)
 
 
-def test_purchases_are_told_apart_by_purpose():
+def test_purchases_are_distinguished_by_purpose():
     scene = a_scene()
     scene.score(some_offsets())
     scene.client.score(TEXTS, some_offsets(1), scene.images, purpose="head", step="head/1")
@@ -373,7 +373,7 @@ def hide_all_but_the_best(logits: np.ndarray) -> np.ndarray:
     return np.where(logits == logits.max(axis=-1, keepdims=True), 0, -np.inf).astype(logits.dtype)
 
 
-def test_what_a_key_is_not_told_is_filled_where_the_card_says_that_little_is_told():
+def test_what_a_key_is_not_reported_is_filled_where_the_card_says_that_little_is_reported():
     card = model_card().model_copy(update={"output": "label"})
     scene = a_scene(server=FakeServer(cards=[card]))
     scene.server.mischief = [changes(logits=hide_all_but_the_best)]
@@ -382,7 +382,7 @@ def test_what_a_key_is_not_told_is_filled_where_the_card_says_that_little_is_tol
     assert (logits.max(axis=-1) == 0).all()
 
 
-def test_untold_classes_of_a_server_that_promises_logits_are_a_fault():
+def test_hidden_classes_of_a_server_that_promises_logits_are_a_fault():
     scene = a_scene()
     scene.server.mischief = [changes(logits=hide_all_but_the_best)]
     with pytest.raises(ServerUnreachable, match="not finite"):

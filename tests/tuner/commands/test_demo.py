@@ -88,15 +88,15 @@ def demonstrate(out, **options):
 
 
 def test_the_demo_tells_accuracies_costs_and_that_the_books_balance(program, tmp_path):
-    told = demonstrate(tmp_path / "demo")
+    reported = demonstrate(tmp_path / "demo")
     result = json.loads((tmp_path / "demo" / "run" / "result.json").read_text())
     assert result["images"] == {"shots": 160, "test": 1437}
     assert result["spent_total"]["queries"] == 3 * 41 + 2
     for words in ("zero-shot", "prompt only", "craft (the adapter)", "of 1,437 images"):
-        assert words in told
+        assert words in reported
     for words in ("account balances: yes", "queries, head", "KiB", "report.html"):
-        assert words in told
-    assert "server's ledger 125 == key used 125 == tuner's belief 125" in " ".join(told.split())
+        assert words in reported
+    assert "server's ledger 125 == key used 125 == tuner's belief 125" in " ".join(reported.split())
     assert (tmp_path / "demo" / "run" / "report.html").exists()
 
 
@@ -168,7 +168,7 @@ def test_a_server_is_stopped_when_its_starter_is_terminated(program, tmp_path):
     assert not alive(server.pid)
 
 
-def test_a_server_that_is_kept_is_left_running_and_told_of(program, tmp_path):
+def test_a_server_that_is_kept_is_left_running_and_reported_of(program, tmp_path):
     with local_server(tmp_path / "server", queries=10, keep=True) as server:
         pass
     assert alive(server.pid)

@@ -1,4 +1,4 @@
-"""Whoever watches a fit sees loss, held-out accuracy, queries and time; a log sees few lines."""
+"""People who watch a fit see loss, held-out accuracy, queries and time; a log sees few lines."""
 
 import io
 import re
@@ -83,7 +83,7 @@ def test_warnings_stay_in_view():
     assert text.getvalue() == "warning: the head diverges [lower --lr]\n"
 
 
-def test_plan_upload_and_test_are_told():
+def test_plan_upload_and_test_are_reported():
     cost = Counters(queries=1, calls=1, logit_vectors=9, texts=2)
     plan = Plan(
         method="craft",
@@ -97,11 +97,11 @@ def test_plan_upload_and_test_are_told():
         screen.plan(plan, some_budgets(8000))
         screen.uploading(2877)(100)
         screen.testing(1437)
-    told = text.getvalue()
-    assert "9 test images" in told
-    assert "the key has 8,000 queries left" in told
-    assert "uploading 2,877 images" in told
-    assert "testing it on 1,437 images" in told
+    reported = text.getvalue()
+    assert "9 test images" in reported
+    assert "the key has 8,000 queries left" in reported
+    assert "uploading 2,877 images" in reported
+    assert "testing it on 1,437 images" in reported
 
 
 @pytest.mark.parametrize("heldout", [{}, {"heldout_accuracy": 0.5}])
@@ -112,7 +112,7 @@ def test_a_terminal_gets_a_live_line(heldout):
         screen.generation(a_step(1, **heldout))
         screen.generation(a_step(2, **heldout))
         screen._bars.refresh()
-    told = text.getvalue()
-    assert "2/195" in told
-    assert "queries 82 spent" in told
-    assert "generation 1/195" not in told
+    reported = text.getvalue()
+    assert "2/195" in reported
+    assert "queries 82 spent" in reported
+    assert "generation 1/195" not in reported

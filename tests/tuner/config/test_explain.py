@@ -5,7 +5,7 @@ from craft_tuner.config import presets as official
 from craft_tuner.config.fit_config import build
 
 
-def test_the_preset_and_who_overrode_it_are_told() -> None:
+def test_the_preset_and_who_overrode_it_are_reported() -> None:
     layers = [
         ("the file x.toml", {"preset": "dtd", "sigma": 0.1, "lr": 0.01}),
         ("the environment", {"sigma": 0.2, "seed": 1}),
@@ -23,7 +23,7 @@ def test_the_preset_and_who_overrode_it_are_told() -> None:
     )
 
 
-def test_without_a_preset_and_without_knowing_who_it_is_told_as_well() -> None:
+def test_without_a_preset_and_without_knowing_who_it_is_reported_as_well() -> None:
     assert choices.sentences(build({"shots": 4})) == [
         "no preset: method auto; other methods have the paper's settings for caltech101",
         "overridden: shots 4 instead of 16",
@@ -36,9 +36,9 @@ def test_without_a_preset_and_without_knowing_who_it_is_told_as_well() -> None:
 
 def test_paper_exact_tells_what_still_differs() -> None:
     config = build({"preset": "caltech101", "paper_exact": True, "shots": 4})
-    told = choices.sentences(config, {"shots": "flag"})
-    assert told[1] == "overridden: shots 4 instead of 16 (by flag)"
-    assert told[2].startswith("paper-exact: as mrflogs/CraFT @1a4c251 has it, but for")
-    for (record, sentence), line in zip(official.REMAINING, told[3:], strict=False):
+    reported = choices.sentences(config, {"shots": "flag"})
+    assert reported[1] == "overridden: shots 4 instead of 16 (by flag)"
+    assert reported[2].startswith("paper-exact: as mrflogs/CraFT @1a4c251 has it, but for")
+    for (record, sentence), line in zip(official.REMAINING, reported[3:], strict=False):
         assert line == f"  decision {record}: {sentence}"
-    assert "all 100 official generations need --budget 4102" in told[-1]
+    assert "all 100 official generations need --budget 4102" in reported[-1]

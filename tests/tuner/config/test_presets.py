@@ -69,7 +69,7 @@ def official_settings(name: str, shots: int) -> dict[str, object]:
     std, sigma, bound, weight, n, batch = CONFIGS[name]
     script = IMAGENET_SCRIPT if name in IMAGENETS else SCRIPT
     budget = BUDGETS.get(name, OTHER_BUDGETS)[shots]
-    told = {
+    reported = {
         **script,
         "sigma": sigma,
         "bound": bound,
@@ -78,7 +78,7 @@ def official_settings(name: str, shots: int) -> dict[str, object]:
         "batch_size": batch,
         "views": budget // 40,
     }
-    return told if std is None else {**told, "std": std}
+    return reported if std is None else {**reported, "std": std}
 
 
 def test_every_dataset_of_the_paper_has_a_preset_and_the_demo_one() -> None:

@@ -190,7 +190,7 @@ def test_a_bank_is_priced_by_shots_and_views_together():
     dataset = Dataset(("a", "b"), items, ())
     settings = configure({"method": "bank", "shots": 4, "views": 3})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(estimating.Material, "weigh", lambda _: 1)
+        patch.setattr(estimating.Samples, "weigh", lambda _: 1)
         needs = estimating.estimate(settings, dataset)
     [bought] = needs.plan.phases
     assert bought.cost.logit_vectors == needs.plan.population * 8 * (1 + 3)

@@ -93,7 +93,7 @@ def test_a_picture_may_lie_in_a_file_or_nowhere(hub, tmp_path):
             picture.read()
 
 
-def test_what_cannot_be_loaded_or_has_another_form_is_told(hub):
+def test_what_cannot_be_loaded_or_has_another_form_is_reported(hub):
     with pytest.raises(DataError, match="cannot load 'none': 'none'"):
         read_dataset("hf:none")
     hub["zoo"] = {"all": a_table([0])}

@@ -69,7 +69,7 @@ def test_aircraft_has_the_names_of_its_list(tmp_path):
     assert names(dataset.test)[:2] == ["test20.jpg", "test21.jpg"]
 
 
-def test_imagenet_names_come_from_its_own_file_and_two_missiles_are_told_apart(tmp_path):
+def test_imagenet_names_come_from_its_own_file_and_two_missiles_are_distinguished(tmp_path):
     dataset = read(build(tmp_path, "imagenet"), "imagenet")
     assert dataset.class_names == (*IMAGENET_NAMES[:3], "missile (n01491361)")
     assert names(dataset.train)[0] == "train/n01440764/n01440764_0.JPEG"
@@ -108,7 +108,7 @@ def test_imagenets_own_names_serve_a_shifted_set_without_a_copy(tmp_path):
 # --- what is missing or of another form ---------------------------------------------------------
 
 
-def test_an_unknown_name_and_a_wrong_root_are_told(tmp_path):
+def test_an_unknown_name_and_a_wrong_root_are_reported(tmp_path):
     with pytest.raises(DataError, match=r"no dataset is called 'cifar'; there are: imagenet, calt"):
         read(tmp_path, "cifar")
     with pytest.raises(
@@ -175,7 +175,7 @@ def test_a_split_file_of_another_form_is_refused(tmp_path, content, words):
         read(tmp_path, "food101")
 
 
-def test_classes_of_one_name_in_a_split_file_are_told_apart(tmp_path):
+def test_classes_of_one_name_in_a_split_file_are_distinguished(tmp_path):
     rows = {
         split: [(f"{split}{label}.jpg", label, "crane") for label in (0, 1)]
         for split in ("train", "val", "test")
@@ -184,7 +184,7 @@ def test_classes_of_one_name_in_a_split_file_are_told_apart(tmp_path):
     assert read(tmp_path, "sun397").class_names == ("crane", "crane (1)")
 
 
-def test_a_label_that_no_list_names_is_told(tmp_path):
+def test_a_label_that_no_list_names_is_reported(tmp_path):
     build(tmp_path, "fgvc_aircraft")
     with (tmp_path / "fgvc_aircraft" / "images_variant_val.txt").open("a") as file:
         file.write("0034309 MiG-29\n")
@@ -192,14 +192,14 @@ def test_a_label_that_no_list_names_is_told(tmp_path):
         read(tmp_path, "fgvc_aircraft")
 
 
-def test_a_class_folder_that_no_list_names_is_told(tmp_path):
+def test_a_class_folder_that_no_list_names_is_reported(tmp_path):
     build(tmp_path, "imagenet_r")
     paint(tmp_path / "imagenet-rendition" / "imagenet-r" / "n99999999" / "0.jpg")
     with pytest.raises(DataError, match="has no line for 'n99999999'"):
         read(tmp_path, "imagenet_r")
 
 
-def test_imagenet_without_validation_folders_is_told(tmp_path):
+def test_imagenet_without_validation_folders_is_reported(tmp_path):
     build(tmp_path, "imagenet")
     val = tmp_path / "imagenet" / "images" / "val"
     for folder in val.iterdir():
@@ -215,7 +215,7 @@ def test_imagenet_without_validation_folders_is_told(tmp_path):
         read(tmp_path, "imagenet")
 
 
-def test_a_missing_numbered_folder_is_told(tmp_path):
+def test_a_missing_numbered_folder_is_reported(tmp_path):
     build(tmp_path, "imagenetv2")
     folder = tmp_path / "imagenetv2" / "imagenetv2-matched-frequency-format-val" / "2"
     for file in folder.iterdir():
@@ -225,7 +225,7 @@ def test_a_missing_numbered_folder_is_told(tmp_path):
         read(tmp_path, "imagenetv2")
 
 
-def test_an_index_that_is_no_text_is_told(tmp_path):
+def test_an_index_that_is_no_text_is_reported(tmp_path):
     build(tmp_path, "ucf101")
     (tmp_path / "ucf101" / "split_zhou_UCF101.json").write_bytes(b"\xff\xfe{")
     with pytest.raises(DataError, match="not UTF-8 text"):

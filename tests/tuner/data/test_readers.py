@@ -127,7 +127,7 @@ def test_one_class_is_not_a_task(tmp_path):
         list_folders(tmp_path).dataset()
 
 
-def test_two_folders_with_the_same_spoken_name_are_told(tmp_path):
+def test_two_folders_with_the_same_spoken_name_are_reported(tmp_path):
     for label in ("sea_lion", "sea lion"):
         paint(tmp_path / label / "0.png")
     with pytest.raises(DataError, match=r"2 classes are called 'sea lion'"):

@@ -91,9 +91,9 @@ def test_a_bank_says_what_fewer_prompts_per_image_would_give(tmp_path) -> None:
     box, settings = SmoothBox(), config("bank", shots=4)
     done = fit(tmp_path / "run", box, bundled(box, settings), settings)
     [row] = done.run.restore().metrics
-    told = {name: value for name, value in row.items() if name.startswith(BY_PROMPTS)}
-    assert [*told] == [f"{BY_PROMPTS}{count}" for count in (1, 2, 4)]
-    assert told[f"{BY_PROMPTS}4"] == row["heldout_accuracy"]
+    reported = {name: value for name, value in row.items() if name.startswith(BY_PROMPTS)}
+    assert [*reported] == [f"{BY_PROMPTS}{count}" for count in (1, 2, 4)]
+    assert reported[f"{BY_PROMPTS}4"] == row["heldout_accuracy"]
 
 
 def test_one_prompt_per_image_of_a_bank_is_the_plain_one(tmp_path) -> None:
@@ -116,7 +116,7 @@ def test_where_zero_shot_cannot_be_improved_upon_it_is_the_result(tmp_path) -> N
 
 
 @pytest.mark.parametrize(("output", "names"), [("logits", 13), ("top_k", 3), ("label", 3)])
-def test_a_key_told_of_the_best_alone_is_asked_about_the_classes_alone(
+def test_a_key_reported_of_the_best_alone_is_asked_about_the_classes_alone(
     tmp_path, output, names
 ) -> None:
     box, settings = SmoothBox(output=output), config("bank")

@@ -68,9 +68,9 @@ def test_the_result_is_the_template_of_the_lowest_cross_entropy(few: None, tmp_p
     assert done.adapter.card.templates == (best,)
     assert found[best] < found[PLAIN]
     rows = done.run.restore()
-    told = [value for line in rows.journal for value in line.fitness]
-    np.testing.assert_allclose(told, list(found.values()), rtol=1e-4)
-    assert rows.metrics[-1]["fitness_lowest"] == min(told)
+    reported = [value for line in rows.journal for value in line.fitness]
+    np.testing.assert_allclose(reported, list(found.values()), rtol=1e-4)
+    assert rows.metrics[-1]["fitness_lowest"] == min(reported)
     raw, refined = done.adapter.logits(box, task.shots, purpose="test", step="test")
     assert box.templates[-1] == best
     np.testing.assert_array_equal(raw, refined)
@@ -100,7 +100,7 @@ def levenshtein(one: list[str], other: list[str]) -> int:
 
 
 class Script:
-    """Draws what it is told to."""
+    """Draws what it has to."""
 
     def __init__(self, *numbers: int) -> None:
         self.numbers: Iterator[int] = iter(numbers)

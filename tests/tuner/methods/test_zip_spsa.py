@@ -266,7 +266,7 @@ def test_a_budget_for_less_than_one_iteration_is_refused_before_a_query(method: 
 
 
 @both
-def test_fitness_sees_the_augmented_view_where_it_is_told_to(method: str, tmp_path: Path) -> None:
+def test_fitness_sees_the_augmented_view_where_it_is_asked_to(method: str, tmp_path: Path) -> None:
     box, seen = SmoothBox(), set()
     task = a_task(box)
     config = build({**SETTINGS[method], "fitness_view": "augmented"})
@@ -285,7 +285,7 @@ def test_fitness_sees_the_augmented_view_where_it_is_told_to(method: str, tmp_pa
 
 @both
 def test_a_checkpoint_is_small(method: str, tmp_path: Path) -> None:
-    """The state follows from the journal, whose line is what an iteration was told."""
+    """The state follows from the journal, whose line is what an iteration learnt."""
     done: Fit = fit(tmp_path / "run", SmoothBox(), None, build(SETTINGS[method]))
     assert (done.run.path / "checkpoint.safetensors").stat().st_size < 100
     lines = (done.run.path / "journal.jsonl").read_text().splitlines()

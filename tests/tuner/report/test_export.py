@@ -74,7 +74,7 @@ def test_a_finished_run_becomes_a_folder_to_hand_on(tuner, server, tmp_path):
     assert f"The file has {len(adapter.to_bytes()):,} bytes." in card
 
 
-def test_the_commonest_mistakes_are_told(tmp_path):
+def test_the_commonest_mistakes_are_reported(tmp_path):
     with Run.create(tmp_path / "run", FitConfig(method="zero_shot")) as run:
         run.save_adapter(an_adapter())
         confusion = [[3, 2, 0], [0, 5, 0], [1, 4, 0]]

@@ -62,7 +62,7 @@ def test_a_test_without_an_answer_has_empty_columns(tmp_path):
     assert predictions.read(tmp_path / "nowhere") == []
 
 
-def test_gained_and_lost_are_told_apart():
+def test_gained_and_lost_are_distinguished():
     lines = [
         a_line("gained"),
         a_line("lost", before="cat", after="ox"),

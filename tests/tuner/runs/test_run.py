@@ -130,7 +130,7 @@ def test_a_run_is_bound_to_its_model(tmp_path: Path) -> None:
             run.bind(TASK, a_card(digest="e" * 64))
 
 
-def test_a_run_is_bound_to_what_its_key_is_told(tmp_path: Path) -> None:
+def test_a_run_is_bound_to_what_its_key_is_reported(tmp_path: Path) -> None:
     with Run.create(tmp_path / "run", build()) as run:
         run.bind(TASK, a_card())
         with pytest.raises(RunError, match="other output"):

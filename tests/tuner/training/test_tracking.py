@@ -20,7 +20,7 @@ SETUP = {"server": "http://127.0.0.1:1", "model": "smooth::fake", "data": "/x/zo
 
 
 class Notebook:
-    """A tracker that writes down what it is told, and fails where it is told to."""
+    """A tracker that writes down what it hears, and fails where it has to."""
 
     def __init__(self, fails=""):
         self.fails, self.heard = fails, []
@@ -244,10 +244,10 @@ def test_the_examples_of_the_docs_track_a_run(run, monkeypatch, name):
     result["spent_total"] = {"queries": 100}
     assert follow(run, Shown(), name="example:tracker", result=result) == []
     names = [name for name, _, _ in fake.calls]
-    told = str(fake.calls)
+    reported = str(fake.calls)
     assert len([name for name in names if name in {"log", "log_metrics"}]) == 3
     for words in ("0.75", "'sigma': 0.5", run.id, "41", "82", "'fitness_lowest'"):
-        assert words in told, words
+        assert words in reported, words
     assert names[-1] in {"end_run", "finish"}
 
 

@@ -1,4 +1,4 @@
-"""What a run moves is told before it begins; the logits to the byte, the images by a sample."""
+"""What a run moves is reported before it begins; the logits to the byte, the images by a sample."""
 
 import io
 
@@ -32,7 +32,7 @@ def a_plan():
     return Plan(method="craft", budget=500, generations=10, population=40, phases=phases)
 
 
-def told(traffic, line):
+def reported(traffic, line):
     text = io.StringIO()
     with Screen(Console(file=text, width=200)) as screen:
         screen.traffic(traffic, line)
@@ -78,19 +78,19 @@ def test_the_sample_is_spread_over_all():
     assert weigh(pictures) == 500
 
 
-def test_amounts_and_the_wait_for_the_line_are_told_before_anything_is_sent():
-    text = told(TRAFFIC, Link(round_trip_s=0.08))
+def test_amounts_and_the_wait_for_the_line_are_reported_before_anything_is_sent():
+    text = reported(TRAFFIC, Link(round_trip_s=0.08))
     assert "100 images of about 5.0 MB (those that the server lacks), prompts of 1.0 MB" in text
     assert "logits of 600.0 MB in float32; --dtype float16 halves that" in text
     assert "a round trip takes 80 ms: 1,000 calls wait 0:01:20 for the line" in text
 
 
-def test_times_are_told_once_the_rate_is_known():
-    text = told(TRAFFIC, Link(round_trip_s=0.08, bytes_per_s=1e6))
+def test_times_are_reported_once_the_rate_is_known():
+    text = reported(TRAFFIC, Link(round_trip_s=0.08, bytes_per_s=1e6))
     assert "the line takes 1.0 MB/s: about 0:00:06 to send all, 0:10:00 to receive" in text
     assert "round trip" not in text
 
 
 def test_half_precision_is_not_advised_to_who_has_it():
     traffic = Traffic(1, 1, 1, 1, 1, dtype="float16")
-    assert "in float16\n" in told(traffic, Link(0.1))
+    assert "in float16\n" in reported(traffic, Link(0.1))

@@ -77,8 +77,8 @@ def _plan_cell(cell: Cell, dataset: Dataset, card: ModelCard) -> Planned:
 def _plan(config: FitConfig, dataset: Dataset, card: ModelCard) -> Plan:
     method = methods.get(config.method)
     method.check_key(card)
-    material = gather(config, dataset, method, card=card)
-    return method.plan(config, material.workload(card))
+    samples = gather(config, dataset, method, card=card)
+    return method.plan(config, samples.workload(card))
 
 
 def check_payable(bills: Sequence[Bill], budgets: Budgets) -> None:

@@ -16,7 +16,7 @@ from craft_tuner.data.sampling import sample_shots
 from craft_tuner.data.views import Augmentation
 from craft_tuner.errors import UsageError
 from craft_tuner.plan import Plan, Workload
-from craft_tuner.training.prepare import Material
+from craft_tuner.training.prepare import Samples
 from craft_tuner.training.traffic import Load, Traffic, foresee
 
 CARD = ModelCard(
@@ -70,7 +70,7 @@ def estimate(config: FitConfig, dataset: Dataset) -> Estimate:
     if not dataset.train:
         config = config.model_copy(update={"method": "zero_shot"})
     method = methods.get(config.method)
-    material = Material(
+    samples = Samples(
         class_names=dataset.class_names,
         shots=_shots(config, dataset),
         test=dataset.test,
@@ -80,13 +80,13 @@ def estimate(config: FitConfig, dataset: Dataset) -> Estimate:
             size=CARD.image_size, seed=config.seed, scale=config.crop_scale, flip=config.flip
         ),
     )
-    plan = method.plan(config, material.workload(CARD))
-    load = Load(material.pictures, material.weigh())
+    plan = method.plan(config, samples.workload(CARD))
+    load = Load(samples.pictures, samples.weigh())
     traffic = foresee(
         plan,
         config,
         CARD,
-        class_names=material.class_names,
+        class_names=samples.class_names,
         pictures=load,
         prompt_kind=method.prompt_kind or "soft",
     )

@@ -30,7 +30,7 @@ from craft_tuner.runs import thumbnails as examples
 from craft_tuner.runs.predictions import Answers
 from craft_tuner.runs.provenance import machine, versions
 from craft_tuner.runs.run import Run
-from craft_tuner.training.prepare import Material, gather, send
+from craft_tuner.training.prepare import Samples, gather, send
 from craft_tuner.training.traffic import Link, Load, Traffic, foresee
 from craft_tuner.training.watcher import SILENT, Watcher
 
@@ -51,9 +51,9 @@ class Clock:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A fit that can begin: its material, its plan, what the key has left, what is to be moved."""
+    """A fit that can begin: its samples, its plan, what the key has left, what is to be moved."""
 
-    material: Material
+    samples: Samples
     plan: Plan
     budgets: Budgets
     traffic: Traffic
@@ -89,22 +89,22 @@ def prepare(
     """
     method = methods.get(config.method)
     method.check_key(card)
-    material = gather(config, dataset, method, card=card)
+    samples = gather(config, dataset, method, card=card)
     budgets = fetch_key(transport).budgets
     line = Link(transport.took_s)
     plan = run.saved_plan() if run else None
     if plan is None:
-        plan = method.plan(config, material.workload(card), budgets)
-    load = Load(material.pictures, material.weigh())
+        plan = method.plan(config, samples.workload(card), budgets)
+    load = Load(samples.pictures, samples.weigh())
     traffic = foresee(
         plan,
         config,
         card,
-        class_names=material.class_names,
+        class_names=samples.class_names,
         pictures=load,
         prompt_kind=method.prompt_kind or ("soft" if "soft" in card.prompt_kinds else "text"),
     )
-    return Prepared(material, plan, budgets, traffic, line)
+    return Prepared(samples, plan, budgets, traffic, line)
 
 
 def fit(
@@ -131,12 +131,12 @@ def fit(
         purchases=Purchases(run.path / PURCHASES),
         dtype=run.config.dtype,
     )
-    material = prepared.material
+    samples = prepared.samples
     run.save_plan(prepared.plan)
     prepared.show(watcher)
     with clock.time("upload"):
         advance = _showing_rate(watcher, prepared, client)
-        task, test = send(material, client, run.config, on_uploaded=advance)
+        task, test = send(samples, client, run.config, on_uploaded=advance)
     method = methods.get(run.config.method)
     run.bind(task, card)
     adapter = method.fit(client, task, recorder=run, on_progress=watcher.generation)
@@ -144,16 +144,16 @@ def fit(
         answers = Answers()
         evaluation = _test(client, adapter, prepared, test=test, watcher=watcher, answers=answers)
     if evaluation is not None:
-        _keep_answers(run, answers, material.test, evaluation.class_names)
+        _keep_answers(run, answers, samples.test, evaluation.class_names)
     clock.seconds["fit"] = sum(row["seconds"] for row in run.restore().metrics)
-    result = _result(run, client, evaluation, material, adapter) | {"seconds": clock.seconds}
+    result = _result(run, client, evaluation, samples, adapter) | {"seconds": clock.seconds}
     run.save_result(result)
     return result
 
 
 def _showing_rate(watcher: Watcher, prepared: Prepared, client: Client) -> OnUploaded:
     """Show the upload, and how long all will take as soon as a piece of it shows."""
-    advance = watcher.uploading(prepared.material.pictures)
+    advance = watcher.uploading(prepared.samples.pictures)
     known = False
 
     def uploaded(more: int) -> None:
@@ -178,7 +178,7 @@ def _test(
 ) -> Evaluation | None:
     if test is None:
         return None
-    items = prepared.material.test
+    items = prepared.samples.test
     watcher.testing(len(items))
     purposes = {phase.purpose for phase in prepared.plan.phases}
     return evaluate(
@@ -207,7 +207,7 @@ def _result(
     run: Run,
     client: Client,
     evaluation: Evaluation | None,
-    material: Material,
+    samples: Samples,
     adapter: Adapter,
 ) -> dict[str, Any]:
     spent = client.purchases.by_purpose()
@@ -217,7 +217,7 @@ def _result(
         "digest": client.card.digest,
         "shots": run.config.shots,
         "seed": run.config.seed,
-        "images": {"shots": len(material.shots), "test": len(material.test)},
+        "images": {"shots": len(samples.shots), "test": len(samples.test)},
         "evaluation": None if evaluation is None else evaluation.model_dump(mode="json"),
         "spent": {purpose: cost.model_dump() for purpose, cost in spent.items()},
         "spent_total": client.purchases.total.model_dump(),

@@ -48,7 +48,7 @@ class Setup(BaseModel):
 
 
 @dataclass(frozen=True)
-class Material:
+class Samples:
     """The pictures of a fit: shots with their views, and test images."""
 
     class_names: tuple[str, ...]
@@ -92,13 +92,13 @@ class Material:
         )
 
 
-def gather(config: FitConfig, dataset: Dataset, method: Method, *, card: ModelCard) -> Material:
+def gather(config: FitConfig, dataset: Dataset, method: Method, *, card: ModelCard) -> Samples:
     """Sample the shots of a dataset; no picture is opened.
 
     Raises:
         DataError: a class has too few images.
     """
-    return Material(
+    return Samples(
         class_names=dataset.class_names,
         shots=sample_shots(dataset, shots=config.shots, seed=config.seed, sampling=config.sampling),
         test=dataset.test,
@@ -111,7 +111,7 @@ def gather(config: FitConfig, dataset: Dataset, method: Method, *, card: ModelCa
 
 
 def send(
-    material: Material, client: Client, config: FitConfig, *, on_uploaded: OnUploaded
+    samples: Samples, client: Client, config: FitConfig, *, on_uploaded: OnUploaded
 ) -> tuple[Task, Upload | None]:
     """Upload test images, shots and views; the task for a method, and the test images apart.
 
@@ -120,40 +120,40 @@ def send(
     """
 
     def upload(pictures: Sequence[Picture], name: str) -> Upload:
-        classes = len(material.class_names)
+        classes = len(samples.class_names)
         try:
             return client.upload(pictures, name=name, classes=classes, on_uploaded=on_uploaded)
         except PictureError as error:
             raise DataError(f"{error}; `craft-tuner data check` names and counts all") from error
 
-    test = upload(pictures_of(material.test), "test") if material.test else None
-    originals = pictures_of(material.shots)
+    test = upload(pictures_of(samples.test), "test") if samples.test else None
+    originals = pictures_of(samples.shots)
     shots = upload(originals, "shots")
-    _check_apart(shots, test, material)
-    texts = Texts(material.class_names, config.context, config.suffix)
-    labels = labels_of(material.shots)
+    _check_apart(shots, test, samples)
+    texts = Texts(samples.class_names, config.context, config.suffix)
+    labels = labels_of(samples.shots)
     augmented = [
-        views_of(originals, material.augmentation, view=view) for view in range(material.views)
+        views_of(originals, samples.augmentation, view=view) for view in range(samples.views)
     ]
-    if material.bundled:
+    if samples.bundled:
         together = [*originals, *(picture for view in augmented for picture in view)]
         return Task(texts, shots.images, (), labels, upload(together, "bundle").images), test
     views = tuple(upload(view, f"view-{number}").images for number, view in enumerate(augmented))
     return Task(texts, shots.images, views, labels), test
 
 
-def _check_apart(shots: Upload, test: Upload | None, material: Material) -> None:
+def _check_apart(shots: Upload, test: Upload | None, samples: Samples) -> None:
     """No shot may be a test image, and no image may have two labels."""
     seen: dict[str, Item] = {}
     faults: list[str] = []
-    for identity, item in zip(shots.ids, material.shots, strict=True):
+    for identity, item in zip(shots.ids, samples.shots, strict=True):
         other = seen.setdefault(identity, item)
         if other.label != item.label:
             faults.append(
                 f"{other.picture.name} and {item.picture.name} are the same image under two "
                 "classes; keep one"
             )
-    for identity, item in zip(test.ids if test else (), material.test, strict=True):
+    for identity, item in zip(test.ids if test else (), samples.test, strict=True):
         if identity in seen:
             faults.append(
                 f"the test image {item.picture.name} is the training image "

@@ -1,4 +1,4 @@
-"""What the CUDA path asks of torch, told by fakes: no test machine has a GPU."""
+"""What the CUDA path asks of torch, shown by fakes: no test machine has a GPU."""
 
 from types import SimpleNamespace
 
