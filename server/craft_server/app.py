@@ -1,4 +1,4 @@
-"""The application: parts put together, errors turned into problem documents, start and stop."""
+"""The application: services put together, a server around them, start and stop."""
 
 import asyncio
 import logging
