@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, TypeVar
 from craft_server.concurrency import Completion
 from craft_server.engine.fair_queue import FairQueue
 from craft_server.engine.tasks import RETRY_AFTER_S, Deadline, DeviceTask, Done
+from craft_server.observability.logs import chain
 from craft_server.observability.telemetry import Telemetry
 from craft_shared.errors import Code, Refusal
 
@@ -150,6 +151,7 @@ class DeviceWorker:
                 raise
             await asyncio.wait(results, return_when=until)
             if not finish:
+                self._queue.withdraw(entries)
                 raise
         left = self._queue.withdraw(entries)
         done = [queued.done() for queued in entries if queued.result.done()]  # raises what failed
@@ -267,10 +269,8 @@ def _let_go(error: BaseException) -> None:
     Without this they live as long as the error does, and it is in a cycle: until Python's collector
     comes round, which may be after many tasks that find no memory.
     """
-    seen: BaseException | None = error
-    while seen is not None:
-        traceback.clear_frames(seen.__traceback__)
-        seen = seen.__cause__ or seen.__context__
+    for one in chain(error):
+        traceback.clear_frames(one.__traceback__)
 
 
 def shutting_down() -> Refusal:

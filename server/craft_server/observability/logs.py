@@ -94,13 +94,16 @@ def _facts(record: logging.LogRecord) -> dict[str, Any]:
     facts |= getattr(record, "fields", {})
     error = record.exc_info[1] if record.exc_info else None
     if error is not None:
-        facts["error"] = " from ".join(type(one).__name__ for one in _chain(error))
+        facts["error"] = " from ".join(type(one).__name__ for one in chain(error))
         facts["stack"] = _frames(error.__traceback__)
     return facts
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and what it came from, each once: `raise error.__cause__` makes a ring of them."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
         yield error
         error = error.__cause__ or error.__context__
 

@@ -252,6 +252,35 @@ def test_a_caller_that_leaves_once_one_of_its_tasks_runs_gets_all_only_to_finish
     asyncio.run(main())
 
 
+def test_a_caller_that_leaves_a_task_that_fails_drops_those_that_wait():
+    async def main():
+        worker, gate, ran = a_worker(), Gate(), []
+
+        def fail():
+            gate()
+            raise ZeroDivisionError
+
+        tasks = [DeviceTask.alone("ann", fail)]
+        tasks += [DeviceTask.alone("ann", lambda: ran.append(1)) for _ in range(200)]
+        leaving = asyncio.create_task(worker.run(tasks, deadline=Deadline(10)))
+        await until(gate.started)
+        blocked = Gate()
+        other = asyncio.create_task(run(worker, blocked, deadline_s=10, owner="bob"))
+        await asyncio.sleep(0.01)
+        leaving.cancel()
+        await asyncio.sleep(0.01)
+        gate.open.set()
+        await asyncio.wait([leaving])
+        await until(blocked.started)
+        assert leaving.cancelled()
+        assert worker.waiting == 0
+        blocked.open.set()
+        assert await other == "done"
+        assert len(ran) <= 1
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize(
     ("ahead", "order"),
     [
@@ -364,6 +393,23 @@ def test_what_a_failed_task_held_is_free_when_the_device_recovers(late):
     finally:
         gc.enable()
     assert found == [None]
+
+
+def test_an_error_in_a_ring_of_causes_does_not_stop_the_device():
+    """`raise error.__cause__` makes one: each of the two is then what the other came from."""
+
+    def job():
+        fault, wrapper = ValueError("the fault itself"), RuntimeError("wrapped")
+        wrapper.__cause__, fault.__context__ = fault, wrapper
+        raise fault
+
+    async def main():
+        worker = a_worker()
+        with pytest.raises(ValueError, match="the fault itself"):
+            await run(worker, job, deadline_s=5)
+        assert await run(worker, lambda: "next", deadline_s=5) == "next"
+
+    asyncio.run(main())
 
 
 def test_a_refusal_is_no_reason_to_recover_and_a_failing_recovery_harms_nobody():

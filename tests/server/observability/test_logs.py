@@ -93,6 +93,12 @@ def test_ours_are_heard_as_asked_and_libraries_from_warning_on(restored, capsys)
     assert [line["message"] for line in lines] == ["ours", "their warning"]
 
 
+def test_errors_in_a_ring_are_named_once():
+    error = raised()
+    error.__cause__.__context__ = error
+    assert [type(one) for one in logs.chain(error)] == [ValueError, KeyError]
+
+
 def test_errors_that_nobody_waits_for_are_reported_without_their_message(restored, capsys):
     logs.configure("text", "info")
 
