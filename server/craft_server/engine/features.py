@@ -165,9 +165,7 @@ class ImageFeatures:
             for number, batch in enumerate(batches):
                 pixels = await _results(ahead)
                 ahead = self._decode(batches[number + 1]) if batch is not batches[-1] else []
-                fresh = await run(self._job(batch, pixels))
-                writes.append(self._thread.submit(self._disk.put, self._key, fresh))
-                records |= fresh
+                records |= await run(self._job(batch, pixels, writes))
         finally:
             for future in ahead:
                 future.cancel()
@@ -177,11 +175,16 @@ class ImageFeatures:
     def _decode(self, batch: Sequence[str]) -> list[Future[Pixels]]:
         return self._images.decode(batch, self._blackbox.preprocess)
 
-    def _job(self, batch: Sequence[str], pixels: list[Pixels]) -> Callable[[], dict[str, bytes]]:
+    def _job(
+        self, batch: Sequence[str], pixels: list[Pixels], writes: list[Future[None]]
+    ) -> Callable[[], dict[str, bytes]]:
+        """Keeps what it encodes itself, so that it is kept if the caller is cancelled meanwhile."""
+
         def encode() -> dict[str, bytes]:
             records = dict(zip(batch, self._blackbox.encode_images(pixels), strict=True))
             pixels.clear()  # the device's thread may hold the job a moment longer
-            self._keep(records)  # here, so that it is kept if nobody waits any more
+            self._keep(records)
+            writes.append(self._thread.submit(self._disk.put, self._key, records))
             return records
 
         return encode

@@ -277,6 +277,23 @@ def test_a_caller_that_leaves_keeps_what_was_encoded_and_blocks_nobody(place):
     assert asyncio.run(main()).shape[0] == 3
 
 
+def test_what_was_encoded_for_a_caller_that_left_is_on_disk_too(place):
+    features = place.features()
+
+    async def leaves(job):
+        await place.run(job)
+        raise asyncio.CancelledError
+
+    async def main():
+        with pytest.raises(asyncio.CancelledError):
+            await features.of(place.set_of(0, 1), leaves)
+        features.close()
+        await place.features().of(place.set_of(0, 1), place.run)
+
+    asyncio.run(main())
+    assert place.box.encoded == 2
+
+
 @pytest.mark.parametrize("harm", ["gone", "damaged"])
 def test_an_image_that_cannot_be_opened_fails_its_caller_alone(place, harm):
     if harm == "gone":
