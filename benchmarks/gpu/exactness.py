@@ -17,7 +17,7 @@ from torch.nn import functional
 from benchmarks.common.text_encoding import SUFFIX, offsets_of, texts_of, usual
 from benchmarks.gpu.device import need_memory
 from benchmarks.gpu.models import DTYPES, Loaded, gib_of, load, models_of
-from benchmarks.gpu.runner import Say, Scene, Section, SectionError
+from benchmarks.gpu.runner import Row, Say, Scene, Section, SectionError
 from craft_server.models.clip.load import compute_exactly
 
 NAMES = ["cat", "grand piano", "three", "a very long name of some class"]
@@ -116,15 +116,28 @@ def check_model(name: str, scene: Scene, say: Say) -> None:
 
 
 def run(scene: Scene, say: Say) -> None:
-    """All models that fit; one that does not is named and left out."""
+    """All models that fit; one that does not is named and left out.
+
+    Raises:
+        SectionError: a tower is not exact.
+    """
     compute_exactly()
     torch.manual_seed(0)
+    wrong: list[str] = []
+
+    def judged(row: Row) -> None:
+        say(row)
+        if row.get("exact") == "NO":
+            wrong.append(f"{row['model']} in {row['dtype']}, {row['tower']}")
+
     for name in models_of(scene):
         try:
-            check_model(name, scene, say)
+            check_model(name, scene, judged)
         except (SectionError, torch.OutOfMemoryError) as error:
             said = str(error).splitlines()[0]
             say({"said": f"{name} is left out: {said}"})
+    if wrong:
+        raise SectionError(f"not exact: {'; '.join(wrong)}")
 
 
 SECTION = Section("exactness", "Exactness", run, COLUMNS, least_s=20, most_s=150)

@@ -164,7 +164,7 @@ def run(scene: Scene, say: Say) -> None:
 
     Raises:
         SectionError: the purchase without memory succeeded or was charged, or the server stayed
-            ill.
+            ill or gave other logits afterwards.
     """
 
     def tell(what: str, value: object) -> None:
@@ -185,7 +185,8 @@ def run(scene: Scene, say: Say) -> None:
         tell("ready again after, s", f"{until_ready(shop):.2f}")
         again, after = shop.ask("again")
         tell("the next purchase gets", again)
-        tell("its logits are the same bits as before", "yes" if same(before, after) else "NO")
+        unchanged = again == 200 and same(before, after)
+        tell("its logits are the same bits as before", "yes" if unchanged else "NO")
         grown = None if memory is None else (used_mb(scene.torch_device) or 0) - memory
         tell("memory of the card beside before, MB", "-" if grown is None else f"{grown:+.0f}")
     if status == 200:
@@ -194,6 +195,8 @@ def run(scene: Scene, say: Say) -> None:
         raise SectionError(f"a purchase that failed was charged or is held: {after_it}")
     if again != 200:
         raise SectionError(f"the purchase after it got {again}")
+    if not unchanged:
+        raise SectionError("the purchase after it got other logits than the one before")
 
 
 SECTION = Section("memory", "Out of memory, and back", run, COLUMNS, least_s=25, most_s=60)

@@ -264,6 +264,18 @@ def test_a_model_too_large_for_the_card_is_named_and_smaller_ones_are_checked(
     assert {row["exact"] for row in rows[1:]} == {"yes"}
 
 
+def test_a_tower_that_is_not_exact_fails_the_section(tmp_path, monkeypatch):
+    monkeypatch.setattr(exactness, "models_of", lambda _: ("RN50",))
+    monkeypatch.setattr(exactness, "load", lambda name, dtype, device: name)
+    good, bad = (exactness.Features(torch.eye(2) + off, torch.eye(2)) for off in (0.0, 0.1))
+    for tower, found in {"templates": good, "soft": bad, "images": good}.items():
+        monkeypatch.setattr(exactness, tower, lambda *_, found=found: found)
+    rows = []
+    with pytest.raises(SectionError, match="not exact: RN50 in float32, text, soft prompts"):
+        exactness.run(Scene("cpu", small=True, folder=tmp_path), rows.append)
+    assert [row["exact"] for row in rows[:3]] == ["yes", "NO", "yes"]
+
+
 def test_the_memory_that_a_model_needs_grows_with_it_and_with_its_precision():
     sizes = [models.gib_of(name, "float32") for name in ("RN50", "ViT-B-32", "ViT-L-14")]
     assert sizes == sorted(sizes)
