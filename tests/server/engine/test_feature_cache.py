@@ -5,7 +5,7 @@ import sqlite3
 
 import pytest
 
-from craft_server.engine import feature_cache as feature_store
+from craft_server.engine import feature_cache
 from craft_server.engine.feature_cache import FeatureCache
 
 KEY, OTHER = "a" * 64, "b" * 64
@@ -97,7 +97,7 @@ def test_a_damaged_file_is_made_anew_and_said_once(open_store, path, caplog):
 
 
 def test_a_locked_file_is_left_in_peace_for_a_while(open_store, path, caplog, monkeypatch):
-    monkeypatch.setattr(feature_store, "_BUSY_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(feature_cache, "_BUSY_TIMEOUT_S", 0.01)
     store = open_store()
     store.put(KEY, records(1))
     with sqlite3.connect(path) as other:

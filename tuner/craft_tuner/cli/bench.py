@@ -1,4 +1,4 @@
-"""The command line of `craft-tuner bench`: options in, a table out. Thin, as `cli.py` is."""
+"""The command line of `craft-tuner bench`: options in, a table out. Thin, as `main.py` is."""
 
 import os
 from pathlib import Path

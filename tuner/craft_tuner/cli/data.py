@@ -1,6 +1,6 @@
 """The command line below `craft-tuner data`: look at a dataset before a query is bought.
 
-Thin, as `cli.py` is. No server is asked.
+Thin, as `main.py` is. No server is asked.
 """
 
 from typing import Annotated, Any, Literal

@@ -1,4 +1,4 @@
-"""The command line of `craft-tuner export`. Thin, as `cli.py` is."""
+"""The command line of `craft-tuner export`. Thin, as `main.py` is."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,4 +1,4 @@
-"""`craft-tuner report`: a page of runs. Thin, as `cli.py` is; no server is asked."""
+"""`craft-tuner report`: a page of runs. Thin, as `main.py` is; no server is asked."""
 
 from pathlib import Path
 from typing import Annotated

@@ -1,7 +1,7 @@
 """How many CPU threads torch takes on which thread of the server.
 
 Only the device thread computes in parallel. libgomp lets its workers spin between two parallel
-regions (environment.py says for how long) only while no more threads are managed than there are
+regions (runtime.py says for how long) only while no more threads are managed than there are
 CPUs; a second team, which any thread that touches a large tensor would start, makes the device's
 workers sleep and wake instead, some two hundred times a pass: measured 20 ms instead of 14 for 40
 prompts of the embedded model.
