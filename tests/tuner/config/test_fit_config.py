@@ -1,5 +1,7 @@
 """Settings are one frozen value; every refusal says what to do."""
 
+import copy
+import pickle
 import re
 import sys
 import uuid
@@ -42,6 +44,13 @@ def test_the_word_none_stands_for_no_bound() -> None:
 def test_config_survives_json() -> None:
     config = build({"preset": "food101", "crop_scale": (0.3, 0.9)})
     assert FitConfig.model_validate_json(config.model_dump_json()) == config
+
+
+def test_config_survives_pickling_and_copying(foreign: str) -> None:
+    for config in (build({"preset": "dtd", "zip_pairs": 7}), build({"method": foreign})):
+        read = pickle.loads(pickle.dumps(config))
+        assert (read, type(read)) == (config, type(config))
+        assert copy.deepcopy(config) == config
 
 
 def test_config_is_frozen() -> None:

@@ -158,6 +158,10 @@ class FitConfig(BaseModel):
         value: Self = super().__new__(_complete(cls, given))
         return value
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles name the method, since the subclass is made anew where they are read."""
+        return _blank, (self.method,), self.__getstate__()
+
     @model_validator(mode="wrap")
     @classmethod
     def _is_complete(cls, given: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
@@ -262,11 +266,14 @@ def every_field() -> Fields:
 
 @cache
 def _fields(foreign: str | None) -> Fields:
-    return MappingProxyType(joined(FitConfig.model_fields, models(foreign)))
+    return MappingProxyType(
+        joined(FitConfig.model_fields, models(foreign), reserved=dir(FitConfig))
+    )
 
 
 @cache
 def _composed(foreign: str | None) -> type[FitConfig]:
+    _fields(foreign)  # refuses names that are taken
     bases: tuple[Any, ...] = (FitConfig, *models(foreign))
     return cast("type[FitConfig]", create_model("FitConfig", __base__=bases, __module__=__name__))
 
@@ -277,6 +284,11 @@ def _complete(cls: type[FitConfig], given: Mapping[str, Any]) -> Any:
         return cls
     method = str(given.get("method"))
     return _composed(method if method in method_registry.installed() else None)
+
+
+def _blank(method: str) -> FitConfig:
+    """A value without its settings, which a pickle then gives it."""
+    return FitConfig.__new__(FitConfig, method=method)
 
 
 def build(*layers: Mapping[str, Any]) -> FitConfig:
