@@ -51,16 +51,23 @@ def load(name: str) -> Any:
     """The class of a method.
 
     Raises:
-        UsageError: no method has this name, or the package that brings it cannot be imported.
+        UsageError: no method has this name, several packages bring one, or the package that
+            brings it cannot be imported.
     """
     if name in BUILT_IN:
         return pkgutil.resolve_name(BUILT_IN[name])
     if name not in installed():
         raise UsageError(f"method {name!r} {absent()}")
     path = installed()[name]
+    paths = sorted({point.value for point in metadata.entry_points(group=GROUP, name=name)})
+    if paths[1:]:
+        raise UsageError(
+            f"method {name!r} is brought by several packages ({', '.join(paths)}); remove all but "
+            "one of them"
+        )
     try:
         return pkgutil.resolve_name(path)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(
             f"method {name!r} ({path}, of another package) cannot be imported: "
             f"{type(error).__name__}: {error}; install that package again or remove it"

@@ -250,7 +250,8 @@ def settings() -> None:
         typer.echo(f"  {line}")
     typer.echo(f"presets: {', '.join(official.preset_names())}")
     for name, field in configuration.every_field().items():
-        typer.echo(f"--{name.replace('_', '-')} [{field.default}]  {field.description}")
+        default = field.get_default(call_default_factory=True)
+        typer.echo(f"--{name.replace('_', '-')} [{default}]  {field.description}")
 
 
 @app.command(epilog=_DEMO_EXAMPLES)

@@ -38,7 +38,10 @@ def _overridden(config: FitConfig, who: Origins) -> str:
     names = ("preset", "paper_exact") if config.paper_exact else ("preset",)
     base = build({name: getattr(config, name) for name in names if getattr(config, name)})
     pinned = {*presets.PINNED} if config.paper_exact else set()
-    before = {name: field.default for name, field in fields(config.method).items()}
+    before = {
+        name: field.get_default(call_default_factory=True)
+        for name, field in fields(config.method).items()
+    }
     before |= base.model_dump()
     changed = [
         f"{name} {said(getattr(config, name))} instead of {said(value)}"

@@ -5,7 +5,7 @@ settings of all built-in methods, because a preset or a bench sets several metho
 the method of another package that it is of.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from typing import Any, ClassVar
 
@@ -37,22 +37,44 @@ def models(foreign: str | None = None) -> tuple[Model, ...]:
     """Settings of the built-in methods, and of one of another package; each model once.
 
     Raises:
-        UsageError: the other package's method cannot be imported.
+        UsageError: the other package's method cannot be imported, or its settings are none.
     """
     names = [*method_registry.BUILT_IN, *([foreign] if foreign else [])]
-    found: Iterable[Model | None] = (method_registry.load(name).settings for name in names)
+    found = [_of(name) for name in names]
     return tuple(dict.fromkeys(model for model in found if model is not None))
 
 
-def joined(shared: Fields, own: Iterable[Model]) -> dict[str, FieldInfo]:
-    """The fields of all, in the order in which they are listed.
+def _of(name: str) -> Model | None:
+    """The settings that a method declares.
 
     Raises:
-        UsageError: two have a setting of one name.
+        UsageError: it cannot be imported, or declares something else.
+    """
+    model: object = getattr(method_registry.load(name), "settings", None)
+    if model is None:
+        return None
+    if not (isinstance(model, type) and issubclass(model, MethodSettings)):
+        raise UsageError(
+            f"method {name!r}: its settings are {model!r}; needed: a subclass of MethodSettings, "
+            "or None"
+        )
+    required = [field for field, info in model.model_fields.items() if info.is_required()]
+    if required:
+        raise UsageError(f"method {name!r}: the setting {required[0]} has no default; give it one")
+    return model
+
+
+def joined(
+    shared: Fields, own: Iterable[Model], *, reserved: Collection[str] = ()
+) -> dict[str, FieldInfo]:
+    """The fields of all, in the order in which they are listed; none may have a `reserved` name.
+
+    Raises:
+        UsageError: two have a setting of one name, or one has a reserved name.
     """
     fields = dict(shared)
     for model in own:
-        taken = fields.keys() & model.model_fields.keys()
+        taken = {*fields, *reserved} & model.model_fields.keys()
         if taken:
             raise UsageError(
                 f"{model.__module__}: a setting is called {min(taken)} already; choose another name"
@@ -80,6 +102,6 @@ def of_others(given: Mapping[str, Any], known: Fields) -> frozenset[str]:
     foreign: set[str] = set()
     for name in method_registry.installed():
         with suppress(UsageError):  # of a broken package: it is named when it is asked for
-            model: Model | None = method_registry.load(name).settings
+            model = _of(name)
             foreign |= model.model_fields.keys() if model else set()
     return frozenset(unknown & foreign)

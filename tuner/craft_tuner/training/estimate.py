@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pydantic import BaseModel, ConfigDict
 
 from craft_shared.messages import CardLimits, ModelCard
-from craft_tuner import methods
+from craft_tuner import method_registry, methods
 from craft_tuner.config.fit_config import FitConfig, build
 from craft_tuner.data.dataset import Dataset, Item
 from craft_tuner.data.sampling import sample_shots
 from craft_tuner.data.views import Augmentation
-from craft_tuner.errors import UsageError
+from craft_tuner.errors import CraftTunerError
 from craft_tuner.plan import Plan, Workload
 from craft_tuner.training.prepare import Samples
 from craft_tuner.training.traffic import Load, Traffic, foresee
@@ -97,16 +97,23 @@ def method_lines() -> Iterator[str]:
     """Each method in a line, with what it asks by default on `EXAMPLE`; asks nothing itself."""
     for name in methods.names():
         try:
-            method = methods.get(name)
-        except UsageError as error:  # a package that is broken must not hide the others
+            yield _method_line(name)
+        except CraftTunerError as error:  # a package that is broken must not hide the others
             yield f"{name}: {error.message}"
-            continue
-        plan = method.plan(build({"method": name}), EXAMPLE)
-        answer = plan.phases[-1].cost.queries // EXAMPLE.test_sets
-        yield (
-            f"{name}: {method.summary} ({plan.fit.queries:,} queries to fit, {answer} to answer "
-            f"about an image set, {method.prompt_kind or UNDECIDED} prompts)"
-        )
+        except Exception as error:
+            if name in method_registry.BUILT_IN:
+                raise
+            yield f"{name}: its plan fails: {type(error).__name__}: {error}"
+
+
+def _method_line(name: str) -> str:
+    method = methods.get(name)
+    plan = method.plan(build({"method": name}), EXAMPLE)
+    answer = plan.phases[-1].cost.queries // EXAMPLE.test_sets
+    return (
+        f"{name}: {method.summary} ({plan.fit.queries:,} queries to fit, {answer} to answer "
+        f"about an image set, {method.prompt_kind or UNDECIDED} prompts)"
+    )
 
 
 def _shots(config: FitConfig, dataset: Dataset) -> tuple[Item, ...]:

@@ -23,6 +23,7 @@ from craft_tuner.client.transport import Transport
 from craft_tuner.client.uploads import OnUploaded, Upload
 from craft_tuner.config.fit_config import FitConfig
 from craft_tuner.data.dataset import Dataset, Item, labels_of
+from craft_tuner.errors import RunError, UsageError
 from craft_tuner.inference.evaluate import Evaluation, evaluate
 from craft_tuner.plan import Plan
 from craft_tuner.runs import predictions
@@ -95,6 +96,8 @@ def prepare(
     plan = run.saved_plan() if run else None
     if plan is None:
         plan = method.plan(config, samples.workload(card), budgets)
+        if not isinstance(plan, Plan):
+            raise UsageError(f"method {method.name!r} plans {plan!r}; needed: a Plan")
     load = Load(samples.pictures, samples.weigh())
     traffic = foresee(
         plan,
@@ -140,6 +143,11 @@ def fit(
     method = methods.get(run.config.method)
     run.bind(task, card)
     adapter = method.fit(client, task, recorder=run, on_progress=watcher.generation)
+    if not (isinstance(adapter, Adapter) and (run.path / TENSORS_FILE).exists()):
+        raise RunError(
+            f"method {method.name!r} ended without an adapter: it has to save one and return it; "
+            "no test image was asked about"
+        )
     with clock.time("test"):
         answers = Answers()
         evaluation = _test(client, adapter, prepared, test=test, watcher=watcher, answers=answers)
