@@ -36,7 +36,7 @@ test: install  ## all tests, with coverage
 
 .PHONY: test-fast
 test-fast: install  ## unit tests alone, under a minute
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m 'not slow' $(UNITS)  # a worker has a core
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -p no:schemathesis -m 'not slow' $(UNITS)  # a worker has a core
 
 .PHONY: lint
 lint: install  ## ruff (rules and format) and the dependency rules

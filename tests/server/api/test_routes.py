@@ -16,6 +16,9 @@ from craft_shared.tensors import TENSOR_MEDIA_TYPE
 from craft_shared.testing import attacks
 from tests.support.serving import image_set, png, soft_body, tensor_headers, text_request, upload
 
+pytestmark = pytest.mark.slow  # the whole boundary, some 300 requests
+
+
 PUBLIC = {"/livez", "/readyz"}
 
 

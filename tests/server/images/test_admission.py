@@ -239,6 +239,7 @@ def test_the_route_reads_no_byte_of_a_body_without_a_place(tmp_path):
     services_of(app).store.close()
 
 
+@pytest.mark.slow
 def test_300_images_are_uploaded_scored_and_after_a_restart_not_encoded_again(tmp_path):
     from starlette.testclient import TestClient
 

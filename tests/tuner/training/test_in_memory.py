@@ -19,6 +19,9 @@ from tests.support.paths import ROOT
 from tests.support.tuner_fakes import SmoothBox, a_bundle, a_task
 from tests.support.tuner_runs import fit
 
+pytestmark = pytest.mark.slow  # whole fits
+
+
 SMALL = {"shots": 4, "views": 2, "population": 4, "intrinsic_dim": 8, "head_hidden": 8}
 SMALL |= {"head_epochs": 3, "bank_prompts": 4, "bank_names": 10, "validation_folds": 2}
 NAMES = methods.names()

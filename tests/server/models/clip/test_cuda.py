@@ -113,6 +113,7 @@ def test_a_model_that_does_not_fit_is_refused_in_a_sentence(tmp_path, monkeypatc
         create_model(source, "float16", SECOND)
 
 
+@pytest.mark.slow
 def test_a_server_whose_device_ran_full_charges_nothing_and_is_ready_again(tmp_path, monkeypatch):
     """The real model in the real application; the error is the one that torch raises on a GPU."""
     from starlette.testclient import TestClient
