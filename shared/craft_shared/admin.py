@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, StringConstraints
 
-from craft_shared.limits import MAX_OWNER_CHARS
-from craft_shared.messages import Budgets, Count, Policy, Reply, Request
+from craft_shared.limits import FINEST_STEP, MAX_OWNER_CHARS
+from craft_shared.messages import Budgets, Count, Output, Policy, Reply, Request
 
 Owner = Annotated[
     str,
@@ -23,10 +23,24 @@ CLIENT_SCOPES: tuple[ClientScope, ...] = ("logits:read", "images:write", "usage:
 """What a key may do unless its maker says otherwise: all but `admin`."""
 
 
-class PolicyRequest(Policy):
-    """A policy as an owner sets it; a misspelt field is refused."""
+class OutputRequest(Output):
+    """An output as an owner sets it; a misspelt field is refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    step: float | None = Field(
+        None, ge=FINEST_STEP, allow_inf_nan=False, description="of `rounded`"
+    )
+
+
+class PolicyRequest(Policy):
+    """A policy as an owner sets it; a misspelt field is refused, also inside `output`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    output: OutputRequest = Field(
+        OutputRequest(), description="what is disclosed to it of the logits"
+    )
 
 
 class KeyRequest(Request):

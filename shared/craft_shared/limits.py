@@ -25,3 +25,6 @@ MAX_TEMPLATE_CHARS = 1024
 
 MAX_IDS_PER_CALL = 100_000
 """Image ids in one manifest or one image set."""
+
+FINEST_STEP = 1e-6
+"""Of rounded logits: below it float32 at a scale of 100 is coarser, so nothing would be rounded."""

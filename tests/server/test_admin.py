@@ -128,6 +128,8 @@ def test_the_audit_finds_a_counter_that_is_not_its_ledger(admin, app):
         ({"scopes": ["admin"]}, "scopes[0]"),
         ({"policy": {"max_clases": 1}}, "policy.max_clases"),
         ({"policy": {"output": {"kind": "top_k"}}}, "policy.output"),
+        ({"policy": {"output": {"knd": "label"}}}, "policy.output.knd"),
+        ({"policy": {"output": {"kind": "rounded", "step": 1e-50}}}, "policy.output.step"),
         ({"extra": 1}, "extra"),
     ],
 )

@@ -7,6 +7,7 @@ same whether it leaves whole or in blocks. docs/security.md says what each kind 
 import numpy as np
 from numpy.typing import NDArray
 
+from craft_shared.limits import FINEST_STEP
 from craft_shared.messages import Output
 
 Rows = NDArray[np.float32]
@@ -19,7 +20,9 @@ def disclose(logits: Rows, output: Output) -> Rows:
     """
     if output.kind == "logits":
         return logits
-    if output.kind == "rounded":
+    if output.kind == "rounded" and output.step is not None:
+        if output.step < FINEST_STEP:  # of an old key: float32 is coarser, and 0 would divide
+            return logits
         step = np.float32(output.step)
         rounded: Rows = step * np.rint(logits / step)
         return rounded

@@ -23,7 +23,7 @@ def softmax(rows):
 
 
 @given(ROWS)
-def test_logits_are_reported_as_they_are(rows):
+def test_logits_are_disclosed_as_they_are(rows):
     assert disclose(rows, Output()) is rows
 
 
@@ -34,6 +34,11 @@ def test_rounded_logits_are_the_nearest_multiples(rows, step):
     multiples = disclosed / np.float32(step)
     np.testing.assert_allclose(multiples, np.rint(multiples), atol=1e-3)
     assert np.abs(disclosed - rows).max() <= step / 2 + 1e-4
+
+
+@given(ROWS, st.sampled_from([1e-50, 1e-30, 9e-7]))
+def test_a_step_finer_than_float32_of_an_old_key_leaves_logits_as_they_are(rows, step):
+    assert disclose(rows, Output(kind="rounded", step=step)) is rows
 
 
 @given(ROWS)
