@@ -100,5 +100,4 @@ gpu-wheels: install  # collects into gpu-wheels/ what a bare GPU machine lacks: 
 
 .PHONY: gpu-check
 gpu-check: install  # measures the CUDA path in eight minutes; FLAGS='--device cpu --small' rehearses it
-	mkdir -p bench
-	$(BIN)/python benchmarks/gpu/check.py --json bench/gpu.json $(FLAGS)
+	$(BIN)/python -m benchmarks gpu $(FLAGS)

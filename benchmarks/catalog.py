@@ -56,6 +56,7 @@ GROUPS: dict[str, tuple[Benchmark, ...]] = {
         Benchmark("growth", f"{_SPEED}.text", "1 min", ("--growth",)),
         Benchmark("text", f"{_SPEED}.text", "3 min"),
         Benchmark("imagenet-shape", f"{_SPEED}.imagenet_shape", "6 min", in_group=False),
+        Benchmark("gpu", "benchmarks.gpu.check", "8 min", in_group=False),
     ),
     "accuracy": (
         Benchmark("demo-seeds", f"{_ACCURACY}.demo_seeds", "2 min"),
