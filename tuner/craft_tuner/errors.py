@@ -19,6 +19,24 @@ the message without a traceback and exits with the code.
 
 from typing import ClassVar
 
+_LAYOUT = "\n\t"
+_DIRECTIONS = [*range(0x200E, 0x2010), *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
+"""Marks that make a terminal show text in another order than it has."""
+_ESCAPES = {
+    code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+    for code in [*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029, *_DIRECTIONS]
+    if chr(code) not in _LAYOUT
+}
+
+
+def printable(text: str) -> str:
+    """Text from anywhere as a terminal may have it: control characters as escapes, lines stay.
+
+    A server's words, file names and class names may hold codes that clear a screen, set its title
+    or hide what stands before them.
+    """
+    return text.translate(_ESCAPES)
+
 
 class CraftTunerError(Exception):
     """Root of the exceptions of craft_tuner; `str(error)` is the sentence for the user.
@@ -36,8 +54,8 @@ class CraftTunerError(Exception):
 
     @property
     def message(self) -> str:
-        """The sentence for the user."""
-        return str(self)
+        """The sentence for the user, safe on a terminal."""
+        return printable(str(self))
 
 
 class UsageError(CraftTunerError):

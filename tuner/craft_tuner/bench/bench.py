@@ -32,7 +32,7 @@ from craft_tuner.commands.local_server import local_server
 from craft_tuner.commands.session import INTERRUPTED, open_server
 from craft_tuner.config.settings import Settings
 from craft_tuner.data.sources import absolute
-from craft_tuner.errors import CraftTunerError, UsageError
+from craft_tuner.errors import CraftTunerError, UsageError, printable
 from craft_tuner.training.estimate import CARD
 from craft_tuner.training.prepare import Setup
 
@@ -200,4 +200,4 @@ def _report(request: BenchRequest, results_dir: ResultsDir, statuses: Sequence[C
 
 
 def _say(sentence: str) -> None:
-    Console(stderr=True).print(sentence, markup=False, highlight=False, soft_wrap=True)
+    Console(stderr=True).print(printable(sentence), markup=False, highlight=False, soft_wrap=True)

@@ -11,6 +11,8 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from craft_tuner.errors import printable
+
 PLAIN_EVERY_S = 60.0
 """Where there is no terminal, a line is said so often though no cell ended."""
 
@@ -90,4 +92,4 @@ class BenchProgress:
         return f"  about {timedelta(seconds=round(seconds))} left"
 
     def _say(self, sentence: str) -> None:
-        self._console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(printable(sentence), markup=False, highlight=False, soft_wrap=True)

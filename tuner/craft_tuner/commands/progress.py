@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, Tim
 from rich.progress import Progress as Bars
 
 from craft_shared.messages import Budgets
+from craft_tuner.errors import printable
 from craft_tuner.methods.base import Progress
 from craft_tuner.plan import Plan
 from craft_tuner.training.traffic import Link, Traffic
@@ -56,7 +57,7 @@ class Screen:
 
     def say(self, sentence: str) -> None:
         """Print a line that stays."""
-        self._console.print(sentence, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(printable(sentence), markup=False, highlight=False, soft_wrap=True)
 
     def plan(self, plan: Plan, budgets: Budgets) -> None:
         """Show what the run will spend, and of what."""
