@@ -52,15 +52,18 @@ class Reply(BaseModel):
 
 
 class Counters(Reply):
-    """The four counters of one call or of a period. All are exact integers.
+    """The counters of one call or of a period. All are exact integers; all but `calls` can be limits.
 
     One query is one prompt (one context for all K class names) scored on one image set.
     """
 
-    queries: Count = Field(description="prompts: the paper's unit, the one that budgets limit")
+    queries: Count = Field(description="prompts: the paper's unit")
     calls: Count = Field(description="HTTP requests that were settled")
     logit_vectors: Count = Field(description="prompts x images: rows of K logits")
-    texts: Count = Field(description="prompts x classes: texts encoded")
+    texts: Count = Field(
+        description="prompts x classes: the directions in which images were asked about"
+    )
+    logits: Count = Field(0, description="numbers told: of every row as many as the output tells")
 
 
 class Budget(Reply):
@@ -73,10 +76,12 @@ class Budget(Reply):
 
 
 class Budgets(Reply):
-    """The limits of a key; `logit_vectors` is None where the key has no such limit."""
+    """The limits of a key, by counter; None where the key has no such limit."""
 
     queries: Budget
     logit_vectors: Budget | None = None
+    texts: Budget | None = None
+    logits: Budget | None = None
 
 
 # --- the model ----------------------------------------------------------------------------------
@@ -93,6 +98,7 @@ class CardLimits(Reply):
     body_bytes: int = Field(description="bytes of one request body")
     texts: int = Field(description="prompts x classes in one request")
     logits: int = Field(description="prompts x images x classes in one request")
+    min_classes: int = Field(1, description="fewest class names in one request")
 
 
 class ModelCard(Reply):
@@ -106,6 +112,9 @@ class ModelCard(Reply):
     logit_scale: float = Field(description="exp(logit_scale), the factor of the cosine")
     prompt_kinds: list[PromptKind]
     output: OutputKind = Field("logits", description="what is disclosed of the logits to this key")
+    class_names: list[str] | None = Field(
+        None, description="the only names that this key may ask about, all of them in any order"
+    )
     dtype: str = Field(description="arithmetic of the text and image towers")
     text_path: str = Field(description="how texts are encoded: exact paths only")
     limits: CardLimits
@@ -264,6 +273,9 @@ class Policy(Reply):
     )
     prompt_kinds: list[PromptKind] | None = Field(None, description="kinds of prompts it may send")
     output: Output = Field(Output(), description="what is disclosed to it of the logits")
+    class_names: Annotated[list[ClassName], Field(min_length=1, max_length=10_000)] | None = Field(
+        None, description="the only class names it may ask about: all of them, in any order"
+    )
     max_classes: Positive | None = Field(None, description="class names in one request")
     max_images: Positive | None = Field(None, description="images in a set that it asks about")
     max_concurrent: Positive | None = Field(None, description="metered requests at a time")
