@@ -4,12 +4,12 @@ Every change is written together with its record in the audit log, which names t
 """
 
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import Row, select, tuple_
 
 from craft_server.accounts import audit_log
-from craft_server.accounts.identity import Key, Scope, key_in
+from craft_server.accounts.identity import MAY_BE_UNLIMITED, Key, Scope, key_in
 from craft_server.accounts.keys import Keys, Minted
 from craft_server.db.store import Store
 from craft_server.db.tables import keys
@@ -24,14 +24,22 @@ from craft_shared.admin import (
     KeyRequest,
     KeyState,
     MintedKey,
+    OtherLimits,
 )
 from craft_shared.messages import Budgets
 
 
 class Administration:
-    """Keys, their budgets and their history, as `actor` sees and changes them."""
+    """Keys, their budgets and their history, as `actor` sees and changes them.
 
-    def __init__(self, store: Store, *, actor: str) -> None:
+    Args:
+        store: where they are.
+        actor: who acts, for the audit log.
+        defaults: limits of a new key, of those that its request does not say.
+    """
+
+    def __init__(self, store: Store, *, actor: str, defaults: OtherLimits | None = None) -> None:
+        self._defaults: OtherLimits = defaults or {}
         self._store = store
         self._keys = Keys(store, actor=actor)
         self._ledger = Ledger(store)
@@ -41,10 +49,10 @@ class Administration:
         minted = self._keys.create(
             request.owner,
             request.queries_limit,
-            logit_vectors_limit=request.logit_vectors_limit,
             scopes=[Scope(scope) for scope in request.scopes],
             expires_at=request.expires_at,
             policy=request.policy,
+            **_other_limits(request, self._defaults),
         )
         return self._minted(minted)
 
@@ -84,10 +92,10 @@ class Administration:
         changed = self._keys.change(
             key_id,
             queries_limit=change.queries_limit,
-            logit_vectors_limit=change.logit_vectors_limit,
             scopes=scopes,
             expires_at=change.expires_at,
             policy=change.policy,
+            **_other_limits(change, {}),
         )
         return self._record(changed)
 
@@ -133,6 +141,13 @@ def record_of(key: Key, budgets: Budgets) -> KeyRecord:
 
 def _record_of(row: Row[Any]) -> KeyRecord:
     return record_of(key_in(row), budgets_in(row._asdict()))
+
+
+def _other_limits(said: KeyRequest | KeyChange, defaults: OtherLimits) -> OtherLimits:
+    """The limits beside queries: those that are said, else the defaults."""
+    found = {name: getattr(said, name) for name in MAY_BE_UNLIMITED}
+    given = {name: limit for name, limit in found.items() if limit is not None}
+    return cast("OtherLimits", {**defaults, **given})
 
 
 def _state(key: Key) -> KeyState:

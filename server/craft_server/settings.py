@@ -13,6 +13,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
+from craft_shared.admin import OtherLimits
+from craft_shared.limits import MAX_LIMIT
 from craft_shared.messages import PromptKind
 
 EMBEDDED = "embedded"
@@ -127,6 +129,27 @@ class Settings(BaseSettings):
     owner_image_bytes: int = Field(16 * 2**30, ge=1, description="bytes of images per owner")
     owner_images: int = Field(1_000_000, ge=1, description="images per owner")
 
+    default_logit_vectors_limit: int | None = Field(
+        None,
+        ge=0,
+        le=MAX_LIMIT,
+        description="limit on logit vectors (prompts x images) of a new key whose maker says none; "
+        "default: no limit",
+    )
+    default_texts_limit: int | None = Field(
+        None,
+        ge=0,
+        le=MAX_LIMIT,
+        description="the same on texts (prompts x classes): the directions in which its images can "
+        "be asked about, so the limit that says what leaks; default: no limit",
+    )
+    default_logits_limit: int | None = Field(
+        None,
+        ge=0,
+        le=MAX_LIMIT,
+        description="the same on logits, the numbers that are told; default: no limit",
+    )
+
     queue: int = Field(256, ge=1, description="requests in work at a time before 503")
     queue_texts: int = Field(
         2**20, ge=1, description="texts (prompts x classes) of requests in work before 503"
@@ -198,6 +221,15 @@ class Settings(BaseSettings):
         if self.database_password is not None and url.password is None:
             url = url.set(password=self.database_password.get_secret_value())
         return url.render_as_string(hide_password=False)
+
+    @property
+    def default_limits(self) -> OtherLimits:
+        """The limits of a new key whose maker does not say them."""
+        return {
+            "logit_vectors_limit": self.default_logit_vectors_limit,
+            "texts_limit": self.default_texts_limit,
+            "logits_limit": self.default_logits_limit,
+        }
 
     @property
     def image_place(self) -> Path | str:

@@ -4,7 +4,7 @@ All of them need a key with the scope `admin`, which can do nothing else.
 """
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypedDict
 
 from pydantic import ConfigDict, Field, StringConstraints
 
@@ -18,9 +18,21 @@ Owner = Annotated[
 KeyId = Annotated[str, StringConstraints(pattern=r"^key_[0-9a-f]{1,28}$")]
 ClientScope = Literal["logits:read", "images:write", "usage:read"]
 KeyState = Literal["active", "expired", "revoked"]
+AnyLimit = Count | Literal["unlimited"] | None
 
 CLIENT_SCOPES: tuple[ClientScope, ...] = ("logits:read", "images:write", "usage:read")
 """What a key may do unless its maker says otherwise: all but `admin`."""
+
+
+class OtherLimits(TypedDict, total=False):
+    """The limits that a key need not have; one that is None or absent is not said."""
+
+    logit_vectors_limit: AnyLimit
+    texts_limit: AnyLimit
+    logits_limit: AnyLimit
+
+
+_DEFAULT = "None is the server's default for new keys"
 
 
 class OutputRequest(Output):
@@ -48,7 +60,9 @@ class KeyRequest(Request):
 
     owner: Owner = Field(description="whom it belongs to; an owner's keys share images")
     queries_limit: Count = Field(description="queries that it may buy")
-    logit_vectors_limit: Count | None = Field(None, description="None is no limit")
+    logit_vectors_limit: AnyLimit = Field(None, description=_DEFAULT)
+    texts_limit: AnyLimit = Field(None, description=_DEFAULT)
+    logits_limit: AnyLimit = Field(None, description=_DEFAULT)
     scopes: list[ClientScope] = Field(list(CLIENT_SCOPES), min_length=1)
     expires_at: datetime | None = Field(None, description="UTC without a zone; None is for good")
     policy: PolicyRequest = PolicyRequest()
@@ -58,7 +72,9 @@ class KeyChange(Request):
     """PATCH /v1/admin/keys/{id}: what is given is changed, the rest stays."""
 
     queries_limit: Count | None = None
-    logit_vectors_limit: Count | Literal["unlimited"] | None = None
+    logit_vectors_limit: AnyLimit = None
+    texts_limit: AnyLimit = None
+    logits_limit: AnyLimit = None
     scopes: Annotated[list[ClientScope], Field(min_length=1)] | None = None
     expires_at: datetime | Literal["never"] | None = None
     policy: PolicyRequest | None = Field(None, description="replaces the whole policy")

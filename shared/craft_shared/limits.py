@@ -26,5 +26,8 @@ MAX_TEMPLATE_CHARS = 1024
 MAX_IDS_PER_CALL = 100_000
 """Image ids in one manifest or one image set."""
 
+MAX_LIMIT = 10**15
+"""Largest budget: sums of three such numbers are exact in every database and in JSON."""
+
 FINEST_STEP = 1e-6
 """Of rounded logits: below it float32 at a scale of 100 is coarser, so nothing would be rounded."""

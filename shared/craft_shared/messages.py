@@ -52,7 +52,7 @@ class Reply(BaseModel):
 
 
 class Counters(Reply):
-    """The counters of one call or of a period. All are exact integers; all but `calls` can be limits.
+    """The counters of one call or of a period, exact integers; all but `calls` can be limits.
 
     One query is one prompt (one context for all K class names) scored on one image set.
     """
@@ -332,6 +332,7 @@ class UsageEvent(Reply):
     queries: int
     logit_vectors: int
     texts: int
+    logits: int = 0
     tag: str
     run: str = ""
     seconds: float

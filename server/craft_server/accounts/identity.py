@@ -9,18 +9,20 @@ from typing import Any, Literal
 from sqlalchemy import Row
 
 from craft_server.db.store import from_us, to_us
+from craft_server.db.tables import LIMITS
 from craft_shared import admin
+from craft_shared.admin import OtherLimits
 from craft_shared.errors import Code, Refusal
-from craft_shared.limits import MAX_OWNER_CHARS
+from craft_shared.limits import MAX_LIMIT, MAX_OWNER_CHARS
 from craft_shared.messages import Policy
-
-MAX_LIMIT = 10**15
-"""Largest budget: sums of three such numbers are exact in every database and in JSON."""
 
 _LAST_US = to_us(datetime(9999, 12, 31, tzinfo=UTC))
 
 UNLIMITED: Literal["unlimited"] = "unlimited"
 NEVER: Literal["never"] = "never"
+
+MAY_BE_UNLIMITED = tuple(OtherLimits.__annotations__)
+"""The limits that a key need not have."""
 
 ANYTHING = Policy()
 """The policy of a key that has none."""
@@ -118,7 +120,7 @@ def check_moment(name: str, moment: datetime) -> int:
 
 def check_spent(row: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Refuse a limit in `now` below what a key's row says is spent already."""
-    for counter in ("queries", "logit_vectors"):
+    for counter in LIMITS:
         name, spent, waiting = (f"{counter}_{word}" for word in ("limit", "used", "held"))
         limit, total = now.get(name), row[spent] + row[waiting]
         if limit is not None and limit < total:
@@ -127,6 +129,22 @@ def check_spent(row: Mapping[str, Any], now: Mapping[str, Any]) -> None:
                 "set at least that"
             )
             raise Refusal(Code.INVALID_REQUEST, detail, param=name)
+
+
+def limits_in(given: Mapping[str, Any]) -> dict[str, int | None]:
+    """Limits as they are stored, of those that are given: `unlimited` is NULL, None is not given.
+
+    Raises:
+        Refusal: one is out of range, or is `unlimited` though every key has it.
+    """
+    unknown = given.keys() - {f"{name}_limit" for name in LIMITS}
+    if unknown:
+        raise TypeError(f"no key has {', '.join(sorted(unknown))}")
+    return {
+        name: None if limit == UNLIMITED and name in MAY_BE_UNLIMITED else check_limit(name, limit)
+        for name, limit in given.items()
+        if limit is not None
+    }
 
 
 def check_limit(name: str, limit: Any) -> int:

@@ -10,7 +10,7 @@ import hmac
 import secrets
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Unpack
 
 from sqlalchemy import Connection, Row, bindparam, insert, or_, select, update
 
@@ -19,8 +19,8 @@ from craft_server.accounts.audit_log import AuditRecord
 from craft_server.accounts.identity import (
     ANYTHING,
     CLIENT_SCOPES,
+    MAY_BE_UNLIMITED,
     NEVER,
-    UNLIMITED,
     Key,
     Scope,
     check_limit,
@@ -30,12 +30,14 @@ from craft_server.accounts.identity import (
     invalid_key,
     is_live,
     key_in,
+    limits_in,
     scopes_in,
     shown,
 )
 from craft_server.accounts.tokens import checksum_fits, digest, mint_token
 from craft_server.db.store import Clock, Store, from_us, wall_clock
 from craft_server.db.tables import keys
+from craft_shared.admin import OtherLimits
 from craft_shared.errors import Code, Refusal
 from craft_shared.messages import Policy
 
@@ -118,35 +120,33 @@ class Keys:
         owner: str,
         queries_limit: int,
         *,
-        logit_vectors_limit: int | None = None,
         scopes: Iterable[Scope] = CLIENT_SCOPES,
         expires_at: datetime | None = None,
         policy: Policy = ANYTHING,
+        **limits: Unpack[OtherLimits],
     ) -> Minted:
         """Mint a key.
 
         Args:
             owner: whom it belongs to; keys of one owner share images.
             queries_limit: queries it may buy, 0 to 10^15.
-            logit_vectors_limit: rows of logits it may buy, the same range; None is no limit.
             scopes: what it may do: one or more of the client's, or `admin` alone.
             expires_at: until when, in UTC if it has no time zone; None is for good.
             policy: what else it may do.
+            limits: of other counters, the same range; none, if they are not said or "unlimited".
 
         Raises:
             Refusal: `invalid_request`, with `param`.
         """
         check_owner(owner)
-        check_limit("queries_limit", queries_limit)
-        if logit_vectors_limit is not None:
-            check_limit("logit_vectors_limit", logit_vectors_limit)
         token = mint_token()
         facts = {
             "owner": owner,
             "scopes": scopes_in(scopes),
             "expires_at": None if expires_at is None else check_moment("expires_at", expires_at),
-            "queries_limit": queries_limit,
-            "logit_vectors_limit": logit_vectors_limit,
+            "queries_limit": check_limit("queries_limit", queries_limit),
+            **dict.fromkeys(MAY_BE_UNLIMITED),
+            **limits_in(limits),
             "policy": policy.model_dump_json(exclude_defaults=True),
         }
         key_id = f"key_{secrets.token_hex(8)}"
@@ -165,20 +165,20 @@ class Keys:
         key_id: str,
         *,
         queries_limit: int | None = None,
-        logit_vectors_limit: int | Literal["unlimited"] | None = None,
         scopes: Iterable[Scope] | None = None,
         expires_at: datetime | Literal["never"] | None = None,
         policy: Policy | None = None,
+        **limits: Unpack[OtherLimits],
     ) -> Key:
         """Change what is given; None leaves a thing as it is.
 
         Args:
             key_id: of the key.
             queries_limit: at least what it has used and holds.
-            logit_vectors_limit: the same, or "unlimited".
             scopes: all that it may do from now on.
             expires_at: a moment, or "never".
             policy: replaces the whole policy.
+            limits: of other counters: the same, or "unlimited".
 
         Raises:
             Refusal: `not_found`, or `invalid_request`: out of range, or below what is spent.
@@ -193,12 +193,7 @@ class Keys:
         if policy is not None:
             now["policy"] = policy.model_dump_json(exclude_defaults=True)
         terms = bool(now)
-        if queries_limit is not None:
-            now["queries_limit"] = check_limit("queries_limit", queries_limit)
-        if logit_vectors_limit == UNLIMITED:
-            now["logit_vectors_limit"] = None
-        elif logit_vectors_limit is not None:
-            now["logit_vectors_limit"] = check_limit("logit_vectors_limit", logit_vectors_limit)
+        now |= limits_in({"queries_limit": queries_limit, **limits})
         with self._store.write() as tx:
             before = _locked(tx, key_id)
             row = before._asdict()

@@ -7,12 +7,20 @@ from typing import Annotated
 
 import typer
 
-from craft_server.accounts.identity import UNLIMITED
+from craft_server.accounts.identity import UNLIMITED, Scope
 from craft_server.accounts.keys import account
 from craft_server.admin import Administration
 from craft_server.cli import examples as cli_examples
 from craft_server.cli.console import Row, say, show, show_json
-from craft_server.cli.options import AsJson, DatabaseUrl, DataDir, Moment, open_store
+from craft_server.cli.options import (
+    AsJson,
+    DatabaseUrl,
+    DataDir,
+    Moment,
+    open_store,
+    settings_of,
+)
+from craft_server.db.tables import LIMITS
 from craft_shared.admin import (
     FieldChange,
     KeyChange,
@@ -21,12 +29,25 @@ from craft_shared.admin import (
     MintedKey,
     PolicyRequest,
 )
+from craft_shared.messages import Budgets
 
 app = typer.Typer(help="Who may ask, and how much.", no_args_is_help=True, rich_markup_mode=None)
+
+_OR = "NUMBER|unlimited"
 
 KeyId = Annotated[str, typer.Argument(help="Id of the key, as `keys list` shows it", metavar="ID")]
 Scopes = Annotated[
     list[str] | None, typer.Option("--scope", help="Repeatable; default: all but admin")
+]
+VectorsLimit = Annotated[
+    str | None, typer.Option(help="Logit vectors (prompts x images) that it may buy", metavar=_OR)
+]
+TextsLimit = Annotated[
+    str | None,
+    typer.Option(help="Texts (prompts x class names) that it may ask about", metavar=_OR),
+]
+LogitsLimit = Annotated[
+    str | None, typer.Option(help="Logits (numbers told) that it may buy", metavar=_OR)
 ]
 PolicyText = Annotated[
     str | None,
@@ -44,9 +65,9 @@ def create_key(
     *,
     owner: Annotated[str, typer.Option(help="Whom it belongs to; an owner's keys share images")],
     queries: Annotated[int, typer.Option(help="Queries (prompts) that it may buy")],
-    logit_vectors: Annotated[
-        int | None, typer.Option(help="Logit vectors (prompts x images) that it may buy")
-    ] = None,
+    logit_vectors: VectorsLimit = None,
+    texts: TextsLimit = None,
+    logits: LogitsLimit = None,
     scope: Scopes = None,
     expires_at: Moment = None,
     policy: PolicyText = None,
@@ -58,7 +79,7 @@ def create_key(
     request = {
         "owner": owner,
         "queries_limit": queries,
-        "logit_vectors_limit": logit_vectors,
+        **_limits(logit_vectors=logit_vectors, texts=texts, logits=logits),
         "scopes": scope or None,
         "expires_at": expires_at,
         "policy": _policy(policy),
@@ -100,20 +121,21 @@ def set_budget(
     key_id: KeyId,
     *,
     queries: Annotated[int | None, typer.Option(help="New limit on queries")] = None,
-    logit_vectors: Annotated[
-        str | None, typer.Option(help="New limit on logit vectors, or `unlimited`")
-    ] = None,
+    logit_vectors: VectorsLimit = None,
+    texts: TextsLimit = None,
+    logits: LogitsLimit = None,
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
 ) -> None:
     """Change the limits of a key, down to what it has used and holds."""
-    if queries is None and logit_vectors is None:
-        raise ValueError("nothing to change: give --queries, --logit-vectors or both")
-    vectors = None if logit_vectors is None else _limit(logit_vectors)
-    change = KeyChange(queries_limit=queries, logit_vectors_limit=vectors)
+    given = _limits(logit_vectors=logit_vectors, texts=texts, logits=logits)
+    if queries is not None:
+        given["queries_limit"] = queries
+    if not given:
+        raise ValueError("nothing to change: give --queries, --logit-vectors, --texts or --logits")
     with _administration(data_dir, database_url) as admin:
-        budget = admin.change(key_id, change).budgets.queries
-    say(f"{key_id} has {budget.remaining} of {budget.limit} queries left")
+        record = admin.change(key_id, KeyChange.model_validate(given))
+    say(f"{key_id} has left: {_left(record.budgets)}")
 
 
 @app.command("change", epilog=cli_examples.KEYS_CHANGE)
@@ -184,8 +206,9 @@ def log(
 
 @contextmanager
 def _administration(data_dir: Path | None, database_url: str | None) -> Iterator[Administration]:
+    settings = settings_of(data_dir=data_dir, database_url=database_url)
     with closing(open_store(data_dir, database_url)) as store:
-        yield Administration(store, actor=account())
+        yield Administration(store, actor=account(), defaults=settings.default_limits)
 
 
 def _policy(text: str | None) -> PolicyRequest | None:
@@ -196,10 +219,32 @@ def _policy(text: str | None) -> PolicyRequest | None:
     return PolicyRequest.model_validate_json(text)
 
 
-def _limit(text: str) -> int | str:
+def _limits(**texts: str | None) -> Row:
+    """Those that are given, as messages name them."""
+    return {f"{name}_limit": _limit(name, text) for name, text in texts.items() if text is not None}
+
+
+def _limit(name: str, text: str) -> int | str:
     if text != UNLIMITED and not text.isdecimal():
-        raise ValueError(f"--logit-vectors {text!r} is neither a whole number nor `unlimited`")
+        option = name.replace("_", "-")
+        raise ValueError(f"--{option} {text!r} is neither a whole number nor `unlimited`")
     return text if text == UNLIMITED else int(text)
+
+
+def _left(budgets: Budgets) -> str:
+    """What remains of each limit, and which counters have none."""
+    stands = {name: getattr(budgets, name) for name in LIMITS}
+    left = [
+        f"{one.remaining} of {one.limit} {_words(name)}"
+        for name, one in stands.items()
+        if one is not None
+    ]
+    free = [f"any number of {_words(name)}" for name, one in stands.items() if one is None]
+    return ", ".join(left + free)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _show_minted(minted: MintedKey, *, as_json: bool) -> None:
@@ -207,7 +252,20 @@ def _show_minted(minted: MintedKey, *, as_json: bool) -> None:
         show_json(_row(minted) | {"key": minted.key})
         return
     say(f"{minted.id} for {minted.owner}: keep it safe, it is never shown again")
+    for line in _understood(minted):
+        say(f"  {line}")
     typer.echo(minted.key)
+
+
+def _understood(minted: MintedKey) -> Iterator[str]:
+    """What the key is good for, so that whoever minted it sees what was understood."""
+    until = "for good" if minted.expires_at is None else f"until {minted.expires_at.isoformat()}"
+    yield f"may: {' '.join(minted.scopes)}, {until}"
+    if Scope.ADMIN in minted.scopes:
+        return
+    yield f"has left: {_left(minted.budgets)}"
+    yield f"policy: {minted.policy.model_dump_json(exclude_defaults=True)}"
+    yield f"output: {minted.policy.output.model_dump_json(exclude_none=True)}"
 
 
 def _all(admin: Administration, owner: str | None) -> Iterator[KeyRecord]:
@@ -234,7 +292,8 @@ def _change(change: FieldChange) -> str:
 
 
 def _row(record: KeyRecord) -> Row:
-    queries, vectors = record.budgets.queries, record.budgets.logit_vectors
+    queries, every = record.budgets.queries, dict(record.budgets)
+    others = {name: budget for name, budget in every.items() if name != "queries"}
     return {
         "id": record.id,
         "owner": record.owner,
@@ -242,7 +301,7 @@ def _row(record: KeyRecord) -> Row:
         "queries_limit": queries.limit,
         "queries_used": queries.used,
         "queries_held": queries.held,
-        "logit_vectors_limit": None if vectors is None else vectors.limit,
+        **{f"{name}_limit": one and one.limit for name, one in others.items()},
         "scopes": list(record.scopes),
         "created_at": record.created_at.isoformat(timespec="seconds"),
         "expires_at": record.expires_at and record.expires_at.isoformat(timespec="seconds"),

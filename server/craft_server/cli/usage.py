@@ -16,7 +16,7 @@ from craft_shared.messages import Counters
 
 By = Literal["key", "tag", "run", "image_set", "day", "hour"]
 
-_NOTHING = Counters(queries=0, calls=0, logit_vectors=0, texts=0)
+_NOTHING = Counters(**dict.fromkeys(Counters.model_fields, 0))
 
 _GROUPS: dict[By, tuple[Bucket, Label | None]] = {
     "tag": ("total", "tag"),
@@ -71,7 +71,7 @@ def usage(
 def sum_rows(
     ledger: Ledger, keys: Sequence[Key], where: LedgerFilter, *, by: By, key_id: str | None = None
 ) -> Iterator[Row]:
-    """The four counters for each of `by`, of one key or of all; by key also where budgets stand."""
+    """The counters for each of `by`, of one key or of all; by key also where budgets stand."""
     if by == "key":
         yield from _by_key(ledger, keys, where)
         return
@@ -95,7 +95,9 @@ def entry_rows(ledger: Ledger, keys: Sequence[Key], where: LedgerFilter) -> Iter
 def _by_key(ledger: Ledger, keys: Sequence[Key], where: LedgerFilter) -> Iterator[Row]:
     totals = ledger.totals(where)
     for key in keys:
-        budget = ledger.budgets(key.id).queries
-        left = {"queries_limit": budget.limit, "queries_remaining": budget.remaining}
+        left: Row = {}
+        for name, budget in ledger.budgets(key.id):
+            left[f"{name}_limit"] = budget and budget.limit
+            left[f"{name}_remaining"] = budget and budget.remaining
         counters = totals.get(key.id, _NOTHING)
         yield {"key": key.id, "owner": key.owner, **counters.model_dump(), **left}

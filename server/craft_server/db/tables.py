@@ -19,11 +19,19 @@ from sqlalchemy import (
     UniqueConstraint,
     text,
 )
+from sqlalchemy.schema import SchemaItem
 
 from craft_shared.limits import MAX_IDEMPOTENCY_KEY_CHARS, MAX_OWNER_CHARS, MAX_TAG_CHARS
+from craft_shared.messages import Budgets, Counters
 
 metadata = MetaData()
 """Every table of the server, once `craft_server.db.schema` is imported."""
+
+COUNTERS = tuple(Counters.model_fields)
+"""What a call costs: columns of `requests` and `ledger`."""
+
+LIMITS = tuple(Budgets.model_fields)
+"""The counters that can be limits: each has `_limit`, `_used` and `_held` in `keys`."""
 
 
 def _count(name: str) -> Column[int]:
@@ -36,6 +44,24 @@ def _total(name: str) -> Column[int]:
 
 def _text(name: str, length: int | None = None) -> Column[str]:
     return Column(name, String(length), nullable=False)
+
+
+def _counter(name: str) -> Column[int]:
+    """One that came after the first release has a default, for replicas that do not know it."""
+    return _count(name) if Counters.model_fields[name].is_required() else _total(name)
+
+
+def _budget(name: str) -> list[SchemaItem]:
+    """A limit, where it stands, and that it holds; NULL is no limit where a key may have none."""
+    needed = Budgets.model_fields[name].is_required()
+    fits = f"{name}_used + {name}_held <= {name}_limit"
+    return [
+        Column(f"{name}_limit", BigInteger, nullable=not needed),
+        _total(f"{name}_used"),
+        _total(f"{name}_held"),
+        CheckConstraint(f"{name}_used >= 0 AND {name}_held >= 0", f"{name}_count"),
+        CheckConstraint(fits if needed else f"{name}_limit IS NULL OR {fits}", f"{name}_fit"),
+    ]
 
 
 keys = Table(
@@ -52,21 +78,8 @@ keys = Table(
     Column("policy", String, nullable=False, server_default="{}"),
     Column("previous_sha256", String(64), unique=True),
     Column("previous_until", BigInteger),
-    _count("queries_limit"),
-    _total("queries_used"),
-    _total("queries_held"),
-    Column("logit_vectors_limit", BigInteger),
-    _total("logit_vectors_used"),
-    _total("logit_vectors_held"),
     CheckConstraint("(previous_sha256 IS NULL) = (previous_until IS NULL)", "previous_token_until"),
-    CheckConstraint("queries_used >= 0 AND queries_held >= 0", "queries_count"),
-    CheckConstraint("queries_used + queries_held <= queries_limit", "queries_fit"),
-    CheckConstraint("logit_vectors_used >= 0 AND logit_vectors_held >= 0", "logit_vectors_count"),
-    CheckConstraint(
-        "logit_vectors_limit IS NULL"
-        " OR logit_vectors_used + logit_vectors_held <= logit_vectors_limit",
-        "logit_vectors_fit",
-    ),
+    *(item for name in LIMITS for item in _budget(name)),
 )
 """Who a key is (keys.py writes) and what it has spent (meter.py alone changes used and held).
 
@@ -108,10 +121,7 @@ requests = Table(
     _text("holder", 64),
     _count("held_at"),
     _count("expires_at"),
-    _count("queries"),
-    _count("calls"),
-    _count("logit_vectors"),
-    _count("texts"),
+    *(_counter(name) for name in COUNTERS),
     Column("settled_at", BigInteger),
     Column("reply_sha256", String(64)),
     Column("reply", LargeBinary),  # last, so that reading the others never touches its pages
@@ -121,6 +131,7 @@ requests = Table(
     CheckConstraint(
         "queries >= 0 AND calls >= 0 AND logit_vectors >= 0 AND texts >= 0", "cost_count"
     ),
+    CheckConstraint("logits >= 0", "logits_count"),
 )
 """One row per Idempotency-Key of a key, kept for good: what was bought once is never sold again."""
 
@@ -155,10 +166,7 @@ ledger = Table(
     _count("prompts"),
     _count("images"),
     _count("classes"),
-    _count("queries"),
-    _count("calls"),
-    _count("logit_vectors"),
-    _count("texts"),
+    *(_counter(name) for name in COUNTERS),
     _text("tag", MAX_TAG_CHARS),
     Column("run", String(MAX_TAG_CHARS), nullable=False, server_default=""),
     _count("milliseconds"),

@@ -34,6 +34,13 @@ def disclose(logits: Rows, output: Output) -> Rows:
     return disclosed
 
 
+def numbers_told(output: Output, classes: int) -> int:
+    """How many numbers `disclose` tells of each row of that many classes."""
+    if output.kind == "label":
+        return 1
+    return classes if output.k is None else min(output.k, classes)
+
+
 def _log_softmax(logits: Rows) -> Rows:
     shifted: Rows = logits - logits.max(axis=-1, keepdims=True)
     shifted -= np.log(np.exp(shifted).sum(axis=-1, keepdims=True))

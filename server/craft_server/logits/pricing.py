@@ -14,6 +14,7 @@ from craft_server.accounts.identity import Key
 from craft_server.accounts.policy import check_count, check_request
 from craft_server.engine.blackbox import BlackBox, FloatArray, Prompts
 from craft_server.images.store import ImageSetRecord, ImageStore
+from craft_server.logits.disclosure import numbers_told
 from craft_shared.errors import Code, Refusal
 from craft_shared.limits import MAX_IDEMPOTENCY_KEY_CHARS
 from craft_shared.messages import CardLimits, Counters, LogitsRequest, TextPrompts
@@ -85,6 +86,7 @@ class Pricing:
                 calls=1,
                 logit_vectors=prompts * len(images.digests),
                 texts=prompts * classes,
+                logits=prompts * len(images.digests) * numbers_told(policy.output, classes),
             ),
             fingerprint=_fingerprint(card.digest, request, offsets),
         )

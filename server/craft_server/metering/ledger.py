@@ -19,11 +19,11 @@ from sqlalchemy import (
     func,
     literal_column,
     select,
-    text,
 )
 
 from craft_server.db.store import Store, from_us, to_us
-from craft_server.db.tables import keys, ledger
+from craft_server.db.tables import COUNTERS, LIMITS, keys, ledger
+from craft_server.metering.statements import AUDIT, AUDITED, HELD
 from craft_shared.errors import Code, Refusal
 from craft_shared.messages import (
     Budget,
@@ -40,28 +40,9 @@ Label = Literal["tag", "run", "image_set"]
 
 _WIDTHS_US = {"hour": 3_600_000_000, "day": 86_400_000_000}
 
-_COUNTERS: tuple[Column[int], ...] = tuple(ledger.c[name] for name in Counters.model_fields)
-
-AUDIT = text("""
-    SELECT id, queries_used, queries_held, logit_vectors_used, logit_vectors_held,
-           (SELECT sum(queries) FROM ledger WHERE key_id = keys.id) AS queries_sold,
-           (SELECT sum(logit_vectors) FROM ledger WHERE key_id = keys.id) AS logit_vectors_sold,
-           (SELECT sum(queries) FROM requests
-            WHERE key_id = keys.id AND state = 'held') AS queries_open,
-           (SELECT sum(logit_vectors) FROM requests
-            WHERE key_id = keys.id AND state = 'held') AS logit_vectors_open
-    FROM keys ORDER BY id""")
-
-HELD = text("SELECT count(*), min(held_at) FROM requests WHERE state = 'held'")
+_COUNTERS: tuple[Column[int], ...] = tuple(ledger.c[name] for name in COUNTERS)
 
 _KEY = select(keys).where(keys.c.id == bindparam("key_id"))
-
-_AUDITED = {
-    "queries_used": "queries_sold",
-    "queries_held": "queries_open",
-    "logit_vectors_used": "logit_vectors_sold",
-    "logit_vectors_held": "logit_vectors_open",
-}
 
 
 class Discrepancy(NamedTuple):
@@ -175,9 +156,9 @@ class Ledger:
         with self._store.read() as tx:
             rows = tx.execute(AUDIT).mappings().all()
         checks = [
-            Discrepancy(row["id"], counter, row[counter], int(row[summed] or 0))
+            Discrepancy(row["id"], counter, row[counter], int(row[f"{counter}_rows"] or 0))
             for row in rows
-            for counter, summed in _AUDITED.items()
+            for counter in AUDITED
         ]
         return [check for check in checks if check.counted != check.summed]
 
@@ -195,15 +176,13 @@ def budgets_of(tx: Connection, key_id: str) -> Budgets:
 
 
 def budgets_in(row: Mapping[str, Any]) -> Budgets:
-    """Where the limits stand, from a row with a key's six counters."""
-    queries = _budget(row["queries_limit"], row["queries_used"], row["queries_held"])
-    if row["logit_vectors_limit"] is None:
-        return Budgets(queries=queries)
-    vectors = (row[f"logit_vectors_{name}"] for name in ("limit", "used", "held"))
-    return Budgets(queries=queries, logit_vectors=_budget(*vectors))
+    """Where the limits stand, from a row with a key's counters."""
+    given = (name for name in LIMITS if row[f"{name}_limit"] is not None)
+    return Budgets(**{name: _budget(row, name) for name in given})
 
 
-def _budget(limit: int, used: int, held: int) -> Budget:
+def _budget(row: Mapping[str, Any], name: str) -> Budget:
+    limit, used, held = (row[f"{name}_{what}"] for what in ("limit", "used", "held"))
     return Budget(limit=limit, used=used, held=held, remaining=limit - used - held)
 
 

@@ -13,7 +13,7 @@ good, or `released` or `expired`, from where a retry with the same fingerprint m
 its next attempt. Only the attempt that holds a request can settle or release it. An expired hold
 was given back: settling it takes the room again, and delivers nothing if the room has gone.
 
-The statements are valid on SQLite >= 3.35 and on Postgres. SQLite lets one writer in at a time.
+statements.py has the SQL. SQLite lets one writer in at a time.
 Postgres (READ COMMITTED) waits for a row, then checks the WHERE again on what the row has become;
 a transaction locks at most one request and then one key, so none can wait in a circle.
 """
@@ -22,84 +22,28 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Row, TextClause, select, text
+from sqlalchemy import Connection, Row, TextClause, select
 
 from craft_server.accounts.identity import ANY_VERSION, invalid_key, is_live
-from craft_server.db.store import Clock, Statement, Store, wall_clock
-from craft_server.db.tables import keys, requests
+from craft_server.db.store import Clock, Store, wall_clock
+from craft_server.db.tables import LIMITS, keys, requests
 from craft_server.metering.ledger import Ledger, budgets_in, budgets_of
+from craft_server.metering.statements import (
+    CHARGE,
+    FORGET,
+    HOLD,
+    IN_WORK,
+    MOVE,
+    OPEN,
+    ORPHANED,
+    RECORD,
+    RETURN_HELD,
+    SETTLE,
+    STALE,
+)
 from craft_server.observability.telemetry import Telemetry
 from craft_shared.errors import Code, Refusal
 from craft_shared.messages import Budget, Budgets, Counters
-
-OPEN = Statement("""
-    INSERT INTO requests (key_id, idem_key, fingerprint, state, attempt, holder,
-                          held_at, expires_at, queries, calls, logit_vectors, texts)
-    VALUES (:key_id, :idempotency_key, :fingerprint, 'held', 1, :holder,
-            :now, :expires_at, :queries, :calls, :logit_vectors, :texts)
-    ON CONFLICT (key_id, idem_key) DO UPDATE
-    SET state = 'held', attempt = requests.attempt + 1, holder = excluded.holder,
-        held_at = excluded.held_at, expires_at = excluded.expires_at,
-        queries = excluded.queries, calls = excluded.calls,
-        logit_vectors = excluded.logit_vectors, texts = excluded.texts
-    WHERE requests.state IN ('released', 'expired')
-      AND requests.fingerprint = excluded.fingerprint
-    RETURNING attempt""")
-
-HOLD = Statement("""
-    UPDATE keys SET queries_held = queries_held + :queries,
-                    logit_vectors_held = logit_vectors_held + :logit_vectors
-    WHERE id = :key_id
-      AND revoked_at IS NULL AND (expires_at IS NULL OR :now < expires_at)
-      AND (:version < 0 OR version = :version)
-      AND queries_used + queries_held + :queries <= queries_limit
-      AND (logit_vectors_limit IS NULL
-           OR logit_vectors_used + logit_vectors_held + :logit_vectors <= logit_vectors_limit)
-    RETURNING id""")
-
-IN_WORK = Statement("""
-    SELECT count(*) AS requests FROM requests WHERE key_id = :key_id AND state = 'held'""")
-
-SETTLE = Statement("""
-    UPDATE requests
-    SET state = 'settled', settled_at = :now, reply_sha256 = :reply_sha256, reply = :reply
-    WHERE key_id = :key_id AND idem_key = :idempotency_key AND attempt = :attempt AND state = 'held'
-    RETURNING queries, calls, logit_vectors, texts""")
-
-CHARGE = Statement("""
-    UPDATE keys SET queries_held = queries_held - :queries,
-                    queries_used = queries_used + :queries,
-                    logit_vectors_held = logit_vectors_held - :logit_vectors,
-                    logit_vectors_used = logit_vectors_used + :logit_vectors
-    WHERE id = :key_id
-    RETURNING queries_limit, queries_used, queries_held,
-              logit_vectors_limit, logit_vectors_used, logit_vectors_held""")
-
-RECORD = Statement("""
-    INSERT INTO ledger (at, key_id, request_id, model, image_set, prompts, images, classes,
-                        queries, calls, logit_vectors, texts, tag, run, milliseconds)
-    VALUES (:now, :key_id, :idempotency_key, :model, :image_set, :prompts, :images, :classes,
-            :queries, :calls, :logit_vectors, :texts, :tag, :run, :milliseconds)""")
-
-MOVE = Statement("""
-    UPDATE requests SET state = :state
-    WHERE key_id = :key_id AND idem_key = :idempotency_key AND attempt = :attempt AND state = :was
-    RETURNING queries, logit_vectors""")
-
-RETURN_HELD = Statement("""
-    UPDATE keys SET queries_held = queries_held - :queries,
-                    logit_vectors_held = logit_vectors_held - :logit_vectors
-    WHERE id = :key_id""")
-
-STALE = text("""
-    SELECT key_id, idem_key, attempt FROM requests
-    WHERE state = 'held' AND (expires_at <= :now OR held_at > :future)""")
-
-ORPHANED = text("""
-    SELECT key_id, idem_key, attempt FROM requests WHERE state = 'held' AND holder = :holder""")
-
-FORGET = text("""
-    UPDATE requests SET reply = NULL WHERE reply IS NOT NULL AND settled_at <= :before""")
 
 RETRY_AFTER_S = 1
 """When a client may ask again while its request is in flight."""
@@ -279,7 +223,9 @@ class Meter(Ledger):
                 cost = _release(tx, Hold(*row), "expired")
             if cost is not None:
                 count += 1
-                self._telemetry.units("expired", **cost)
+                self._telemetry.units(
+                    "expired", queries=cost["queries"], logit_vectors=cost["logit_vectors"]
+                )
         return count
 
 
@@ -340,9 +286,11 @@ def _replay(found: Row[Any], fingerprint: str) -> Replay:
 
 def _no_room(budgets: Budgets, cost: Counters) -> Refusal:
     """Why a price does not fit: for good (402), or until what is in flight settles (429)."""
-    limits = {"queries": (budgets.queries, cost.queries)}
-    if budgets.logit_vectors is not None:
-        limits["logit_vectors"] = (budgets.logit_vectors, cost.logit_vectors)
+    limits = {
+        name: (budget, getattr(cost, name))
+        for name in LIMITS
+        if (budget := getattr(budgets, name)) is not None
+    }
     for name, (budget, needed) in limits.items():
         if needed > budget.limit - budget.used:
             return Refusal(Code.BUDGET_EXHAUSTED, _figures(name, budget, needed), param=name)

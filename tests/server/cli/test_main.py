@@ -41,7 +41,7 @@ def store(tmp_path: Path):
 
 def buy(store: Store, key_id: str, *numbers: int, tag: str = "fit", run: str = "") -> None:
     """Purchases of 2 queries each."""
-    cost = Counters(queries=2, calls=1, logit_vectors=8, texts=6)
+    cost = Counters(queries=2, calls=1, logit_vectors=8, texts=6, logits=24)
     meter = Meter(store)
     for number in numbers:
         hold = meter.reserve(key_id, f"r{number}", fingerprint="f", cost=cost, hold_s=60)
@@ -140,8 +140,11 @@ def test_usage_adds_up_each_key_and_audits_the_ledger(run: Run, key: dict[str, s
         "calls": 2,
         "logit_vectors": 16,
         "texts": 12,
+        "logits": 48,
         "queries_limit": 10,
         "queries_remaining": 6,
+        **dict.fromkeys(f"{name}_limit" for name in ("logit_vectors", "texts", "logits")),
+        **dict.fromkeys(f"{name}_remaining" for name in ("logit_vectors", "texts", "logits")),
     }
     assert (idle["owner"], idle["queries"], idle["queries_remaining"]) == ("idle", 0, 3)
     assert json.loads(done.out)["audit"] == []

@@ -30,10 +30,27 @@ from tests.support.released import connected, migrate, release, rows, run_script
 from tests.support.serving import settings_in, stub_box
 
 ADDED = {
-    "keys": {"version": 0, "policy": "{}", "previous_sha256": None, "previous_until": None},
+    "keys": {
+        "version": 0,
+        "policy": "{}",
+        "previous_sha256": None,
+        "previous_until": None,
+        "texts_limit": None,
+        "logits_limit": None,
+    },
     "ledger": {"run": ""},
 }
-"""What an upgrade of the first release adds to each row."""
+"""What an upgrade of the first release adds to each row, whatever is in it."""
+
+COUNTED = {
+    "keys": [
+        {"texts_used": 9, "texts_held": 6, "logits_used": 18, "logits_held": 12},
+        {"texts_used": 0, "texts_held": 0, "logits_used": 0, "logits_held": 0},
+    ],
+    "requests": [{"logits": 18}, {"logits": 12}, {"logits": 6}],
+    "ledger": [{"logits": 18}],
+}
+"""What it counts of the rows of `released.ROWS`: logits are texts x images."""
 
 OLD_KEY = """
     INSERT INTO keys (id, owner, token_sha256, scopes, created_at, expires_at, queries_limit,
@@ -121,6 +138,10 @@ def test_every_check_of_the_tables_is_in_an_upgraded_database(old: str):
     [
         "UPDATE keys SET queries_used = queries_limit + 1",
         "UPDATE keys SET logit_vectors_held = -1",
+        "UPDATE keys SET texts_held = -1",
+        "UPDATE keys SET texts_limit = 14 WHERE id = 'key_a'",
+        "UPDATE keys SET logits_limit = 29 WHERE id = 'key_a'",
+        "UPDATE requests SET logits = -1",
         "UPDATE keys SET previous_sha256 = id",
         "UPDATE keys SET previous_sha256 = 'same', previous_until = 1",
         "UPDATE keys SET token_sha256 = 'same'",
@@ -144,6 +165,8 @@ def test_an_upgrade_keeps_every_row(old: str):
     expected = {
         table: [row | ADDED.get(table, {}) for row in content] for table, content in before.items()
     }
+    for table, counted in COUNTED.items():
+        expected[table] = [row | more for row, more in zip(expected[table], counted, strict=True)]
     assert after == expected
     assert [len(before[name]) for name in ("keys", "requests", "ledger", "images")] == [2, 3, 1, 1]
 

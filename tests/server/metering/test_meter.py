@@ -73,8 +73,11 @@ class Shop:
         return queries.used, queries.held
 
 
-def cost(queries: int, logit_vectors: int = 2) -> Counters:
-    return Counters(queries=queries, calls=1, logit_vectors=logit_vectors, texts=3 * queries)
+def cost(queries: int, *, logit_vectors: int = 2, calls: int = 1) -> Counters:
+    texts, logits = 3 * queries, 6 * queries
+    return Counters(
+        queries=queries, calls=calls, logit_vectors=logit_vectors, texts=texts, logits=logits
+    )
 
 
 @pytest.fixture
@@ -216,6 +219,7 @@ def test_settling_writes_all_that_the_ledger_says(shop: Shop):
         "queries": 3,
         "logit_vectors": 2,
         "texts": 9,
+        "logits": 18,
         "tag": "test",
         "run": "r1",
         "seconds": 1.5,
@@ -404,7 +408,7 @@ def test_a_crash_before_settling_costs_nothing_once_the_hold_is_stale(shop: Shop
         "UPDATE requests SET queries = -1",
         "DELETE FROM requests",
         """INSERT INTO ledger SELECT id + 1, at, key_id, request_id, model, image_set, prompts,
-           images, classes, queries, calls, logit_vectors, texts, tag, run, milliseconds
+           images, classes, queries, calls, logit_vectors, texts, logits, tag, run, milliseconds
            FROM ledger""",
     ],
 )
@@ -461,7 +465,7 @@ def test_the_total_adds_up_all_four_counters(history: Shop):
     reply = history.meter.usage(history.key_id)
     assert reply.bucket == "total"
     assert [bucket.start for bucket in reply.buckets] == [None]
-    assert reply.buckets[0].counters == Counters(queries=6, calls=3, logit_vectors=6, texts=18)
+    assert reply.buckets[0].counters == cost(6, calls=3, logit_vectors=6)
     assert history.meter.totals() == {history.key_id: reply.buckets[0].counters}
 
 
@@ -533,7 +537,7 @@ def test_the_holds_of_all_keys_are_counted_and_the_oldest_is_dated(shop: Shop):
 
 
 def test_an_unused_key_has_bought_nothing(shop: Shop):
-    nothing = Counters(queries=0, calls=0, logit_vectors=0, texts=0)
+    nothing = cost(0, calls=0, logit_vectors=0)
     assert [one.counters for one in shop.meter.usage(shop.key_id).buckets] == [nothing]
     assert shop.meter.usage(shop.key_id, bucket="day").buckets == []
     assert shop.meter.totals() == {}

@@ -28,7 +28,7 @@ Limit = Annotated[int, Query(ge=1, le=10_000)]
 
 
 async def _administration(services: ServicesOf, key: AdminKey) -> Administration:
-    return Administration(services.store, actor=key.id)
+    return Administration(services.store, actor=key.id, defaults=services.settings.default_limits)
 
 
 AdministrationOf = Annotated[Administration, Depends(_administration)]
