@@ -4,12 +4,28 @@ All of them need a key with the scope `admin`, which can do nothing else.
 """
 
 from datetime import datetime
-from typing import Annotated, Literal, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 
-from pydantic import ConfigDict, Field, StringConstraints
+from pydantic import (
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 
 from craft_shared.limits import FINEST_STEP, MAX_OWNER_CHARS
-from craft_shared.messages import Budgets, Count, Output, Policy, Reply, Request
+from craft_shared.messages import (
+    Budgets,
+    Count,
+    Output,
+    Policy,
+    Reply,
+    Request,
+    different_names,
+)
 
 Owner = Annotated[
     str,
@@ -18,7 +34,17 @@ Owner = Annotated[
 KeyId = Annotated[str, StringConstraints(pattern=r"^key_[0-9a-f]{1,28}$")]
 ClientScope = Literal["logits:read", "images:write", "usage:read"]
 KeyState = Literal["active", "expired", "revoked"]
-AnyLimit = Count | Literal["unlimited"] | None
+
+
+def _in_one_fault(value: Any, check: ValidatorFunctionWrapHandler) -> Any:
+    """What is neither is one fault of the field, not one for each that it could have been."""
+    try:
+        return check(value)
+    except ValidationError:
+        raise ValueError(f"{value!r} is neither a whole number from 0 nor `unlimited`") from None
+
+
+AnyLimit = Annotated[Count | Literal["unlimited"] | None, WrapValidator(_in_one_fault)]
 
 CLIENT_SCOPES: tuple[ClientScope, ...] = ("logits:read", "images:write", "usage:read")
 """What a key may do unless its maker says otherwise: all but `admin`."""
@@ -53,6 +79,19 @@ class PolicyRequest(Policy):
     output: OutputRequest = Field(
         OutputRequest(), description="what is disclosed to it of the logits"
     )
+
+    @model_validator(mode="after")
+    def _can_be_asked(self) -> "PolicyRequest":
+        names, most, fewest = self.class_names, self.max_classes, self.output.min_classes
+        if names is not None and different_names(names) < fewest:
+            found = f"class_names has {different_names(names)} different names"
+            raise ValueError(f"{found}, top_k with k = {self.output.k} needs at least {fewest}")
+        if most is not None and most < fewest:
+            found = f"max_classes is {most}"
+            raise ValueError(f"{found}, top_k with k = {self.output.k} needs at least {fewest}")
+        if names is not None and most is not None and most < len(names):
+            raise ValueError(f"max_classes is {most}, class_names has {len(names)}")
+        return self
 
 
 class KeyRequest(Request):

@@ -26,6 +26,7 @@ class Code(StrEnum):
     SCOPE_DENIED = "scope_denied"
     MODEL_DENIED = "model_denied"
     PROMPT_KIND_DENIED = "prompt_kind_denied"
+    CLASS_NAMES_DENIED = "class_names_denied"
     NOT_FOUND = "not_found"
     UNKNOWN_MODEL = "unknown_model"
     UNKNOWN_IMAGE = "unknown_image"
@@ -63,6 +64,7 @@ CODES: dict[Code, Rule] = {
     Code.SCOPE_DENIED: Rule(403, "The key lacks the scope for this call"),
     Code.MODEL_DENIED: Rule(403, "The key may not use this model"),
     Code.PROMPT_KIND_DENIED: Rule(403, "This kind of prompt is switched off"),
+    Code.CLASS_NAMES_DENIED: Rule(403, "The key may not ask about these class names"),
     Code.NOT_FOUND: Rule(404, "There is nothing at this address"),
     Code.UNKNOWN_MODEL: Rule(404, "No such model"),
     Code.UNKNOWN_IMAGE: Rule(404, "No such image"),

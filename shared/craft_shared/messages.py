@@ -5,6 +5,7 @@ them (a newer server may say more). Sizes that a server chooses are not checked 
 the model card. The two tensor bodies of POST /v1/logits are in `craft_shared.wire`.
 """
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -257,12 +258,26 @@ class Output(Reply):
     step: float | None = Field(None, gt=0, allow_inf_nan=False, description="of `rounded`")
     k: Positive | None = Field(None, description="of `top_k`")
 
+    @property
+    def min_classes(self) -> int:
+        """Fewest different class names of which this withholds anything, where it is to withhold.
+
+        The `k` best of `k` classes are all of them. A label of one class says nothing at all, so it
+        needs no second.
+        """
+        return 1 if self.k is None else self.k + 1
+
     @model_validator(mode="after")
     def _fits_the_kind(self) -> "Output":
         for name, kind in (("step", "rounded"), ("k", "top_k")):
             if (getattr(self, name) is not None) != (self.kind == kind):
                 raise ValueError(f"`{name}` belongs to the output {kind!r}, and {kind!r} needs it")
         return self
+
+
+def different_names(names: Iterable[str]) -> int:
+    """How many class names there are for a model that hears neither case nor spaces."""
+    return len({" ".join(name.lower().split()) for name in names})
 
 
 class Policy(Reply):

@@ -36,8 +36,9 @@ def craft_server(monkeypatch, capsys):
 
 
 @pytest.fixture
-def settings(tmp_path):
-    return settings_in(tmp_path)
+def settings(tmp_path, request):
+    """Of the server; parametrize it `indirect` with a dictionary to change some."""
+    return settings_in(tmp_path, **getattr(request, "param", {}))
 
 
 @pytest.fixture

@@ -2,9 +2,12 @@
 
 import pytest
 
-from craft_server.accounts.identity import Scope
+from craft_server.accounts.identity import MAY_BE_UNLIMITED, Scope
 from craft_server.api.services import services_of
+from craft_server.db.tables import LIMITS
 from craft_server.metering.meter import LedgerEntry
+from craft_server.settings import Settings
+from craft_shared.admin import KeyChange, KeyRequest
 from craft_shared.messages import Counters
 
 
@@ -35,13 +38,16 @@ def test_a_minted_key_works_and_is_shown_once(admin):
     made = create(
         admin,
         logit_vectors_limit=9,
+        texts_limit=10,
+        logits_limit=11,
         scopes=["usage:read"],
         expires_at="2999-01-01T00:00:00Z",
         policy={"output": {"kind": "rounded", "step": 0.5}},
     )
     seen = use(admin, made["key"]).json()
     assert (seen["owner"], seen["scopes"]) == ("bob", ["usage:read"])
-    assert seen["budgets"]["logit_vectors"]["limit"] == 9
+    limits = {name: budget["limit"] for name, budget in seen["budgets"].items()}
+    assert limits == {"queries": 5, "logit_vectors": 9, "texts": 10, "logits": 11}
     assert seen["policy"]["output"] == {"kind": "rounded", "step": 0.5, "k": None}
     record = admin.get(f"/v1/admin/keys/{made['id']}").json()
     assert record == {name: value for name, value in made.items() if name != "key"}
@@ -61,6 +67,35 @@ def test_a_change_holds_at_once(admin):
         "scopes"
     ] == ["images:write"]
     assert use(admin, made["key"]).status_code == 200
+
+
+@pytest.mark.parametrize("counter", ["logit_vectors", "texts", "logits"])
+def test_a_limit_is_changed_and_taken_away(admin, counter):
+    made = create(admin, **{f"{counter}_limit": 9})
+    path = f"/v1/admin/keys/{made['id']}"
+    others = {name: made["budgets"][name] for name in made["budgets"] if name != counter}
+    for limit, now in ((7, 7), ("unlimited", None), (8, 8)):
+        budgets = admin.patch(path, json={f"{counter}_limit": limit}).json()["budgets"]
+        assert (budgets[counter] and budgets[counter]["limit"]) == now
+        assert {name: budgets[name] for name in others} == others
+    assert use(admin, made["key"]).json()["budgets"] == budgets
+
+
+@pytest.mark.parametrize("settings", [{"default_texts_limit": 2000}], indirect=True)
+def test_a_key_has_the_operator_s_default_unless_its_maker_says(admin):
+    assert create(admin)["budgets"]["texts"]["limit"] == 2000
+    assert create(admin, texts_limit=None)["budgets"]["texts"]["limit"] == 2000
+    assert create(admin, texts_limit=3)["budgets"]["texts"]["limit"] == 3
+    free = create(admin, texts_limit="unlimited")
+    assert free["budgets"]["texts"] is free["budgets"]["logits"] is None
+
+
+def test_every_limit_can_be_given_by_an_owner():
+    names = {f"{name}_limit" for name in LIMITS}
+    assert names == {*MAY_BE_UNLIMITED, "queries_limit"}
+    for message in (KeyRequest, KeyChange):
+        assert {name for name in message.model_fields if name.endswith("_limit")} == names
+    assert Settings().default_limits.keys() == {*MAY_BE_UNLIMITED}
 
 
 def test_rotation_and_revocation(admin):
@@ -129,6 +164,12 @@ def test_the_audit_finds_a_counter_that_is_not_its_ledger(admin, app):
         ({"policy": {"max_clases": 1}}, "policy.max_clases"),
         ({"policy": {"output": {"kind": "top_k"}}}, "policy.output"),
         ({"policy": {"output": {"knd": "label"}}}, "policy.output.knd"),
+        ({"policy": {"class_names": []}}, "policy.class_names"),
+        ({"policy": {"class_names": ["a"], "output": {"kind": "top_k", "k": 1}}}, "policy"),
+        ({"policy": {"class_names": ["a", "A"], "output": {"kind": "top_k", "k": 1}}}, "policy"),
+        ({"policy": {"max_classes": 3, "output": {"kind": "top_k", "k": 3}}}, "policy"),
+        ({"texts_limit": "unlimitd"}, "texts_limit"),
+        ({"logits_limit": -1}, "logits_limit"),
         ({"policy": {"output": {"kind": "rounded", "step": 1e-50}}}, "policy.output.step"),
         ({"extra": 1}, "extra"),
     ],

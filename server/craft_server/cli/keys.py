@@ -264,8 +264,7 @@ def _understood(minted: MintedKey) -> Iterator[str]:
     if Scope.ADMIN in minted.scopes:
         return
     yield f"has left: {_left(minted.budgets)}"
-    yield f"policy: {minted.policy.model_dump_json(exclude_defaults=True)}"
-    yield f"output: {minted.policy.output.model_dump_json(exclude_none=True)}"
+    yield f"policy: {minted.policy.model_dump_json(exclude_none=True)}"
 
 
 def _all(admin: Administration, owner: str | None) -> Iterator[KeyRecord]:
@@ -305,5 +304,5 @@ def _row(record: KeyRecord) -> Row:
         "scopes": list(record.scopes),
         "created_at": record.created_at.isoformat(timespec="seconds"),
         "expires_at": record.expires_at and record.expires_at.isoformat(timespec="seconds"),
-        "policy": record.policy.model_dump_json(exclude_defaults=True),
+        "policy": record.policy.model_dump_json(exclude_none=True),
     }

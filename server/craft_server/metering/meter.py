@@ -151,7 +151,7 @@ class Meter(Ledger):
             opened = OPEN.first(tx, values | {"now": now, "expires_at": expires_at})
             if opened is None:
                 _check_unchanged(tx, key_id, now, version)
-                return _replay(_request(tx, key_id, idempotency_key), fingerprint)
+                return _replay(_request(tx, key_id, idempotency_key), fingerprint, cost)
             if HOLD.first(tx, values | {"now": now}) is None:
                 _check_unchanged(tx, key_id, now, version)
                 raise _no_room(budgets_of(tx, key_id), cost)
@@ -271,8 +271,13 @@ def _request(tx: Connection, key_id: str, idempotency_key: str) -> Row[Any]:
     return tx.execute(select(requests).where(*where)).one()
 
 
-def _replay(found: Row[Any], fingerprint: str) -> Replay:
-    """What was sold before, if that is what stands in the way of opening the request."""
+def _replay(found: Row[Any], fingerprint: str, wanted: Counters) -> Replay:
+    """What was sold before, if that is what stands in the way of opening the request.
+
+    Its reply says as much as the key is told now. Where that is more than was paid for, it is not
+    given: a key that was told labels and is now told logits buys anew. A row of a release that did
+    not count logits has 0 of them.
+    """
     name, param = f"Idempotency-Key {found.idempotency_key!r}", "Idempotency-Key"
     if found.fingerprint != fingerprint:
         detail = f"{name} belongs to another request; every request needs its own"
@@ -281,6 +286,12 @@ def _replay(found: Row[Any], fingerprint: str) -> Replay:
         detail = f"the request with {name} is still being worked on"
         raise Refusal(Code.REQUEST_IN_PROGRESS, detail, param=param, retry_after_s=RETRY_AFTER_S)
     cost = Counters.model_validate(found, from_attributes=True)
+    if 0 < cost.logits < wanted.logits:
+        detail = (
+            f"the request with {name} was bought when this key was told less: {cost.logits} "
+            f"logits, now {wanted.logits}; buy it again with another Idempotency-Key"
+        )
+        raise Refusal(Code.IDEMPOTENCY_KEY_REUSED, detail, param=param)
     return Replay(found.idempotency_key, found.reply, found.reply_sha256, cost)
 
 

@@ -201,3 +201,123 @@ def test_during_a_grace_both_tokens_buy(client, app):
     assert ask(client, set_id, "old").status_code == 200
     client.headers["Authorization"] = f"Bearer {minted.token}"
     assert ask(client, set_id, "new").status_code == 200
+
+
+# --- which names it may ask about ---------------------------------------------------------------
+
+
+NAMES = ["cat", "dog", "dog"]
+
+
+def test_a_fixed_list_of_names_is_on_the_card_and_in_the_policy(anonymous, as_key):
+    as_key(class_names=NAMES)
+    card = anonymous.get("/v1/models/stub::0").json()
+    assert card["class_names"] == NAMES
+    assert (card["limits"]["min_classes"], card["limits"]["classes"]) == (3, 3)
+    assert anonymous.get("/v1/key").json()["policy"]["class_names"] == NAMES
+    as_key()
+    free = anonymous.get("/v1/models/stub::0").json()
+    assert (free["class_names"], free["limits"]["min_classes"]) == (None, 1)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["cat", "dog"], "its 3 class names, not 2"),
+        (["cat", "dog", "dog", "dog"], "its 3 class names, not 4"),
+        (["cat", "dog", "bird"], "'bird' is none of the names"),
+        (["cat", "cat", "dog"], "as often as its list does"),
+        (["Cat", "dog", "dog"], "'Cat' is none of the names"),
+    ],
+)
+def test_a_key_with_fixed_names_asks_about_no_others(anonymous, as_key, names, said):
+    as_key(class_names=NAMES)
+    reply = ask(anonymous, image_set(anonymous), class_names=names)
+    found = reply.json()
+    assert (reply.status_code, found["code"], found["param"]) == (
+        403,
+        "class_names_denied",
+        "class_names",
+    )
+    assert said in found["detail"]
+    assert anonymous.get("/v1/key").json()["budgets"]["queries"]["used"] == 0
+
+
+def test_fixed_names_may_be_asked_in_any_order(anonymous, as_key):
+    as_key(class_names=NAMES)
+    set_id = image_set(anonymous)
+    for number, names in enumerate((NAMES, ["dog", "cat", "dog"])):
+        assert ask(anonymous, set_id, f"n{number}", class_names=names).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("names", "status"),
+    [
+        (["cat", "dog"], 403),
+        (["cat", "dog", "DOG"], 403),
+        (["cat", "dog", "  dog "], 403),
+        (["cat", "dog", "bird"], 200),
+    ],
+)
+def test_the_k_best_are_told_of_more_than_k_names_alone(anonymous, as_key, names, status):
+    as_key(output=Output(kind="top_k", k=2))
+    assert anonymous.get("/v1/models/stub::0").json()["limits"]["min_classes"] == 3
+    reply = ask(anonymous, image_set(anonymous), class_names=names)
+    assert reply.status_code == status
+    if status == 403:
+        assert "2 different class names, this key needs at least 3" in reply.json()["detail"]
+        assert reply.json()["code"] == "class_names_denied"
+
+
+# --- numbers told are counted -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("output", "told"),
+    [
+        (Output(), 3),
+        (Output(kind="rounded", step=0.5), 3),
+        (Output(kind="log_probabilities"), 3),
+        (Output(kind="top_k", k=2), 2),
+        (Output(kind="label"), 1),
+    ],
+    ids=lambda value: getattr(value, "kind", ""),
+)
+def test_the_logits_of_a_price_are_the_numbers_in_the_reply(anonymous, as_key, output, told):
+    as_key(output=output)
+    reply = ask(anonymous, image_set(anonymous, count=2), class_names=["a", "b", "c"]).json()
+    logits = np.array(reply["logits"], dtype=float)
+    prompts, images, _ = logits.shape
+    assert reply["cost"]["logits"] == prompts * images * told == np.isfinite(logits).sum()
+    assert reply["cost"]["texts"] == prompts * 3
+
+
+def test_a_replay_tells_no_more_than_was_paid_for(client, app, mint_key):
+    """A label bought is a label: logits of it, which later the key may have, are bought anew."""
+    set_id = image_set(client)
+    key = mint_key(100, policy=Policy(output=Output(kind="label")), logits_limit=1000)
+    client.headers["Authorization"] = f"Bearer {key.token}"
+    bought = ask(client, set_id, "one").json()
+    services_of(app).keys.change(key.key.id, policy=Policy())
+    again = ask(client, set_id, "one")
+    assert (again.status_code, again.json()["code"]) == (422, "idempotency_key_reused")
+    assert "told less" in again.json()["detail"]
+    dear = ask(client, set_id, "two").json()
+    assert dear["cost"]["logits"] == 2 * bought["cost"]["logits"]
+    services_of(app).keys.change(key.key.id, policy=Policy(output=Output(kind="label")))
+    assert ask(client, set_id, "two").json()["replayed"]
+
+
+@pytest.mark.parametrize("counter", ["texts", "logits"])
+def test_a_limit_on_texts_or_logits_is_a_limit(client, mint_key, counter):
+    set_id = image_set(client, count=3)
+    client.headers["Authorization"] = f"Bearer {mint_key(100).token}"
+    price = ask(client, set_id).json()["cost"][counter]
+    limits = {f"{counter}_limit": 2 * price - 1}
+    client.headers["Authorization"] = f"Bearer {mint_key(100, **limits).token}"
+    first, second = ask(client, set_id, "one"), ask(client, set_id, "two")
+    assert first.json()["budgets"][counter]["remaining"] == price - 1
+    assert (second.status_code, second.json()["code"]) == (402, "budget_exhausted")
+    assert second.json()["param"] == counter
+    stands = client.get("/v1/key").json()["budgets"][counter]
+    assert (stands["used"], stands["held"]) == (price, 0)

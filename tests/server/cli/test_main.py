@@ -15,6 +15,7 @@ import craft_server
 from craft_server.accounts.keys import Keys
 from craft_server.admin import Administration
 from craft_server.db.store import Store
+from craft_server.db.tables import LIMITS
 from craft_server.metering.meter import LedgerEntry, Meter
 from craft_shared.messages import Counters
 from tests.support.commands import Run
@@ -70,6 +71,64 @@ def test_a_new_key_as_json_says_what_it_may_do(run: Run, store: Store):
     assert created["expires_at"] == "2100-01-31T16:00:00+00:00"
 
 
+def test_what_was_understood_of_a_new_key_is_said_beside_its_token(run: Run):
+    policy = '{"output": {"kind": "top_k", "k": 2}, "class_names": ["a", "b", "c"]}'
+    options = ("--texts", "2000", "--logits", "unlimited", "--policy", policy)
+    done = run("keys", "create", "--owner", "lab", "--queries", "10", *options)
+    assert len(done.out.splitlines()) == 1
+    said = done.err.splitlines()[1:]
+    assert said == [
+        "  may: logits:read images:write usage:read, for good",
+        (
+            "  has left: 10 of 10 queries, 2000 of 2000 texts, "
+            "any number of logit vectors, any number of logits"
+        ),
+        '  policy: {"output":{"kind":"top_k","k":2},"class_names":["a","b","c"]}',
+    ]
+
+
+def test_a_key_of_an_administrator_is_said_to_be_one(run: Run):
+    done = run("keys", "create-admin", "--owner", "root", "--expires-at", "2100-01-01")
+    assert done.err.splitlines()[1:] == ["  may: admin, until 2100-01-01T00:00:00+00:00"]
+
+
+def test_limits_that_are_not_said_are_the_operator_s_defaults(
+    run: Run, store: Store, monkeypatch: pytest.MonkeyPatch
+):
+    for name, limit in (("LOGIT_VECTORS", "5"), ("TEXTS", "6"), ("LOGITS", "7")):
+        monkeypatch.setenv(f"CRAFT_SERVER_DEFAULT_{name}_LIMIT", limit)
+    given = ("--owner", "lab", "--queries", "10", "--texts", "8", "--logits", "unlimited", "--json")
+    made = json.loads(run("keys", "create", *given).out)
+    limits = {name: made[f"{name}_limit"] for name in LIMITS}
+    assert limits == {"queries": 10, "logit_vectors": 5, "texts": 8, "logits": None}
+    budgets = Meter(store).budgets(made["id"])
+    assert {name: budget and budget.limit for name, budget in budgets} == limits
+    admin = json.loads(run("keys", "create-admin", "--owner", "root", "--json").out)
+    assert admin["texts_limit"] is None
+
+
+@pytest.mark.parametrize(
+    ("policy", "said"),
+    [
+        ('{"output": {"knd": "label"}}', "output.knd"),
+        ('{"clas_names": ["a"]}', "clas_names"),
+        ('{"class_names": ["a", "b"], "output": {"kind": "top_k", "k": 2}}', "at least 3"),
+        ('{"max_classes": 2, "output": {"kind": "top_k", "k": 2}}', "at least 3"),
+        ('{"max_classes": 2, "class_names": ["a", "b", "c"]}', "class_names has 3"),
+    ],
+)
+def test_a_policy_that_cannot_be_meant_makes_no_key(
+    run: Run, policy: str, said: str, tmp_path: Path
+):
+    path = tmp_path / "policy.json"
+    path.write_text(policy)
+    for given in (policy, f"@{path}"):
+        done = run("keys", "create", "--owner", "lab", "--queries", "1", "--policy", given)
+        assert (done.code, done.out) == (2, "")
+        assert said in done.err
+    assert run("keys", "list").out == ""
+
+
 def test_keys_are_listed_with_their_state_and_never_with_their_token(run: Run, key: dict[str, str]):
     expired = ("--owner", "old", "--queries", "1", "--expires-at", "2020-01-01")
     run("keys", "create", *expired)
@@ -108,12 +167,18 @@ def test_an_empty_table_says_so(run: Run, monkeypatch: pytest.MonkeyPatch):
 
 def test_a_budget_is_changed(run: Run, key: dict[str, str], store: Store):
     done = run("keys", "set-budget", key["id"], "--queries", "20", "--logit-vectors", "7")
-    assert (done.code, "20 of 20" in done.err) == (0, True)
+    assert (done.code, "20 of 20 queries, 7 of 7 logit vectors" in done.err) == (0, True)
     budgets = Meter(store).budgets(key["id"])
     assert budgets.logit_vectors is not None
     assert (budgets.queries.limit, budgets.logit_vectors.limit) == (20, 7)
     run("keys", "set-budget", key["id"], "--logit-vectors", "unlimited")
     assert Meter(store).budgets(key["id"]).logit_vectors is None
+    run("keys", "set-budget", key["id"], "--texts", "300", "--logits", "9")
+    budgets = Meter(store).budgets(key["id"])
+    assert budgets.texts is not None
+    assert budgets.logits is not None
+    assert (budgets.texts.limit, budgets.logits.limit) == (300, 9)
+    assert "--texts 'x' is neither" in run("keys", "set-budget", key["id"], "--texts", "x").err
 
 
 def test_where_the_data_lies_can_be_said_on_the_command_line(run: Run, tmp_path: Path):
