@@ -35,10 +35,11 @@ SETTINGS = {
 }
 STOPPED_S = 90.0
 
-_BALANCE = text("""
-    SELECT queries_limit, queries_used, queries_held,
-           (SELECT coalesce(sum(queries), 0) FROM ledger WHERE key_id = keys.id) AS sold
-    FROM keys WHERE id = :key""")
+COUNTERS = ("queries", "logit_vectors", "texts", "logits")
+_STAND = """{0}_limit, {0}_used, {0}_held,
+           (SELECT coalesce(sum({0}), 0) FROM ledger WHERE key_id = keys.id)"""
+_STANDS = ", ".join(_STAND.format(name) for name in COUNTERS)
+_BALANCE = text(f"SELECT {_STANDS} FROM keys WHERE id = :key")  # noqa: S608 - names stand above
 _SOLD = text("SELECT request_id, queries FROM ledger WHERE key_id = :key")
 _REQUESTS = text("SELECT idem_key, state FROM requests WHERE key_id = :key")
 _HELD = text("""
@@ -48,14 +49,43 @@ _HELD = text("""
 )
 
 
-class Balance(NamedTuple):
-    """A key's balance at one moment."""
+class Stand(NamedTuple):
+    """Where one limit of a key stands."""
 
-    limit: int
+    limit: int | None
     used: int
     held: int
     sold: int
     """The sum of its ledger."""
+
+    @property
+    def overdrawn(self) -> bool:
+        """Is more used and held, or sold, than the limit allows?"""
+        return self.limit is not None and max(self.used + self.held, self.sold) > self.limit
+
+
+class Balance(NamedTuple):
+    """A key's balance at one moment, in each counter that can be limited."""
+
+    queries: Stand
+    logit_vectors: Stand
+    texts: Stand
+    logits: Stand
+
+    @property
+    def overdrawn(self) -> bool:
+        """Is it in any counter?"""
+        return any(stand.overdrawn for stand in self)
+
+    @property
+    def held(self) -> bool:
+        """Is anything?"""
+        return any(stand.held for stand in self)
+
+    @property
+    def agrees(self) -> bool:
+        """Is all that is used in the ledger, and nothing else?"""
+        return all(stand.used == stand.sold for stand in self)
 
 
 class LedgerReader:
@@ -67,9 +97,11 @@ class LedgerReader:
     def balance(self, key_id: str) -> Balance | None:
         """A key's balance; None while the store does not answer."""
         try:
-            return Balance(*map(int, self._rows(_BALANCE, key_id)[0]))
+            row = self._rows(_BALANCE, key_id)[0]
         except DBAPIError:
             return None
+        stands = (row[at : at + 4] for at in range(0, 4 * len(COUNTERS), 4))
+        return Balance(*(Stand(limit, *map(int, rest)) for limit, *rest in stands))
 
     def sold(self, key_id: str) -> list[tuple[str, int]]:
         """Name and queries of each line of the ledger."""
@@ -228,9 +260,13 @@ class Cluster:
         self._keys_store.close()
         self.store.close()
 
-    def mint(self, queries: int) -> tuple[str, str]:
-        """Id and token of a new key."""
-        minted = self._keys.create(OWNER, queries)
+    def mint(self, queries: int, *, texts: int | None = None) -> tuple[str, str]:
+        """Id and token of a new key; its other limits are those that go with so many texts."""
+        logits = None if texts is None else texts * IMAGES
+        vectors = None if texts is None else queries * IMAGES
+        minted = self._keys.create(
+            OWNER, queries, logit_vectors_limit=vectors, texts_limit=texts, logits_limit=logits
+        )
         return minted.key.id, minted.token
 
     def heal(self) -> None:

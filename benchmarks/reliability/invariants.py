@@ -1,6 +1,6 @@
 """What is wrong with a round: its ledger, compared with the clients' replies.
 
-overshoot     the ledger, or used and held together, above the limit at any moment
+overshoot     the ledger, or used and held together, above any of the limits at any moment
 double        a purchase charged twice, or charged though nobody was or will be given its reply
 lost          a purchase that a client has, but the ledger has not
 unexpected    an answer of 500 or above that is not 503 or 504, or has no code of the protocol
@@ -66,7 +66,7 @@ class Sampler:
             balance = self._ledger.balance(self._key_id)
             if balance is not None:
                 self.samples += 1
-                if _overdrawn(balance) or balance.used != balance.sold:
+                if balance.overdrawn or not balance.agrees:
                     self.wrong.append(balance)
 
 
@@ -76,7 +76,7 @@ def check(
     """All that can be wrong with a round whose clients are done and whose servers run again."""
     findings = Findings()
     for balance in sampler.wrong:
-        findings.add("overshoot" if _overdrawn(balance) else "other", f"sampled {balance}")
+        findings.add("overshoot" if balance.overdrawn else "other", f"sampled {balance}")
     for number, name in clients.unended():
         findings.add("other", f"client {number} was never given an end to {name}")
     answered = clients.answers()
@@ -127,9 +127,9 @@ def _check_ledger(
     for name, queries in sold:
         if prices.get(name) != queries:
             findings.add("double", f"{name} costs {prices.get(name)}, the ledger says {queries}")
-    if _overdrawn(balance):
+    if balance.overdrawn:
         findings.add("overshoot", f"at the end {balance}")
-    if balance.held or balance.used != balance.sold:
+    if balance.held or not balance.agrees:
         findings.add("other", f"at the end {balance}")
     if open_ones := [name for name, state in ledger.requests(key_id).items() if state == "held"]:
         findings.add("other", f"still held: {open_ones}")
@@ -164,7 +164,3 @@ def _settled(ledger: LedgerReader, key_id: str) -> Balance:
     if balance is None:
         raise SystemExit("the store does not answer any more")
     return balance
-
-
-def _overdrawn(balance: Balance) -> bool:
-    return balance.used + balance.held > balance.limit or balance.sold > balance.limit

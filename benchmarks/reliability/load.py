@@ -37,6 +37,7 @@ class Purchase(NamedTuple):
 
     name: str
     queries: int
+    texts: int
     body: bytes
     tensors: bool
 
@@ -50,6 +51,7 @@ def draw(rng: random.Random, name: str, image_set: str, *, most: int) -> Purchas
     """A purchase of 1 to `most` prompts: soft ones in tensors, or text in JSON."""
     queries = rng.randint(1, most)
     classes = rng.sample(CLASSES, rng.randint(2, len(CLASSES)))
+    texts = queries * len(classes)
     soft = rng.random() < 0.5
     prompts: SoftPrompts | TextPrompts
     if soft:
@@ -61,10 +63,11 @@ def draw(rng: random.Random, name: str, image_set: str, *, most: int) -> Purchas
     )
     if not soft:
         body = request.model_dump_json(exclude_none=True).encode()
-        return Purchase(name, queries, body, tensors=False)
+        return Purchase(name, queries, texts, body, tensors=False)
     draw_offsets = np.random.default_rng(rng.getrandbits(64))
     offsets = draw_offsets.standard_normal((queries, *CONTEXT_SHAPE), np.float32)
-    return Purchase(name, queries, wire.encode_request(request, offsets), tensors=True)
+    body = wire.encode_request(request, offsets)
+    return Purchase(name, queries, texts, body, tensors=True)
 
 
 class Clients:

@@ -188,11 +188,11 @@ SCENARIOS = {
 def play(cluster: Cluster, scenario: Scenario, folder: Path, rng: random.Random) -> Played:
     """Play a round to its end and check its ledger."""
     shares = (_race_shares if scenario.tight else _shares)(cluster, rng, folder.name)
-    wanted = {purchase.name: purchase.queries for share in shares for purchase in share}
-    limit = sum(wanted.values())
+    wanted = {purchase.name: purchase for share in shares for purchase in share}.values()
+    limit, texts = sum(one.queries for one in wanted), sum(one.texts for one in wanted)
     if scenario.tight:
-        limit = rng.randint(5, sum(queries == 1 for queries in wanted.values()))
-    key_id, token = cluster.mint(limit)
+        limit = rng.randint(5, sum(one.queries == 1 for one in wanted))
+    key_id, token = cluster.mint(limit, texts=texts)
     clients = Clients(folder, token, shares)
     now = Round(cluster, rng, key_id, token, clients, Findings())
     with Sampler(cluster.ledger, key_id) as sampler, _ports(scenario, now) as ports:
@@ -209,7 +209,7 @@ def play(cluster: Cluster, scenario: Scenario, folder: Path, rng: random.Random)
     for complaint in complaints:
         findings.add("other", complaint)
     balance = cluster.ledger.balance(key_id)
-    sold = 0 if balance is None else balance.sold
+    sold = 0 if balance is None else balance.queries.sold
     if sold != limit:
         findings.add("other", f"{sold} queries were sold, {limit} were to be")
     said = "; ".join(part for part in (now.said, clients.statuses()) if part)

@@ -28,6 +28,7 @@ from benchmarks.common.machine import (
 )
 from benchmarks.common.servers import Server, serving
 from benchmarks.reliability.soak_client import Shared, SoakClient
+from craft_shared.messages import Counters
 
 SHOWN_FAILURES = 20
 NOISE_MB = 20.0
@@ -121,7 +122,7 @@ def compared(server: Server, clients: list[SoakClient]) -> list[Row]:
     rows = []
     for number, client in enumerate(clients):
         total = ledgers[f"soak{number}"]
-        own = {name: client.bought[name] for name in ("queries", "calls", "logit_vectors", "texts")}
+        own = {name: client.bought[name] for name in Counters.model_fields}
         used = total["queries_limit"] - total["queries_remaining"]
         same = {name: total[name] for name in own} == own and used == own["queries"]
         rows.append(

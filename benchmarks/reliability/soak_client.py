@@ -319,6 +319,7 @@ class SoakClient:
             "calls": 1,
             "logit_vectors": queries * images,
             "texts": queries * classes,
+            "logits": queries * images * classes,
         }
         if message.cost.model_dump() != cost:
             raise Wrong(f"cost {message.cost}, expected {cost}")

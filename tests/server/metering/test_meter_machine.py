@@ -31,6 +31,7 @@ from hypothesis.stateful import (
 from craft_server.accounts.identity import Key
 from craft_server.accounts.keys import Keys
 from craft_server.db.store import Store
+from craft_server.db.tables import LIMITS
 from craft_server.metering.meter import Hold, LedgerEntry, Meter, Replay
 from craft_shared.errors import Code, Refusal
 from craft_shared.messages import Budgets, Counters
@@ -49,10 +50,19 @@ REPLICAS = st.sampled_from("ab")
 IDEMPOTENCY_KEYS = st.sampled_from("abcdef")
 FINGERPRINTS = st.sampled_from(["f", "f", "f", "g"])
 COSTS = st.builds(
-    lambda queries, vectors: Counters(queries=queries, calls=1, logit_vectors=vectors, texts=0),
-    st.integers(0, 6),
-    st.integers(0, 12),
+    Counters,
+    queries=st.integers(0, 6),
+    calls=st.just(1),
+    logit_vectors=st.integers(0, 12),
+    texts=st.integers(0, 12),
+    logits=st.integers(0, 24),
 )
+Limits = dict[str, int | None]
+LIMITED = st.fixed_dictionaries(
+    {"queries": st.integers(0, 12)}
+    | {name: st.none() | st.integers(0, 24) for name in LIMITS if name != "queries"}
+)
+"""The limits of a key; None is no limit."""
 
 
 @dataclass
@@ -72,8 +82,7 @@ class Request:
 class Model:
     """The meter as a dictionary: the sums are taken anew each time they are asked for."""
 
-    queries_limit: int
-    vectors_limit: int | None
+    all_limits: Limits
     requests: dict[str, Request] = field(default_factory=dict)
 
     def spent(self, counter: str, *states: str) -> int:
@@ -81,10 +90,7 @@ class Model:
         return sum(getattr(one.cost, counter) for one in chosen)
 
     def limits(self) -> dict[str, int]:
-        limits = {"queries": self.queries_limit}
-        return (
-            limits if self.vectors_limit is None else limits | {"logit_vectors": self.vectors_limit}
-        )
+        return {name: limit for name, limit in self.all_limits.items() if limit is not None}
 
     def fits(self, cost: Counters, *states: str) -> bool:
         return all(
@@ -98,7 +104,8 @@ class Model:
         if known and known.fingerprint != wanted.fingerprint:
             return Code.IDEMPOTENCY_KEY_REUSED
         if known and known.state == "settled":
-            return "replay"
+            dearer = 0 < known.cost.logits < wanted.cost.logits
+            return Code.IDEMPOTENCY_KEY_REUSED if dearer else "replay"
         if known and known.state == "held":
             return Code.REQUEST_IN_PROGRESS
         if not self.fits(wanted.cost, "settled"):
@@ -158,8 +165,8 @@ class MeterMachine(RuleBasedStateMachine):
 
     holds = Bundle("holds")
 
-    @initialize(queries=st.integers(0, 12), vectors=st.none() | st.integers(0, 24))
-    def open(self, queries: int, vectors: int | None) -> None:
+    @initialize(limits=LIMITED)
+    def open(self, limits: Limits) -> None:
         self.folder = tempfile.TemporaryDirectory()
         self.url = self.new_url()
         self.now = START_US
@@ -167,9 +174,9 @@ class MeterMachine(RuleBasedStateMachine):
         self.meters: dict[str, Meter] = {}
         for replica in "ab":
             self._start(replica)
-        minted = Keys(self.stores["a"]).create("lab", queries, logit_vectors_limit=vectors)
-        self.key_id = minted.key.id
-        self.model = Model(queries, vectors)
+        given = {f"{name}_limit": limit for name, limit in limits.items()}
+        self.key_id = Keys(self.stores["a"]).create("lab", **given).key.id
+        self.model = Model(limits)
 
     def new_url(self) -> str:
         return f"sqlite:///{Path(self.folder.name) / 'craft.db'}"
@@ -267,20 +274,21 @@ class MeterMachine(RuleBasedStateMachine):
         self._crash(replica)
         assert self.meters[replica].recover() == self.model.recover(replica)
 
-    @rule(queries=st.integers(0, 12), vectors=st.none() | st.integers(0, 24))
-    def set_budget(self, queries: int, vectors: int | None) -> None:
-        spent = {name: self.model.spent(name, "settled", "held") for name in Counters.model_fields}
-        possible = spent["queries"] <= queries and spent["logit_vectors"] <= (
-            spent["logit_vectors"] if vectors is None else vectors
+    @rule(limits=LIMITED)
+    def set_budget(self, limits: Limits) -> None:
+        possible = all(
+            limit is None or self.model.spent(name, "settled", "held") <= limit
+            for name, limit in limits.items()
         )
-        wanted = "unlimited" if vectors is None else vectors
+        wanted = {
+            f"{name}_limit": "unlimited" if limit is None else limit
+            for name, limit in limits.items()
+        }
         keys = Keys(self.stores["a"])
-        got = outcome(
-            lambda: keys.change(self.key_id, queries_limit=queries, logit_vectors_limit=wanted)
-        )
+        got = outcome(lambda: keys.change(self.key_id, **wanted))
         assert isinstance(got, Key) if possible else got == Code.INVALID_REQUEST
         if possible:
-            self.model.queries_limit, self.model.vectors_limit = queries, vectors
+            self.model.all_limits = limits
 
     @invariant()
     def a_step_was_taken(self) -> None:
@@ -289,7 +297,7 @@ class MeterMachine(RuleBasedStateMachine):
     @invariant()
     def counters_are_those_of_the_model_and_within_the_limits(self) -> None:
         budgets = self.meters["a"].budgets(self.key_id)
-        assert (budgets.logit_vectors is None) == (self.model.vectors_limit is None)
+        assert {name for name, budget in budgets if budget is not None} == {*self.model.limits()}
         for counter, limit in self.model.limits().items():
             budget = getattr(budgets, counter)
             assert budget.limit == limit

@@ -20,6 +20,7 @@ import pytest
 
 from craft_server.accounts.keys import Keys
 from craft_server.db.store import Store, wall_clock
+from craft_server.db.tables import LIMITS
 from craft_server.metering.meter import Hold, LedgerEntry, Meter, Replay
 from craft_shared.errors import Code, Refusal
 from craft_shared.messages import Counters
@@ -29,14 +30,15 @@ pytestmark = pytest.mark.slow
 PROCESSES = 8
 REQUESTS = 150
 BUDGET = 200
-VECTORS = 3000
+WORTH = {"queries": 1, "logit_vectors": 10, "texts": 3, "logits": 30}
+"""What a query costs in each counter."""
 LINE = LedgerEntry("tiny", "set_1", prompts=1, images=10, classes=1)
 
 
 def price(number: int) -> Counters:
-    """Requests 0, 1, 2, ... cost 1, 2, 3, 1, 2, 3, ... queries, 10 logit vectors each."""
+    """Requests 0, 1, 2, ... cost 1, 2, 3, 1, 2, 3, ... queries, and what these are worth."""
     queries = 1 + number % 3
-    return Counters(queries=queries, calls=1, logit_vectors=10 * queries, texts=queries)
+    return Counters(calls=1, **{name: queries * worth for name, worth in WORTH.items()})
 
 
 # --- in the workers -----------------------------------------------------------------------------
@@ -148,11 +150,17 @@ def sold(meter: Meter, key_id: str) -> list[str]:
     return [event.request_id for event in meter.events(key_id, limit=10**6).events]
 
 
-def test_eight_processes_sell_the_whole_budget_and_not_a_query_more(
-    tmp_path: Path, store: Store, database_url: str
+@pytest.mark.parametrize("tight", LIMITS)
+def test_eight_processes_sell_the_whole_budget_and_nothing_more(
+    tmp_path: Path, store: Store, database_url: str, tight: str
 ):
+    """Whichever limit is the tight one; the others have room for half as much again."""
     meter = Meter(store)
-    key_id = Keys(store).create("lab", BUDGET, logit_vectors_limit=VECTORS).key.id
+    limits = {
+        f"{name}_limit": BUDGET * worth * (2 if name == tight else 3) // 2
+        for name, worth in WORTH.items()
+    }
+    key_id = Keys(store).create("lab", **limits).key.id
     with workers(tmp_path, "race", database_url, key_id=key_id, count=PROCESSES) as crew:
         complaints = [worker.finish() for worker in crew]
     assert complaints == [b""] * PROCESSES
@@ -165,9 +173,9 @@ def test_eight_processes_sell_the_whole_budget_and_not_a_query_more(
     assert outcomes[Code.BUDGET_EXHAUSTED] > 0
 
     assert meter.audit() == []
-    budgets = meter.budgets(key_id)
-    assert budgets.queries.used == BUDGET
-    assert (budgets.queries.held, budgets.queries.remaining) == (0, 0)
+    for name, budget in meter.budgets(key_id):
+        assert (budget.used, budget.held) == (BUDGET * WORTH[name], 0)
+        assert (budget.remaining == 0) == (name == tight)
     assert sorted(acknowledged) == sorted(sold(meter, key_id))
     assert len(set(acknowledged)) == len(acknowledged)
     prices = (price(int(key.removeprefix("request-"))) for key in acknowledged)
