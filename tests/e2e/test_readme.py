@@ -30,7 +30,13 @@ def test_the_curl_walk_runs_and_answers(tmp_path):
     assert done.returncode == 0, done.stderr
     uploaded, answered, used = replies(done.stdout)
     assert [image["new"] for image in uploaded["images"]] == [True, True]
-    assert answered["cost"] == {"queries": 1, "calls": 1, "logit_vectors": 2, "texts": 2}
+    assert answered["cost"] == {
+        "queries": 1,
+        "calls": 1,
+        "logit_vectors": 2,
+        "texts": 2,
+        "logits": 4,
+    }
     [[three, seven]] = answered["logits"]
     assert three[0] > three[1]
     assert seven[1] > seven[0]

@@ -18,8 +18,10 @@ from craft_shared.messages import (
     LogitsReply,
     LogitsRequest,
     Manifest,
+    ModelCard,
     SoftPrompts,
     TextPrompts,
+    UsageEvent,
 )
 from craft_shared.tensors import MalformedTensors
 from craft_shared.testing import attacks, valid_request
@@ -190,3 +192,31 @@ def test_a_refusal_becomes_a_problem_document():
         "param": "body",
         "request_id": "req_1",
     }
+
+
+# --- replies of servers that know less ----------------------------------------------------------
+
+OLD_REPLY = """{"model": "stub::0", "digest": "d", "image_set": "%s", "replayed": false,
+    "cost": {"queries": 2, "calls": 1, "logit_vectors": 6, "texts": 4},
+    "budgets": {"queries": {"limit": 10, "used": 2, "held": 0, "remaining": 8},
+                "logit_vectors": null}}"""
+OLD_CARD = """{"id": "m", "digest": "d", "context_width": 8, "context_length": 77, "image_size": 8,
+    "logit_scale": 100.0, "prompt_kinds": ["soft"], "dtype": "float32", "text_path": "exact",
+    "limits": {"prompts": 1, "classes": 1, "images": 1, "image_bytes": 1, "image_pixels": 1,
+               "body_bytes": 1, "texts": 1, "logits": 1}}"""
+OLD_EVENT = """{"id": 1, "at": "2026-01-01T00:00:00Z", "request_id": "r", "model": "m",
+    "image_set": "s", "prompts": 1, "images": 1, "classes": 1, "queries": 1, "logit_vectors": 1,
+    "texts": 1, "tag": "", "seconds": 1.0}"""
+"""As servers wrote them before texts and logits were limits."""
+
+
+def test_a_reply_without_the_newer_counters_and_limits_is_read():
+    found = wire.parse(LogitsReply, OLD_REPLY % SET)
+    assert (found.cost.texts, found.cost.logits) == (4, 0)
+    assert (found.budgets.texts, found.budgets.logits) == (None, None)
+
+
+def test_a_card_and_an_event_without_the_newer_fields_are_read():
+    card = wire.parse(ModelCard, OLD_CARD)
+    assert (card.class_names, card.limits.min_classes, card.output) == (None, 1, "logits")
+    assert wire.parse(UsageEvent, OLD_EVENT).logits == 0

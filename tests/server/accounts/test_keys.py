@@ -11,10 +11,11 @@ from sqlalchemy import select
 
 from craft_server.accounts import audit_log
 from craft_server.accounts.cache import KeyCache
-from craft_server.accounts.identity import CLIENT_SCOPES, MAX_LIMIT, Scope
+from craft_server.accounts.identity import CLIENT_SCOPES, MAX_LIMIT, MAY_BE_UNLIMITED, Scope
 from craft_server.accounts.keys import Keys, account
 from craft_server.accounts.tokens import BASE62, checksum, checksum_fits, digest, mint_token
 from craft_server.db.store import Store, to_us
+from craft_server.db.tables import LIMITS
 from craft_server.db.tables import keys as table
 from craft_server.metering.ledger import Ledger
 from craft_server.metering.meter import Hold, LedgerEntry, Meter
@@ -66,10 +67,10 @@ def refused(code: Code, param: str | None = None) -> Iterator[pytest.ExceptionIn
 
 
 def spend(store: Store, key_id: str) -> None:
-    """Use 3 queries and hold 4 more; the logit vectors are ten times as many."""
+    """Use 3 queries and hold 4 more; of all else ten times as many."""
     meter = Meter(store)
     for idempotency_key, queries in (("used", 3), ("held", 4)):
-        cost = Counters(queries=queries, calls=1, logit_vectors=10 * queries, texts=queries)
+        cost = Counters(calls=1, **dict.fromkeys(LIMITS, 10 * queries) | {"queries": queries})
         hold = meter.reserve(key_id, idempotency_key, fingerprint="f", cost=cost, hold_s=60)
         if idempotency_key == "used":
             assert isinstance(hold, Hold)
@@ -190,17 +191,17 @@ def test_keys_are_listed_oldest_first_whatever_became_of_them(keys: Keys, clock:
 def test_a_limit_is_a_whole_number_within_range(keys: Keys, limit: object):
     with refused(Code.INVALID_REQUEST, "queries_limit"):
         keys.create("lab", limit)
-    with refused(Code.INVALID_REQUEST, "logit_vectors_limit"):
-        keys.create("lab", 1, logit_vectors_limit=limit)
+    for name in MAY_BE_UNLIMITED:
+        with refused(Code.INVALID_REQUEST, name):
+            keys.create("lab", 1, **{name: limit})
     assert keys.all() == []
 
 
 @pytest.mark.parametrize("limit", [0, MAX_LIMIT])
 def test_the_ends_of_the_range_are_limits_too(keys: Keys, store: Store, limit: int):
-    key = keys.create("lab", limit, logit_vectors_limit=limit).key
+    key = keys.create("lab", limit, **dict.fromkeys(MAY_BE_UNLIMITED, limit)).key
     budgets = Ledger(store).budgets(key.id)
-    assert budgets.logit_vectors is not None
-    assert budgets.queries.remaining == budgets.logit_vectors.remaining == limit
+    assert {name: budget.remaining for name, budget in budgets} == dict.fromkeys(LIMITS, limit)
 
 
 @pytest.mark.parametrize("owner", ["", "x" * 129, "a\nb", "a\x00"])
@@ -213,13 +214,14 @@ def test_an_owner_is_a_printable_name(keys: Keys, owner: str):
 
 
 def test_a_budget_can_be_raised_and_lowered_to_what_is_spent(keys: Keys, store: Store):
-    key = keys.create("lab", 10, logit_vectors_limit=100).key
+    key = keys.create("lab", 10, **dict.fromkeys(MAY_BE_UNLIMITED, 100)).key
     spend(store, key.id)
     for limit in (1000, 7):
-        keys.change(key.id, queries_limit=limit, logit_vectors_limit=10 * limit)
+        others = dict.fromkeys(MAY_BE_UNLIMITED, 10 * limit)
+        keys.change(key.id, queries_limit=limit, **others)
         budgets = Ledger(store).budgets(key.id)
-        assert budgets.logit_vectors is not None
-        assert (budgets.queries.limit, budgets.logit_vectors.limit) == (limit, 10 * limit)
+        found = {f"{name}_limit": budget.limit for name, budget in budgets}
+        assert found == {"queries_limit": limit} | others
 
 
 def test_a_budget_below_what_is_spent_is_refused_with_the_figures(keys: Keys, store: Store):
@@ -227,10 +229,11 @@ def test_a_budget_below_what_is_spent_is_refused_with_the_figures(keys: Keys, st
     spend(store, key.id)
     with refused(Code.INVALID_REQUEST, "queries_limit") as queries:
         keys.change(key.id, queries_limit=6)
-    with refused(Code.INVALID_REQUEST, "logit_vectors_limit") as vectors:
-        keys.change(key.id, queries_limit=50, logit_vectors_limit=69)
     assert "6 is below 3 used + 4 held = 7" in queries.value.detail
-    assert "69 is below 30 used + 40 held = 70" in vectors.value.detail
+    for name in MAY_BE_UNLIMITED:
+        with refused(Code.INVALID_REQUEST, name) as other:
+            keys.change(key.id, queries_limit=50, **{name: 69})
+        assert "69 is below 30 used + 40 held = 70" in other.value.detail
     assert Ledger(store).budgets(key.id).queries.limit == 10
 
 
@@ -243,6 +246,18 @@ def test_a_limit_on_logit_vectors_can_be_taken_away_and_set_again(keys: Keys, st
     assert (unlimited.logit_vectors, unlimited.queries.limit) == (None, 10)
     assert limited.logit_vectors is not None
     assert limited.logit_vectors.limit == 5
+
+
+def test_a_key_cannot_be_without_a_limit_on_queries(keys: Keys):
+    with refused(Code.INVALID_REQUEST, "queries_limit"):
+        keys.create("lab", "unlimited")
+    with refused(Code.INVALID_REQUEST, "queries_limit"):
+        keys.change(keys.create("lab", 1).key.id, queries_limit="unlimited")
+
+
+def test_a_limit_that_no_key_has_is_no_limit(keys: Keys):
+    with pytest.raises(TypeError, match="no key has text_limit"):
+        keys.create("lab", 1, text_limit=5)
 
 
 def test_a_limit_that_is_out_of_range_is_refused(keys: Keys):

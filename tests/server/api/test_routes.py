@@ -45,7 +45,13 @@ def test_text_prompts_in_json_cost_one_query_each(client):
     assert reply.status_code == 200, reply.text
     body = reply.json()
     assert np.shape(body["logits"]) == (2, 3, 2)
-    assert body["cost"] == {"queries": 2, "calls": 1, "logit_vectors": 6, "texts": 4}
+    assert body["cost"] == {
+        "queries": 2,
+        "calls": 1,
+        "logit_vectors": 6,
+        "texts": 4,
+        "logits": 12,
+    }
     assert body["budgets"]["queries"] == {"limit": 100, "used": 2, "held": 0, "remaining": 98}
     assert reply.headers["x-query-cost"] == "2"
     assert reply.headers["x-query-remaining"] == "98"
@@ -329,7 +335,13 @@ def test_usage_adds_up_the_four_counters(client):
             "tag": None,
             "run": None,
             "image_set": None,
-            "counters": {"queries": 3, "calls": 2, "logit_vectors": 9, "texts": 6},
+            "counters": {
+                "queries": 3,
+                "calls": 2,
+                "logit_vectors": 9,
+                "texts": 6,
+                "logits": 18,
+            },
         }
     ]
     tagged = client.get("/v1/usage", params={"tag": "b", "bucket": "day"}).json()["buckets"]

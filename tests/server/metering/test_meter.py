@@ -8,9 +8,10 @@ from datetime import UTC, datetime
 import pytest
 from sqlalchemy import exc, select, text, update
 
+from craft_server.accounts.identity import MAY_BE_UNLIMITED
 from craft_server.accounts.keys import Keys
-from craft_server.db.store import Store, to_us
-from craft_server.db.tables import keys, ledger, requests
+from craft_server.db.store import Statement, Store, to_us
+from craft_server.db.tables import LIMITS, keys, ledger, requests
 from craft_server.metering.ledger import Discrepancy, Holds, LedgerFilter
 from craft_server.metering.meter import Hold, LedgerEntry, Meter, Replay
 from craft_shared.errors import Code, Refusal
@@ -49,7 +50,10 @@ class Shop:
 
     def reserve(self, idempotency_key: str, queries: int = 1, **changes: object) -> Hold | Replay:
         options: dict[str, object] = {"fingerprint": "f", "cost": cost(queries), "hold_s": HOLD_S}
-        return self.meter.reserve(self.key_id, idempotency_key, **(options | changes))
+        options |= changes
+        if isinstance(options["cost"], dict):
+            options["cost"] = Counters(**options["cost"])
+        return self.meter.reserve(self.key_id, idempotency_key, **options)
 
     def hold(self, idempotency_key: str, queries: int = 1, **changes: object) -> Hold:
         hold = self.reserve(idempotency_key, queries, **changes)
@@ -78,6 +82,16 @@ def cost(queries: int, *, logit_vectors: int = 2, calls: int = 1) -> Counters:
     return Counters(
         queries=queries, calls=calls, logit_vectors=logit_vectors, texts=texts, logits=logits
     )
+
+
+def costs(each: int) -> dict[str, int]:
+    """A price with the same number of everything, to be changed with `|`."""
+    return dict.fromkeys(Counters.model_fields, each)
+
+
+def limits(each: int) -> dict[str, int]:
+    """The same limit on everything."""
+    return {f"{name}_limit": each for name in LIMITS}
 
 
 @pytest.fixture
@@ -161,20 +175,38 @@ def test_what_fits_once_the_holds_are_gone_may_be_tried_again(shop: Shop):
     shop.hold("b", 3)
 
 
-def test_logit_vectors_have_their_own_limit(shop: Shop):
+@pytest.mark.parametrize("counter", LIMITS)
+def test_every_counter_has_its_own_limit(shop: Shop, counter: str):
+    shop.keys.change(shop.key_id, **limits(100) | {f"{counter}_limit": 10})
     with refused(Code.BUDGET_EXHAUSTED) as exhausted:
-        shop.reserve("a", cost=cost(1, logit_vectors=101))
-    shop.hold("b", cost=cost(1, logit_vectors=60))
+        shop.reserve("a", cost=costs(1) | {counter: 11})
+    shop.hold("b", cost=costs(1) | {counter: 6})
     with refused(Code.BUDGET_HELD) as held:
-        shop.reserve("c", cost=cost(1, logit_vectors=60))
-    assert exhausted.value.param == held.value.param == "logit_vectors"
+        shop.reserve("c", cost=costs(1) | {counter: 6})
+    assert exhausted.value.param == held.value.param == counter
+    assert f"needs 6 {counter}, 4 remain: limit 10, used 0, held 6" in held.value.detail
 
 
-def test_without_a_limit_logit_vectors_are_counted_all_the_same(shop: Shop):
-    shop.keys.change(shop.key_id, logit_vectors_limit="unlimited")
-    budgets = shop.settle(shop.hold("a", cost=cost(1, logit_vectors=10**12)))
-    assert budgets.logit_vectors is None
-    assert shop.meter.totals()[shop.key_id].logit_vectors == 10**12
+@pytest.mark.parametrize("counter", MAY_BE_UNLIMITED)
+def test_without_a_limit_all_is_counted_just_the_same(shop: Shop, counter: str):
+    name = counter.removesuffix("_limit")
+    shop.keys.change(shop.key_id, **{counter: "unlimited"})
+    budgets = shop.settle(shop.hold("a", cost=costs(1) | {name: 10**12}))
+    assert getattr(budgets, name) is None
+    assert getattr(shop.meter.totals()[shop.key_id], name) == 10**12
+    with refused(Code.INVALID_REQUEST):  # a limit that is set later starts from the truth
+        shop.keys.change(shop.key_id, **{counter: 10**12 - 1})
+
+
+def test_a_purchase_is_five_statements_whatever_is_limited(shop: Shop, monkeypatch):
+    shop.keys.change(shop.key_id, **limits(100))
+    ran: list[Statement] = []
+    first = Statement.first
+    monkeypatch.setattr(
+        Statement, "first", lambda self, *given: ran.append(self) or first(self, *given)
+    )
+    shop.buy("a")
+    assert len(ran) == 5
 
 
 def test_a_refused_reservation_leaves_no_request_behind(shop: Shop):
@@ -419,11 +451,13 @@ def test_the_database_itself_refuses_to_be_inconsistent(shop: Shop, statement: s
 
 
 def test_the_audit_names_the_counter_that_is_wrong(shop: Shop):
+    shop.keys.change(shop.key_id, **limits(100))
     shop.buy("a", 2)
     shop.hold("b", 3)
     mine = keys.c.id == shop.key_id
     good = shop.meter.audit()
-    for column, wrong in (("queries_used", 7), ("queries_held", 1), ("logit_vectors_held", 0)):
+    columns = [f"{name}_{what}" for name in LIMITS for what in ("used", "held")]
+    for wrong, column in enumerate(columns, 20):
         with shop.store.write() as tx:
             right = tx.execute(select(keys.c[column]).where(mine)).scalar_one()
             tx.execute(update(keys).where(mine).values({column: wrong}))
