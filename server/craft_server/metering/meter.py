@@ -40,6 +40,7 @@ from craft_server.metering.statements import (
     RETURN_HELD,
     SETTLE,
     STALE,
+    taken,
 )
 from craft_server.observability.telemetry import Telemetry
 from craft_shared.errors import Code, Refusal
@@ -152,7 +153,7 @@ class Meter(Ledger):
             if opened is None:
                 _check_unchanged(tx, key_id, now, version)
                 return _replay(_request(tx, key_id, idempotency_key), fingerprint, cost)
-            if HOLD.first(tx, values | {"now": now}) is None:
+            if HOLD.first(tx, taken(values) | {"now": now}) is None:
                 _check_unchanged(tx, key_id, now, version)
                 raise _no_room(budgets_of(tx, key_id), cost)
             _check_in_work(tx, key_id, at_a_time)
@@ -183,7 +184,7 @@ class Meter(Ledger):
                 cost = SETTLE.first(tx, values)
             if cost is not None:
                 RECORD.first(tx, values | vars(entry) | cost)
-                stands = CHARGE.first(tx, {"key_id": hold.key_id, **cost})
+                stands = CHARGE.first(tx, {"key_id": hold.key_id, **taken(cost)})
                 return budgets_of(tx, hold.key_id) if stands is None else budgets_in(stands)
             if _request(tx, hold.key_id, hold.idempotency_key).state != "settled":
                 raise _too_late()
@@ -250,7 +251,7 @@ def _revive(tx: Connection, hold: Hold, now: int) -> bool:
     cost = MOVE.first(tx, vars(hold) | {"was": "expired", "state": "held"})
     if cost is None:
         return False
-    held = {"key_id": hold.key_id, "now": now, "version": ANY_VERSION, **cost}
+    held = {"key_id": hold.key_id, "now": now, "version": ANY_VERSION, **taken(cost)}
     if HOLD.first(tx, held) is None:
         raise _too_late()
     return True
@@ -262,7 +263,7 @@ def _release(
     """What was given back; None if it was no longer held."""
     cost = MOVE.first(tx, vars(hold) | {"was": "held", "state": state})
     if cost is not None:
-        RETURN_HELD.first(tx, {"key_id": hold.key_id, **cost})
+        RETURN_HELD.first(tx, {"key_id": hold.key_id, **taken(cost)})
     return cost
 
 
@@ -274,9 +275,9 @@ def _request(tx: Connection, key_id: str, idempotency_key: str) -> Row[Any]:
 def _replay(found: Row[Any], fingerprint: str, wanted: Counters) -> Replay:
     """What was sold before, if that is what stands in the way of opening the request.
 
-    Its reply says as much as the key is told now. Where that is more than was paid for, it is not
-    given: a key that was told labels and is now told logits buys anew. A row of a release that did
-    not count logits has 0 of them.
+    A reply that is computed again says as much as the key is told now. Where that is more than was
+    paid for, it is not given: a key that was told labels and is now told logits buys anew. A row of
+    a release that did not count logits has 0 of them.
     """
     name, param = f"Idempotency-Key {found.idempotency_key!r}", "Idempotency-Key"
     if found.fingerprint != fingerprint:
@@ -286,7 +287,7 @@ def _replay(found: Row[Any], fingerprint: str, wanted: Counters) -> Replay:
         detail = f"the request with {name} is still being worked on"
         raise Refusal(Code.REQUEST_IN_PROGRESS, detail, param=param, retry_after_s=RETRY_AFTER_S)
     cost = Counters.model_validate(found, from_attributes=True)
-    if 0 < cost.logits < wanted.logits:
+    if found.reply is None and 0 < cost.logits < wanted.logits:
         detail = (
             f"the request with {name} was bought when this key was told less: {cost.logits} "
             f"logits, now {wanted.logits}; buy it again with another Idempotency-Key"

@@ -5,10 +5,23 @@ valid on SQLite >= 3.35 and on Postgres.
 """
 # ruff: noqa: S608 - the names put into SQL are those lists; values are always parameters
 
+from typing import TypeVar
+
 from sqlalchemy import text
 
 from craft_server.db.store import Statement
 from craft_server.db.tables import COUNTERS, LIMITS
+
+T = TypeVar("T")
+
+
+def taken(price: dict[str, T]) -> dict[str, T | int]:
+    """What the price in a row took of the key's limits: all of it, or no texts.
+
+    A release before 0003 knows no limits on texts and logits. While one sells beside this one, its
+    rows say how many texts they had, but no logits, and it took neither from the key.
+    """
+    return {**price} if price["logits"] else {**price, "texts": 0}
 
 
 def _each(form: str, *, join: str = ", ", names: tuple[str, ...] = LIMITS) -> str:
@@ -81,11 +94,13 @@ ORPHANED = text("""
 FORGET = text("""
     UPDATE requests SET reply = NULL WHERE reply IS NOT NULL AND settled_at <= :before""")
 
+_TAKEN = {"texts": "CASE WHEN logits > 0 THEN texts ELSE 0 END"}
+"""As `taken` says it, in SQL."""
 _SOLD = "SELECT sum({0}) FROM ledger WHERE key_id = keys.id"
 _OPEN = "SELECT sum({0}) FROM requests WHERE key_id = keys.id AND state = 'held'"
 
-AUDITED = {f"{name}_used": _SOLD.format(name) for name in LIMITS} | {
-    f"{name}_held": _OPEN.format(name) for name in LIMITS
+AUDITED = {f"{name}_used": _SOLD.format(_TAKEN.get(name, name)) for name in LIMITS} | {
+    f"{name}_held": _OPEN.format(_TAKEN.get(name, name)) for name in LIMITS
 }
 """What each counter of a key is the sum of."""
 

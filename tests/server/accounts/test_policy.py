@@ -292,7 +292,18 @@ def test_the_logits_of_a_price_are_the_numbers_in_the_reply(anonymous, as_key, o
     assert reply["cost"]["texts"] == prompts * 3
 
 
-def test_a_replay_tells_no_more_than_was_paid_for(client, app, mint_key):
+def test_a_stored_reply_is_what_was_told_then(client, app, mint_key):
+    key = mint_key(100, policy=Policy(output=Output(kind="label")))
+    set_id = image_set(client)
+    client.headers["Authorization"] = f"Bearer {key.token}"
+    bought = ask(client, set_id, "one").json()
+    services_of(app).keys.change(key.key.id, policy=Policy())
+    again = ask(client, set_id, "one").json()
+    assert (again["replayed"], again["logits"]) == (True, bought["logits"])
+
+
+@pytest.mark.parametrize("settings", [{"reply_bytes": 0}], indirect=True)
+def test_a_reply_that_is_computed_again_tells_no_more_than_was_paid_for(client, app, mint_key):
     """A label bought is a label: logits of it, which later the key may have, are bought anew."""
     set_id = image_set(client)
     key = mint_key(100, policy=Policy(output=Output(kind="label")), logits_limit=1000)

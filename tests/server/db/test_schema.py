@@ -18,12 +18,14 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import CheckConstraint, create_engine, text
 from sqlalchemy.exc import IntegrityError
 
+from craft_server.accounts.keys import Keys
 from craft_server.api.services import services_of
 from craft_server.app import create_app
 from craft_server.db.schema import HEAD, REVISIONS, SchemaError, pending
 from craft_server.db.store import Store, revision
 from craft_server.db.tables import metadata
 from craft_server.metering.meter import Hold, LedgerEntry, Meter
+from craft_shared.errors import Refusal
 from craft_shared.messages import Counters
 from tests.support.databases import fresh_postgres
 from tests.support.released import connected, migrate, release, rows, run_script, shape
@@ -44,13 +46,13 @@ ADDED = {
 
 COUNTED = {
     "keys": [
-        {"texts_used": 9, "texts_held": 6, "logits_used": 18, "logits_held": 12},
+        {"texts_used": 9, "texts_held": 0, "logits_used": 18, "logits_held": 0},
         {"texts_used": 0, "texts_held": 0, "logits_used": 0, "logits_held": 0},
     ],
-    "requests": [{"logits": 18}, {"logits": 12}, {"logits": 6}],
+    "requests": [{"logits": 18}, {"logits": 0}, {"logits": 0}],
     "ledger": [{"logits": 18}],
 }
-"""What it counts of the rows of `released.ROWS`: logits are texts x images."""
+"""What it counts of the rows of `released.ROWS`: of what is settled, texts x images."""
 
 OLD_KEY = """
     INSERT INTO keys (id, owner, token_sha256, scopes, created_at, expires_at, queries_limit,
@@ -67,6 +69,27 @@ OLD_LINE = """
     VALUES (9, 'key_c', 'three', 'tiny', 'set_1', 1, 2, 3, 1, 1, 2, 3, 'fitness', 7)"""
 OLD_INSERTS = (OLD_KEY, OLD_REQUEST, OLD_LINE)
 """As the first release writes; what it leaves out, a revision must give a default."""
+
+
+OLD_RESERVE = (
+    """INSERT INTO requests (key_id, idem_key, fingerprint, state, attempt, holder,
+                             held_at, expires_at, queries, calls, logit_vectors, texts)
+       VALUES ('key_a', :name, 'f', 'held', 1, 'old', 1, 2, 1, 1, 2, 3)""",
+    """UPDATE keys SET queries_held = queries_held + 1, logit_vectors_held = logit_vectors_held + 2
+       WHERE id = 'key_a'""",
+)
+OLD_SETTLE = (
+    """UPDATE requests SET state = 'settled', settled_at = 3, reply_sha256 = 'd'
+       WHERE key_id = 'key_a' AND idem_key = :name""",
+    """UPDATE keys SET queries_held = queries_held - 1, queries_used = queries_used + 1,
+                       logit_vectors_held = logit_vectors_held - 2,
+                       logit_vectors_used = logit_vectors_used + 2 WHERE id = 'key_a'""",
+    """INSERT INTO ledger (at, key_id, request_id, model, image_set, prompts, images, classes,
+                           queries, calls, logit_vectors, texts, tag, milliseconds)
+       VALUES (9, 'key_a', :name, 'tiny', 'set_1', 1, 2, 3, 1, 1, 2, 3, '', 7)""",
+)
+"""A purchase of a query as releases before 0003 wrote it: 2 images, 3 names."""
+NEW = ("texts", "logits")
 
 
 @pytest.fixture
@@ -139,8 +162,8 @@ def test_every_check_of_the_tables_is_in_an_upgraded_database(old: str):
         "UPDATE keys SET queries_used = queries_limit + 1",
         "UPDATE keys SET logit_vectors_held = -1",
         "UPDATE keys SET texts_held = -1",
-        "UPDATE keys SET texts_limit = 14 WHERE id = 'key_a'",
-        "UPDATE keys SET logits_limit = 29 WHERE id = 'key_a'",
+        "UPDATE keys SET texts_limit = 8 WHERE id = 'key_a'",
+        "UPDATE keys SET logits_limit = 17 WHERE id = 'key_a'",
         "UPDATE requests SET logits = -1",
         "UPDATE keys SET previous_sha256 = id",
         "UPDATE keys SET previous_sha256 = 'same', previous_until = 1",
@@ -198,6 +221,39 @@ def test_a_replica_of_the_first_release_goes_on_during_and_after_an_upgrade(old:
     engine.dispose()
     with closing(Store(old)) as store:
         assert [one.run for one in Meter(store).events("key_c").events] == [""]
+
+
+def test_a_release_that_counts_no_texts_sells_beside_one_that_does(old: str):
+    """Whatever it holds, settles or leaves behind: no limit is missed, no counter drifts."""
+    engine = create_engine(old)
+
+    def as_before(name: str, *statements: str) -> None:
+        with engine.begin() as tx:
+            for statement in statements:
+                tx.execute(text(statement), {"name": name})
+
+    as_before("early", *OLD_RESERVE)
+    with closing(Store(old)) as store:
+        meter = Meter(store)
+        Keys(store).change("key_a", texts_limit=9 + 3, logits_limit=18 + 6)
+        as_before("early", *OLD_SETTLE)
+        assert meter.audit() == []
+        for name in ("settled", "left"):
+            as_before(name, *OLD_RESERVE)
+        cost = Counters(queries=1, calls=1, logit_vectors=2, texts=3, logits=6)
+        hold = meter.reserve("key_a", "new", fingerprint="f", cost=cost, hold_s=60)
+        assert isinstance(hold, Hold)
+        assert meter.audit() == []
+        as_before("settled", *OLD_SETTLE)
+        assert meter.expire() == 2  # what it left, and the one of the fixture
+        assert meter.audit() == []
+        budgets = meter.settle(hold, b"", entry=LedgerEntry("tiny", "set_1", 1, 2, 3))
+        assert meter.audit() == []
+        found = {name: (budget.used, budget.held) for name, budget in budgets if name in NEW}
+        assert found == {"texts": (12, 0), "logits": (24, 0)}
+        with pytest.raises(Refusal, match="needs 3 texts, 0 remain"):
+            meter.reserve("key_a", "more", fingerprint="f", cost=cost, hold_s=60)
+    engine.dispose()
 
 
 def test_what_the_command_line_of_the_first_release_made_alone_is_completed(

@@ -32,7 +32,7 @@ from craft_server.accounts.identity import Key
 from craft_server.accounts.keys import Keys
 from craft_server.db.store import Store
 from craft_server.db.tables import LIMITS
-from craft_server.metering.meter import Hold, LedgerEntry, Meter, Replay
+from craft_server.metering.meter import DAY_S, Hold, LedgerEntry, Meter, Replay
 from craft_shared.errors import Code, Refusal
 from craft_shared.messages import Budgets, Counters
 from tests.support.databases import drop_postgres, fresh_postgres
@@ -50,12 +50,13 @@ REPLICAS = st.sampled_from("ab")
 IDEMPOTENCY_KEYS = st.sampled_from("abcdef")
 FINGERPRINTS = st.sampled_from(["f", "f", "f", "g"])
 COSTS = st.builds(
-    Counters,
-    queries=st.integers(0, 6),
-    calls=st.just(1),
-    logit_vectors=st.integers(0, 12),
-    texts=st.integers(0, 12),
-    logits=st.integers(0, 24),
+    lambda queries, vectors, texts, each: Counters(
+        queries=queries, calls=1, logit_vectors=vectors, texts=texts, logits=texts * each
+    ),
+    st.integers(0, 6),
+    st.integers(0, 12),
+    st.integers(0, 12),
+    st.integers(1, 3),
 )
 Limits = dict[str, int | None]
 LIMITED = st.fixed_dictionaries(
@@ -76,6 +77,9 @@ class Request:
     holder: str = ""
     held_at: int = 0
     expires_at: int = 0
+    settled_at: int = 0
+    forgotten: bool = False
+    """Its reply is stored no longer."""
 
 
 @dataclass
@@ -104,7 +108,7 @@ class Model:
         if known and known.fingerprint != wanted.fingerprint:
             return Code.IDEMPOTENCY_KEY_REUSED
         if known and known.state == "settled":
-            dearer = 0 < known.cost.logits < wanted.cost.logits
+            dearer = known.forgotten and 0 < known.cost.logits < wanted.cost.logits
             return Code.IDEMPOTENCY_KEY_REUSED if dearer else "replay"
         if known and known.state == "held":
             return Code.REQUEST_IN_PROGRESS
@@ -116,12 +120,12 @@ class Model:
         self.requests[idempotency_key] = wanted
         return "hold"
 
-    def settle(self, hold: Hold) -> str:
+    def settle(self, hold: Hold, now: int) -> str:
         request = self.requests[hold.idempotency_key]
         mine = request.attempt == hold.attempt
         late = mine and request.state == "expired" and self.fits(request.cost, "settled", "held")
         if (mine and request.state == "held") or late:
-            request.state = "settled"
+            request.state, request.settled_at = "settled", now
         return "paid" if request.state == "settled" else Code.DEADLINE_EXCEEDED
 
     def release(self, hold: Hold) -> None:
@@ -138,6 +142,9 @@ class Model:
         ]
         for one in stale:
             one.state = "expired"
+        for one in self.requests.values():
+            old = one.state == "settled" and one.settled_at <= now - DAY_S * SECOND_US
+            one.forgotten = one.forgotten or old
         return len(stale)
 
     def recover(self, holder: str) -> int:
@@ -230,10 +237,11 @@ class MeterMachine(RuleBasedStateMachine):
     def _check_replay(self, idempotency_key: str, replay: Replay) -> None:
         assert replay.cost == self.model.requests[idempotency_key].cost
         assert replay.reply_sha256 == hashlib.sha256(idempotency_key.encode()).hexdigest()
-        assert replay.reply in {None, idempotency_key.encode()}
+        forgotten = self.model.requests[idempotency_key].forgotten
+        assert replay.reply == (None if forgotten else idempotency_key.encode())
 
     def _settle(self, replica: str, hold: Hold) -> None:
-        expected = self.model.settle(hold)
+        expected = self.model.settle(hold, self.now)
         got = outcome(
             lambda: self.meters[replica].settle(hold, hold.idempotency_key.encode(), entry=LINE)
         )

@@ -1,8 +1,9 @@
 """Keys get limits on texts and logits, and calls a count of the logits that they told.
 
-Keys of before have neither limit, but what they used and hold is counted from their rows, so that
-a limit set later starts from the truth. Lines of before say the most that they can have told: all
-logits.
+Keys of before have neither limit, but what they used is counted from their lines, so that a limit
+set later starts from the truth. Lines of before say the most that they can have told: all logits.
+What is held now is held by releases that take neither from a key and give neither back, and who go
+on during the upgrade: such a row has no logits.
 """
 
 # ruff: noqa: S608 - the names put into SQL stand in this file
@@ -23,7 +24,10 @@ def upgrade() -> None:
     )
     op.execute("ALTER TABLE ledger ADD COLUMN logits BIGINT DEFAULT '0' NOT NULL")
     op.execute("UPDATE ledger SET logits = texts * images")
-    op.execute("UPDATE requests SET logits = texts * (logit_vectors / queries) WHERE queries > 0")
+    op.execute(
+        "UPDATE requests SET logits = texts * (logit_vectors / queries)"
+        " WHERE state = 'settled' AND queries > 0"
+    )
     for name in _NEW:
         _add_limit(name)
     _count_what_was_sold()
@@ -42,9 +46,7 @@ def _add_limit(name: str) -> None:
 
 def _count_what_was_sold() -> None:
     sums = ", ".join(
-        f"{name}_used = coalesce((SELECT sum({name}) FROM ledger WHERE key_id = keys.id), 0),"
-        f" {name}_held = coalesce((SELECT sum({name}) FROM requests"
-        " WHERE key_id = keys.id AND state = 'held'), 0)"
+        f"{name}_used = coalesce((SELECT sum({name}) FROM ledger WHERE key_id = keys.id), 0)"
         for name in _NEW
     )
     op.execute(f"UPDATE keys SET {sums}")
