@@ -17,7 +17,7 @@ USAGE = _examples(
     "usage --events --key key_3f2a --tag fitness",
 )
 KEYS_CREATE = _examples(
-    "keys create --owner vision-lab --queries 8000",
+    "keys create --owner vision-lab --queries 8000 --texts 80000",
     "keys create --owner vision-lab --queries 8000 --expires-at 2030-01-31 --json",
     """keys create --owner guest --queries 100 --policy '{"prompt_kinds": ["text"]}'""",
 )
@@ -25,7 +25,7 @@ KEYS_CREATE_ADMIN = _examples("keys create-admin --owner alice")
 KEYS_LIST = _examples("keys list --owner vision-lab --json")
 KEYS_SET_BUDGET = _examples(
     "keys set-budget key_3f2a --queries 16000",
-    "keys set-budget key_3f2a --logit-vectors unlimited",
+    "keys set-budget key_3f2a --texts 160000 --logit-vectors unlimited",
 )
 KEYS_CHANGE = _examples(
     "keys change key_3f2a --expires-at never",

@@ -42,6 +42,8 @@ _WIDTHS_US = {"hour": 3_600_000_000, "day": 86_400_000_000}
 
 _COUNTERS: tuple[Column[int], ...] = tuple(ledger.c[name] for name in COUNTERS)
 
+_STANDS = {name: (f"{name}_limit", f"{name}_used", f"{name}_held") for name in LIMITS}
+
 _KEY = select(keys).where(keys.c.id == bindparam("key_id"))
 
 
@@ -177,13 +179,13 @@ def budgets_of(tx: Connection, key_id: str) -> Budgets:
 
 def budgets_in(row: Mapping[str, Any]) -> Budgets:
     """Where the limits stand, from a row with a key's counters."""
-    given = (name for name in LIMITS if row[f"{name}_limit"] is not None)
-    return Budgets(**{name: _budget(row, name) for name in given})
-
-
-def _budget(row: Mapping[str, Any], name: str) -> Budget:
-    limit, used, held = (row[f"{name}_{what}"] for what in ("limit", "used", "held"))
-    return Budget(limit=limit, used=used, held=held, remaining=limit - used - held)
+    stands = {}
+    for name, (limit_of, used_of, held_of) in _STANDS.items():
+        if (limit := row[limit_of]) is not None:
+            used, held = row[used_of], row[held_of]
+            left = limit - used - held
+            stands[name] = Budget(limit=limit, used=used, held=held, remaining=left)
+    return Budgets(**stands)
 
 
 def _sums() -> list[ColumnElement[int]]:

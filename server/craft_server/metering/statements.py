@@ -5,23 +5,21 @@ valid on SQLite >= 3.35 and on Postgres.
 """
 # ruff: noqa: S608 - the names put into SQL are those lists; values are always parameters
 
-from typing import TypeVar
+from typing import Any
 
 from sqlalchemy import text
 
 from craft_server.db.store import Statement
 from craft_server.db.tables import COUNTERS, LIMITS
 
-T = TypeVar("T")
 
-
-def taken(price: dict[str, T]) -> dict[str, T | int]:
+def taken(price: dict[str, Any]) -> dict[str, Any]:
     """What the price in a row took of the key's limits: all of it, or no texts.
 
     A release before 0003 knows no limits on texts and logits. While one sells beside this one, its
     rows say how many texts they had, but no logits, and it took neither from the key.
     """
-    return {**price} if price["logits"] else {**price, "texts": 0}
+    return price if price["logits"] else {**price, "texts": 0}
 
 
 def _each(form: str, *, join: str = ", ", names: tuple[str, ...] = LIMITS) -> str:
