@@ -1,20 +1,27 @@
-"""What logits give away: image embeddings recovered from what a key gets, by output policy.
+"""What logits give away: image embeddings recovered from what a key is told, by texts per image.
 
-    python -m benchmarks leakage [--images 20] [--json leakage.json]
+    python -m benchmarks leakage [--images 20] [--seed 0] [--features DATA] [--json leakage.json]
 
-The attacker knows the text encoder, as for every public checkpoint, so that each prompt is a known
-row of text features, and asks prompts with random soft offsets. This benchmark opens the model to
-get those rows and the truth; from then on it sees only what
-`craft_server.logits.disclosure` discloses. Recovery
-is the cosine between recovered and true embedding, mean over images; 0 is chance, 1 is everything.
+The attacker knows the text encoder, as everybody does of a public checkpoint, and uploads pictures.
+It asks about them with names of its own, or with the only names that its policy allows and
+templates of its own (`benchmarks.accuracy.asking`); `benchmarks.accuracy.recovery` says how it
+reckons. Counted are texts per image: prompts x names, whatever the number of queries. All images
+are asked the same texts. What is told is `craft_server.logits.disclosure`'s. `--features DATA` adds
+real CLIP features (see `benchmarks.accuracy.feature_box`).
 """
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from benchmarks.accuracy.asking import FIXED, NAMES_PER_QUERY, Replies, replies
+from benchmarks.accuracy.feature_box import SCALE, Table
+from benchmarks.accuracy.recovery import Floats, Prior, cosine, recover
 from benchmarks.common.local import load_model
 from benchmarks.common.machine import (
     Row,
@@ -24,133 +31,169 @@ from benchmarks.common.machine import (
     print_table,
     write_json,
 )
-from craft_server.engine.blackbox import BlackBox, Piece
-from craft_server.logits.disclosure import disclose
-from craft_shared.messages import LogitsRequest, Output, SoftPrompts
+from craft_server.engine.blackbox import BlackBox
+from craft_shared.messages import Output
 
-Floats = NDArray[np.float32]
+TEXTS = (10, 50, 250, 1000, 2500, 10_000)
+"""Texts told per image."""
+FEW_TEXTS = (10, 50, 250, 1000)
+REAL_TEXTS = (10, 50, 250, 500, 1000, 1900)
+"""As far as the table of real names goes."""
+OTHER_PICTURES = 500
 
-CLASS_NAMES = (
-    "zero",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
+
+class Ask(NamedTuple):
+    """One way to ask.
+
+    Attributes:
+        label: what the table calls it.
+        output: what the key is told.
+        names: in a query; 0 for as many as there are texts, up to a request's limit.
+        pool: whose texts: "words", "nonsense" or "fixed".
+    """
+
+    label: str
+    output: Output
+    names: int = 0
+    pool: str = "words"
+
+
+LOGITS, PROBABILITIES = Output(), Output(kind="log_probabilities")
+TENTHS, WHOLE = (Output(kind="rounded", step=step) for step in (0.1, 1))
+TOP, LABEL = Output(kind="top_k", k=3), Output(kind="label")
+
+OTHER_NAMES = (
+    Ask("`logits`", LOGITS),
+    Ask("`logits`, names of random letters", LOGITS, pool="nonsense"),
+    Ask("`rounded`, step 0.1", TENTHS),
+    Ask("`rounded`, step 1", WHOLE),
+    Ask("`log_probabilities`", PROBABILITIES),
+    Ask("`top_k` 3, three names a query (k)", TOP, 3),
+    Ask("`top_k` 3, four names a query (k + 1)", TOP, 4),
+    Ask("`top_k` 3, five names a query (k + 2)", TOP, 5),
+    Ask("`top_k` 3, ten names a query", TOP, 10),
+    Ask("`label`, two names a query", LABEL, 2),
+    Ask("`label`, ten names a query", LABEL, 10),
 )
-QUERIES = (10, 50, 250, 1000)
-OUTPUTS = {
-    "logits": Output(),
-    "rounded to 0.1": Output(kind="rounded", step=0.1),
-    "rounded to 1": Output(kind="rounded", step=1),
-    "log-probabilities": Output(kind="log_probabilities"),
-    "top 3 of 10": Output(kind="top_k", k=3),
-    "label": Output(kind="label"),
-}
-FLOAT32_STEP = 1e-4
-_STEPS = 300
+FIXED_LIST = tuple(
+    Ask(name, output, len(FIXED), "fixed")
+    for name, output in (
+        ("`logits`", LOGITS),
+        ("`rounded`, step 0.1", TENTHS),
+        ("`rounded`, step 1", WHOLE),
+        ("`log_probabilities`", PROBABILITIES),
+        ("`top_k` 3 of 10", TOP),
+        ("`label`", LABEL),
+    )
+)
 
 
-def embeddings(model: BlackBox, count: int) -> Floats:
-    """True normalised embeddings (N, D) of handwritten digits."""
-    digits = load_digits().images[:count]
+@dataclass(frozen=True)
+class Case:
+    """Images (N, D), the card's scale, replies by pool, and what the attacker knows before."""
+
+    true: Floats
+    scale: float
+    pools: dict[str, Replies]
+    prior: Prior
+
+
+def records_of(model: BlackBox, count: int, *, others: int = 0) -> list[bytes]:
+    """Handwritten digits, encoded, the last `others` behind the first `count`."""
+    images = load_digits().images
+    digits = [*images[:count], *images[len(images) - others :]]
     pictures = [Image.fromarray(np.uint8(15 * digit)).convert("RGB") for digit in digits]
-    records = model.encode_images([model.preprocess(picture) for picture in pictures])
+    return model.encode_images([model.preprocess(picture) for picture in pictures])
+
+
+def embeddings(records: Sequence[bytes]) -> Floats:
+    """The truth: normalised embeddings (N, D)."""
     return np.stack([np.frombuffer(record, "<f4") for record in records])
 
 
-def text_rows(model: BlackBox, queries: int, *, seed: int) -> Floats:
-    """Text features (P, K, D) of prompts with random offsets: what a public encoder gives."""
-    width = model.card.context_width
-    offsets = np.random.default_rng(seed).normal(size=(queries, 4, width)).astype(np.float32)
-    request = LogitsRequest(
-        model=model.card.id,
-        image_set="set_" + "0" * 32,
-        class_names=list(CLASS_NAMES),
-        prompts=SoftPrompts(context="a photo of a"),
+def measure(asks: Sequence[Ask], case: Case, counts: Sequence[int]) -> Iterator[Row]:
+    """A row for each way to ask: cosine by number of texts, none where that makes no query."""
+    for way in asks:
+        row: Row = {"asked": way.label}
+        for count in counts:
+            names = way.names or min(count, NAMES_PER_QUERY)
+            texts, told = case.pools[way.pool].told(count, names, way.output)
+            found = recover(texts, told, case.scale, way.output, case.prior)
+            row[str(count)] = cosine(found, case.true)
+        yield row
+
+
+def show(title: str, rows: Iterator[Row], counts: Sequence[int]) -> list[Row]:
+    """Print a table in Markdown."""
+    print(f"{title}\n", flush=True)
+    found = list(rows)
+    columns = {str(count): f"{count:,} texts|.3f" for count in counts}
+    print_table(found, {"asked": "told"} | columns)
+    return found
+
+
+def average(true: Floats) -> float:
+    """Cosine of each embedding with the mean of all: what one average picture tells of the rest."""
+    mean = true.mean(axis=0, keepdims=True).repeat(len(true), axis=0)
+    return cosine(mean.astype(float), true)
+
+
+def of_digits(model: BlackBox, images: int, seed: int) -> dict[str, list[Row]]:
+    """Handwritten digits and a server's model: other names, the fixed list, and a known prior."""
+    records = records_of(model, images, others=OTHER_PICTURES)
+    true, others = np.split(embeddings(records), [images])
+    pools = {
+        pool: replies(model, records[:images], pool, max(TEXTS), seed=seed)
+        for pool in ("words", "nonsense", "fixed")
+    }
+    prior = Prior.of_texts(pools["words"].texts)
+    print(
+        f"{model.card.id}, embeddings of {true.shape[1]} numbers, of which texts have "
+        f"{len(prior.axes)} directions; {len(true)} handwritten digits, seed {seed}; cosine of "
+        f"recovered and true embedding, mean over images. The images' own mean has "
+        f"{average(true):.3f} with each.\n"
     )
-    prompts = model.prepare(request, offsets)
-    found = []
-    for run in prompts.pieces:
-        (texts,) = model.encode_texts([Piece(prompts, run)])
-        found.append(
-            np.asarray(texts, np.float32).reshape(run.stop - run.start, len(CLASS_NAMES), -1)
-        )
-    return np.concatenate(found)
+    case = Case(true, model.card.logit_scale, pools, prior)
+    known = replace(case, prior=Prior.of_images(others))
+    title = f"Any names, by who knows the embeddings of {len(others)} other pictures"
+    return {
+        "any_names": show("Any names", measure(OTHER_NAMES, case, TEXTS), TEXTS),
+        "fixed_list": show("Only ten names", measure(FIXED_LIST, case, TEXTS), TEXTS),
+        "known_prior": show(title, measure(OTHER_NAMES, known, FEW_TEXTS), FEW_TEXTS),
+    }
 
 
-def recover(texts: Floats, disclosed: Floats, scale: float, output: Output) -> Floats:
-    """Embeddings (N, D) that explain best what was disclosed (P, N, K) of `texts` (P, K, D).
-
-    Where all classes are disclosed, differences between classes are linear in the embedding (a
-    softmax takes nothing but each row's constant), and ridge regression with the rounding as its
-    noise gives it. Where only some are disclosed, the embedding is fitted by gradient descent to
-    the probability of what was disclosed.
-    """
-    if not np.isfinite(disclosed).all():
-        return _fit(torch.tensor(texts), torch.tensor(disclosed), scale)
-    rows = (texts - texts.mean(axis=1, keepdims=True)).reshape(-1, texts.shape[2]).astype(float)
-    values = (
-        (disclosed - disclosed.mean(axis=2, keepdims=True))
-        .transpose(0, 2, 1)
-        .reshape(len(rows), -1)
+def of_features(data: Path, images: int, seed: int) -> dict[str, list[Row]]:
+    """Real CLIP features, whose texts are a table of "a NAME"."""
+    table, rng = Table.load(data), np.random.default_rng(seed)
+    part, other = (table.parts["caltech101", split] for split in ("test", "16shot"))
+    true = table.images[rng.choice(part.rows, images, replace=False)]
+    words = rng.permutation(np.stack(list(table.texts.values())))
+    pools = {"words": Replies(words, np.float32(SCALE) * (true @ words.T))}
+    case = Case(true, SCALE, pools, Prior.of_texts(words))
+    known = replace(case, prior=Prior.of_images(table.images[other.rows]))
+    print(
+        f"ViT-B/32 of OpenAI, embeddings of {true.shape[1]} numbers; {images} pictures of "
+        f"Caltech101, {len(words):,} names. "
+        f"The images' own mean has {average(true):.3f} with each.\n"
     )
-    noise = (output.step or FLOAT32_STEP) ** 2 / 12 / scale**2
-    ridge = noise * texts.shape[2] * np.eye(texts.shape[2])
-    found = np.linalg.solve(rows.T @ rows + ridge, rows.T @ (values / scale))
-    return found.T.astype(np.float32)
-
-
-def _fit(texts: torch.Tensor, disclosed: torch.Tensor, scale: float) -> Floats:
-    known = disclosed.isfinite()
-    weights = torch.where(known, disclosed.exp(), torch.zeros_like(disclosed))
-    rest = (1 - weights.sum(dim=-1)).clamp(min=0)
-    found = torch.zeros(disclosed.shape[1], texts.shape[2], requires_grad=True)
-    optimiser = torch.optim.Adam([found], lr=0.02)
-    for _ in range(_STEPS):
-        optimiser.zero_grad()
-        logs = torch.log_softmax(scale * torch.einsum("pkd,nd->pnk", texts, found), dim=-1)
-        hidden = torch.where(known, torch.full_like(logs, -1e4), logs).logsumexp(dim=-1)
-        loss = -(weights * logs).sum(dim=-1) - rest * hidden
-        penalised = loss.mean() + 1e-3 * found.square().sum(dim=-1).mean()
-        penalised.backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
-    return found.detach().numpy()
-
-
-def cosine(found: Floats, true: Floats) -> float:
-    """Mean over images."""
-    norms = np.linalg.norm(found, axis=1) * np.linalg.norm(true, axis=1)
-    return float(((found * true).sum(axis=1) / np.maximum(norms, 1e-12)).mean())
+    asks = [way for way in OTHER_NAMES if way.pool == "words"]
+    title = f"Real features, by who knows those of {len(other.rows):,} other pictures"
+    return {
+        "real": show("Real features", measure(asks, case, REAL_TEXTS), REAL_TEXTS),
+        "real_known_prior": show(title, measure(asks, known, REAL_TEXTS), REAL_TEXTS),
+    }
 
 
 def main() -> None:
-    """Measure and print a table in Markdown."""
-    options = options_of(__doc__, images=20)
+    """Measure and print tables in Markdown."""
+    options = options_of(__doc__, images=20, seed=0, features="")
     model, about = load_model(), describe()
-    true, texts = embeddings(model, options.images), text_rows(model, max(QUERIES), seed=0)
-    scale = model.card.logit_scale
-    logits = np.float32(scale) * np.einsum("nd,pkd->pnk", true, texts)
     print_heading("What logits give away", about)
-    print(
-        f"{model.card.id}, embeddings of {true.shape[1]} numbers, {len(CLASS_NAMES)} classes "
-        f"a query, {len(true)} images, seed 0; cosine of recovered and true embedding\n"
-    )
-    found: list[Row] = []
-    for name, output in OUTPUTS.items():
-        disclosed = disclose(logits, output)
-        cosines = {
-            str(count): cosine(recover(texts[:count], disclosed[:count], scale, output), true)
-            for count in QUERIES
-        }
-        found.append({"output": name} | cosines)
-    columns = {str(count): f"{count} queries|.4f" for count in QUERIES}
-    print_table(found, {"output": "output"} | columns)
-    write_json(options.json, about, recovered=found)
+    found = of_digits(model, options.images, options.seed)
+    if options.features:
+        found |= of_features(Path(options.features), options.images, options.seed)
+    write_json(options.json, about, **found)
 
 
 if __name__ == "__main__":
