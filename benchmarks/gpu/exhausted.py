@@ -19,7 +19,8 @@ from benchmarks.common.class_names import names_of
 from benchmarks.common.servers import HOST, Wire, free_port, noise_png, question
 from benchmarks.gpu.device import used_mb
 from benchmarks.gpu.runner import Say, Scene, Section, SectionError
-from craft_server.app import card_limits, connection_limits, create_app
+from craft_server.api.limits import connection_limits
+from craft_server.app import card_limits, create_app
 from craft_server.models.clip.load import load_clip
 from craft_server.settings import Settings
 from craft_shared import wire

@@ -10,16 +10,17 @@ import uvicorn
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from craft_server import runtime
 from craft_server.accounts.cache import KeyCache
 from craft_server.accounts.keys import Keys
 from craft_server.accounts.rate_limit import RateLimiter
-from craft_server.api import openapi
+from craft_server.api import limits, openapi
 from craft_server.api.access_log import AccessLog
-from craft_server.api.connection_limits import ConnectionLimits
-from craft_server.api.errors import on_error
-from craft_server.api.middleware import BodyCap, BodyLimits, RequestId
+from craft_server.api.deliveries import Deliveries
+from craft_server.api.errors import on_disconnect, on_error
+from craft_server.api.middleware import BodyCap, RequestId
 from craft_server.api.routes import ROUTERS
 from craft_server.api.services import Services, services_of
 from craft_server.db.group_commit import GroupCommit
@@ -85,6 +86,10 @@ def create_app(settings: Settings, blackbox: BlackBox) -> FastAPI:
         keys=keys,
         key_cache=KeyCache(keys),
         rate_limiter=RateLimiter(settings.requests_per_minute),
+        requests=limits.request_shares(settings),
+        replies=limits.reply_shares(settings),
+        reads=limits.usage_turns(settings),
+        writing=limits.writing_turns(settings),
         meter=meter,
         images=images,
         uploads=uploads,
@@ -97,9 +102,11 @@ def create_app(settings: Settings, blackbox: BlackBox) -> FastAPI:
     openapi.complete(app)
     app.add_exception_handler(Exception, on_error)
     app.add_exception_handler(Refusal, on_error)
+    app.add_exception_handler(ClientDisconnect, on_disconnect)
     app.add_exception_handler(RequestValidationError, on_error)
     app.add_exception_handler(HTTPException, on_error)
-    app.add_middleware(BodyCap, limits=_body_limits(settings))
+    app.add_middleware(BodyCap, limits=limits.body_limits(settings))
+    app.add_middleware(Deliveries)
     app.add_middleware(AccessLog, telemetry=metrics, tracer=tracer, write_log=settings.access_log)
     app.add_middleware(RequestId, trusting=settings.trust_request_id)
     return app
@@ -157,6 +164,7 @@ def serve(settings: Settings) -> None:
 def run(settings: Settings, blackbox: BlackBox) -> None:
     """Serve a black box on the settings' address."""
     _LOG.info("serving %s (%s)", blackbox.card.id, blackbox.card.text_path)
+    http: Any = limits.connection_limits(settings)
     uvicorn.run(
         create_app(settings, blackbox),
         host=settings.host,
@@ -165,15 +173,8 @@ def run(settings: Settings, blackbox: BlackBox) -> None:
         access_log=False,  # api/access_log.py writes it
         log_config=None,
         timeout_graceful_shutdown=int(settings.drain_s),
-        http=connection_limits(settings),
+        http=http,
         ws="none",
-    )
-
-
-def connection_limits(settings: Settings) -> Any:
-    """What uvicorn takes for its protocol: HTTP with limits on connections."""
-    return ConnectionLimits(
-        head_s=settings.head_s, reply_s=settings.deadline_s, connections=settings.connections
     )
 
 
@@ -200,19 +201,12 @@ async def _stop(services: Services) -> None:
     """Finish running work, then close what it used."""
     await services.logits.drain(services.settings.drain_s)
     services.uploads.close()
+    services.reads.close()
+    services.writing.close()
     services.images.close()
     await asyncio.to_thread(services.group_commit.close)
     services.store.close()
     await asyncio.to_thread(services.tracer.close)
-
-
-def _body_limits(settings: Settings) -> BodyLimits:
-    return BodyLimits(
-        bytes=settings.max_body_bytes,
-        json_bytes=min(settings.max_json_bytes, settings.max_body_bytes),
-        all_bytes=settings.bodies_bytes,
-        seconds=settings.body_s,
-    )
 
 
 def _image_limits(settings: Settings) -> ImageLimits:

@@ -116,6 +116,60 @@ class Settings(BaseSettings):
         ge=2,
         description="connections at a time; of more, those without a request are closed first",
     )
+    key_connections: int = Field(
+        64,
+        ge=1,
+        description="requests of one key of any kind at a time, from when its key is known until "
+        "its reply has left, before 429",
+    )
+    owner_connections: int = Field(
+        0,
+        ge=0,
+        description="the same for all keys of one owner; 0 takes a quarter of `connections`",
+    )
+    least_body_rate: float = Field(
+        8192,
+        gt=0,
+        description="bytes a second at which a body must arrive, but for stalls of `stall_s`",
+    )
+    least_reply_rate: float = Field(
+        65536,
+        gt=0,
+        description="bytes a second at which a reply must be read, but for stalls of `stall_s`; "
+        "who is slower is cut off and can have the reply again free",
+    )
+    stall_s: float = Field(
+        10, gt=0, description="how far a body or a reply may be behind its least rate"
+    )
+    replies_bytes: int = Field(
+        2**30,
+        ge=2**20,
+        description="replies that leave, in memory at a time, with the texts of those that leave "
+        "in blocks; then 503",
+    )
+    owner_replies_bytes: int = Field(
+        2**29, ge=2**20, description="the same of one owner, but always one reply; then 429"
+    )
+    key_replies_bytes: int = Field(
+        2**28, ge=2**20, description="the same of one key, but always one reply; then 429"
+    )
+    key_replays: int = Field(
+        2,
+        ge=1,
+        description="free replays of one key that are computed again at a time, and twice as many "
+        "of one owner, before 429",
+    )
+    usage_readers: int = Field(
+        2,
+        ge=1,
+        description="reads of usage at a time; of two or more, one owner has all but one at most",
+    )
+    key_usage_reads: int = Field(
+        8,
+        ge=1,
+        description="reads of usage of one key that wait or run, and twice as many of one owner, "
+        "before 429",
+    )
     max_prompts: int = Field(1024, ge=1, description="most prompts in one request")
     max_classes: int = Field(2048, ge=1, description="most class names in one request")
     max_images: int = Field(50_000, ge=1, description="most images in one image set")

@@ -10,6 +10,7 @@ import time
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from craft_server.api.errors import CLIENT_CLOSED_REQUEST
 from craft_server.observability.logs import fields
 from craft_server.observability.telemetry import Telemetry
 from craft_server.observability.tracing import Tracer
@@ -20,9 +21,6 @@ UNMATCHED = "unmatched"
 """The route of every path that is none of the server's."""
 
 _FAILED = 500
-_CLIENT_CLOSED_REQUEST = 499
-"""The work was cancelled before it had an answer, as nginx calls it."""
-
 _PROBES = {"/livez", "/readyz"}
 _METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 
@@ -45,7 +43,7 @@ class AccessLog:
             await self._app(scope, receive, send)
             return
         began = time.perf_counter()
-        status, sent = _CLIENT_CLOSED_REQUEST, 0
+        status, sent = CLIENT_CLOSED_REQUEST, 0
 
         async def watched(message: Message) -> None:
             nonlocal status, sent

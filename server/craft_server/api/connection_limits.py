@@ -4,18 +4,23 @@ Owns the bounds that uvicorn's protocol lacks.
 
     no request            a head (request line and headers) is complete within `head_s`, else 408
     a head, or trailers   64 KiB at most, else 431
-    too many connections  the one that has waited longest without a request makes room
+    too many connections  the one that has waited longest without a request makes room, then the
+                          one that has been in work longest without a key
     an answered request   its unread body is thrown away for `_LINGER_S`, then it is closed
-    a reply               is taken by its reader within `reply_s` of its end, else it is closed
+    a reply               is read at `least` rate, and its end within `reply_s`, else it is closed
+    half a connection     who ends its side after a whole request gets its reply
 
 How long a body may take is bounded where it is read (middleware.py).
 """
 
 import asyncio
+import socket
 from collections.abc import Callable
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from craft_server.api.least_rate import NO_LEAST_RATE, LeastRate, Reader
 
 HEAD_BYTES = 64 * 1024
 """Input that completes nothing, in a row; what one read of the socket brings may come on top."""
@@ -26,6 +31,19 @@ _TOO_SLOW = _CLOSE.format("408 Request Timeout").encode()
 _TOO_LARGE = _CLOSE.format("431 Request Header Fields Too Large").encode()
 _TOO_MANY = _CLOSE.format("503 Service Unavailable\r\nRetry-After: 1").encode()
 
+_UNSENT_BYTES = 2**18
+"""Of one connection in the system's memory, beside what is on its way. Linux would take 4 MB."""
+
+_STRANGER_S = 1.0
+"""For so long a request may be in work without a key before its connection has to make room."""
+
+_STILL_THERE = b"HTTP/1.1 100 Continue\r\n\r\n"
+"""Goes to a client that has ended its side: one that left resets the connection, others read on."""
+
+_FIRST_LOOK_S = 0.1
+_LOOK_S = 1.0
+"""Between two looks whether a client that has ended its side is still there."""
+
 
 class ConnectionLimits:
     """The connections of one server: makes their protocols and counts them.
@@ -34,23 +52,33 @@ class ConnectionLimits:
         head_s: time to send a head, from the connection's beginning or the last reply's end.
         reply_s: time to take a reply, from when the server has written all of it.
         connections: how many there may be at a time.
+        least: the rate at which replies must be read.
     """
 
-    def __init__(self, *, head_s: float, reply_s: float, connections: int) -> None:
+    def __init__(
+        self,
+        *,
+        head_s: float,
+        reply_s: float,
+        connections: int,
+        least: LeastRate = NO_LEAST_RATE,
+    ) -> None:
         self.head_s = head_s
         self.reply_s = reply_s
+        self.least = least
         self._most = connections
         self._open: set[Connection] = set()
         self._idle: dict[Connection, None] = {}  # in the order in which they became idle
+        self._strangers: dict[Connection, float] = {}  # since when they work without a key
 
     def __call__(self, *args: Any, **kwargs: Any) -> "Connection":
         """What uvicorn calls for each connection."""
         return Connection(self, *args, **kwargs)
 
     def opened(self, connection: "Connection") -> bool:
-        """Count a new connection, closing an idle one if there are too many."""
-        if len(self._open) >= self._most and self._idle:
-            next(iter(self._idle)).close_now(_TOO_SLOW)
+        """Count a new connection, closing another one if there are too many."""
+        if len(self._open) >= self._most:
+            self._make_room(connection.loop.time())
         if len(self._open) >= self._most:
             return False
         self._open.add(connection)
@@ -60,14 +88,29 @@ class ConnectionLimits:
         """Forget a connection that is closed."""
         self._open.discard(connection)
         self._idle.pop(connection, None)
+        self._strangers.pop(connection, None)
 
     def idle(self, connection: "Connection") -> None:
         """The connection has no request to be answered."""
+        self._strangers.pop(connection, None)
         self._idle.setdefault(connection)
 
     def busy(self, connection: "Connection") -> None:
-        """The connection has a request."""
+        """The connection has a request, and nobody knows whose."""
         self._idle.pop(connection, None)
+        self._strangers.setdefault(connection, connection.loop.time())
+
+    def known(self, connection: "Connection") -> None:
+        """The connection's request has a key, whose share it takes."""
+        self._strangers.pop(connection, None)
+
+    def _make_room(self, now: float) -> None:
+        if self._idle:
+            next(iter(self._idle)).close_now(_TOO_SLOW)
+        elif self._strangers:
+            stranger, since = next(iter(self._strangers.items()))
+            if now - since > _STRANGER_S:
+                stranger.close_now(_TOO_SLOW)
 
 
 class Connection(HttpToolsProtocol):
@@ -80,10 +123,14 @@ class Connection(HttpToolsProtocol):
         self._useless = 0
         self._progress = False
         self._in_body = False
+        self._answering: Any = None
+        self._reader: Reader = None  # type: ignore[assignment]  # as uvicorn's own, until connected
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for a head."""
         super().connection_made(transport)
+        _keep_little_unsent(transport)
+        self._reader = Reader(self.loop, transport, self._limits.least)
         if self._limits.opened(self):
             self._wait()
         else:
@@ -92,6 +139,7 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop every clock."""
         self._stop()
+        self._reader.stop()
         self._limits.closed(self)
         super().connection_lost(exc)
 
@@ -112,8 +160,47 @@ class Connection(HttpToolsProtocol):
         """A request begins."""
         self._progress = self._in_body = True
         self._stop()
-        self._limits.busy(self)
+        self.scope["state"]["known"] = self._known
         super().on_headers_complete()
+
+    def _known(self) -> None:
+        self._limits.known(self)
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        """A request is handed on."""
+        self._answering = cycle
+        self._limits.busy(self)
+        self._reader.start()
+        super()._start_asgi_task(cycle, app)
+
+    def pause_writing(self) -> None:
+        """The reader is behind."""
+        super().pause_writing()
+        self._reader.behind()
+
+    def resume_writing(self) -> None:
+        """The reader has caught up."""
+        super().resume_writing()
+        self._reader.caught_up()
+
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """The client says no more. If its request is here as a whole, it may wait for the reply.
+
+        A client that left looks the same until something is written to it. Who speaks HTTP/1.0
+        cannot be written to before the reply, so it counts as one that left.
+        """
+        waits = self.cycle is not None and not self.cycle.response_complete and not self._in_body
+        if not waits or self.scope["http_version"] != "1.1":
+            return False
+        self.cycle.keep_alive = False
+        self._look(_FIRST_LOOK_S)
+        return True
+
+    def _look(self, next_s: float) -> None:
+        """Write to a client that has ended its side; a reset ends this connection."""
+        if not self._answering.response_started:
+            self.transport.write(_STILL_THERE)
+        self._after(next_s, lambda: self._look(_LOOK_S))
 
     def on_body(self, body: bytes) -> None:
         """A piece of a body is here."""
@@ -131,6 +218,7 @@ class Connection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """The whole reply is written: wait for the next head, or for the rest of the body."""
         queued = bool(self.pipeline)
+        self._limits.known(self)
         super().on_response_complete()
         if self._in_body and not queued:
             self._limits.idle(self)
@@ -171,3 +259,11 @@ class Connection(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+
+def _keep_little_unsent(transport: asyncio.Transport) -> None:
+    """Let the system take no more of a reply than it can send, where it can be told so."""
+    line = transport.get_extra_info("socket")
+    option = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+    if option is not None and line is not None and line.family in {socket.AF_INET, socket.AF_INET6}:
+        line.setsockopt(socket.IPPROTO_TCP, option, _UNSENT_BYTES)

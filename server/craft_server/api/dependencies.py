@@ -1,13 +1,15 @@
-"""The dependencies of every route: the caller's key with its scope and rate, and the services."""
+"""The dependencies of every route: the caller's key with its scope, rate and share; services."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from typing import Annotated
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from craft_server.accounts.identity import Key, Scope
+from craft_server.accounts.shares import Caller
 from craft_server.api.services import Services, services_of
 from craft_shared.errors import Code, Refusal
 
@@ -70,13 +72,26 @@ def _token(credentials: HTTPAuthorizationCredentials | None) -> str:
 
 
 def _counted(request: Request, services: Services, key: Key) -> Key:
-    """Count a call against the key's rate; the middleware writes the rate into the reply."""
+    """Count a call against the key's rate and, until its reply has left, against its share.
+
+    The middleware writes the rate into the reply.
+    """
     status = services.rate_limiter.take(key.id, key.policy.requests_per_minute)
     request.state.rate = status
     request.state.key_id = key.id  # for the log
     if status is not None and status.wait_s:
         raise status.refusal()
+    caller = Caller.of(key)
+    hold(request, services.requests.lease(caller, 1))
+    request.state.caller = caller  # for the bodies' share
+    if known := getattr(request.state, "known", None):
+        known()  # the connection is one of this key's now
     return key
+
+
+def hold(request: Request, held: AbstractContextManager[object]) -> None:
+    """Hold something that is held already until the request's reply has left."""
+    request.state.held.push(held)
 
 
 def _with_scope(key: Key, scope: Scope) -> Key:

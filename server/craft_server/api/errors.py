@@ -2,7 +2,7 @@
 
 import logging
 
-from fastapi import Request
+from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
@@ -14,6 +14,16 @@ from craft_shared.errors import PROBLEM_MEDIA_TYPE, Code, Refusal
 
 _LOG = logging.getLogger(__name__)
 _HTTP_CODES = {404: Code.NOT_FOUND, 405: Code.METHOD_NOT_ALLOWED, 413: Code.TOO_LARGE}
+
+
+CLIENT_CLOSED_REQUEST = 499
+"""The status of a request whose client left before the reply, as nginx calls it; nobody sees it."""
+
+
+async def on_disconnect(request: Request, error: Exception) -> Response:
+    """End a request whose client left: neither a refusal nor a fault of the server."""
+    del request, error
+    return Response(status_code=CLIENT_CLOSED_REQUEST)
 
 
 async def on_error(request: Request, error: Exception) -> JSONResponse:

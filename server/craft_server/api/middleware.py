@@ -12,6 +12,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from craft_server.accounts.rate_limit import WINDOW_S, RateStatus
+from craft_server.accounts.shares import NOBODY, Lease, ShareLimits, Shares
+from craft_server.api.least_rate import NO_LEAST_RATE, LeastRate, Pace
 from craft_server.observability.logs import REQUEST_ID
 from craft_shared.errors import Code, Refusal
 from craft_shared.tensors import TENSOR_MEDIA_TYPE
@@ -31,12 +33,25 @@ _SMALL = 2**20
 
 @dataclass(frozen=True)
 class BodyLimits:
-    """What bodies may take: one of tensors or files, one of JSON, all together; and time."""
+    """What bodies may take: one of tensors or files, one of JSON, all together; and time.
+
+    Of all bytes, one owner's bodies take at most half and one key's a quarter, but always one body.
+    """
 
     bytes: int
     json_bytes: int
     all_bytes: int
     seconds: float
+    least: LeastRate = NO_LEAST_RATE
+
+    @property
+    def shares(self) -> ShareLimits:
+        """Of all bytes."""
+        return ShareLimits(
+            key=max(self.all_bytes // 4, self.bytes),
+            owner=max(self.all_bytes // 2, self.bytes),
+            everybody=self.all_bytes,
+        )
 
 
 class RequestId:
@@ -99,7 +114,7 @@ class BodyCap:
     def __init__(self, app: ASGIApp, *, limits: BodyLimits) -> None:
         self._app = app
         self._limits = limits
-        self._in_memory = 0
+        self._in_memory = Shares("bytes of bodies in work", limits.shares)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
@@ -107,21 +122,22 @@ class BodyCap:
             await self._app(scope, receive, send)
             return
         body = _Body(receive, Headers(scope=scope), self._limits)
+        memory: Lease | None = None
 
         async def counted() -> Message:
+            nonlocal memory
             message = await body.receive()
-            grown = body.large - body.counted
-            body.counted += grown
-            self._in_memory += grown
-            if self._in_memory > self._limits.all_bytes:
-                detail = f"bodies of {self._limits.all_bytes} bytes in all are in work already"
-                raise Refusal(Code.OVERLOADED, detail, param="body", retry_after_s=RETRY_AFTER_S)
+            if memory is None and body.large:  # by now the key is known: nobody reads before it is
+                memory = self._in_memory.lease(scope.get("state", {}).get("caller", NOBODY))
+            if memory is not None:
+                memory.grow(body.large - memory.amount)
             return message
 
         try:
             await self._app(scope, counted, send)
         finally:
-            self._in_memory -= body.counted
+            if memory is not None:
+                memory.close()
 
 
 class _Body:
@@ -134,9 +150,9 @@ class _Body:
         self._complete = False
         self._bytes = 0
         self._seconds_left = limits.seconds
+        self._pace = Pace(limits.least)
         kind = headers.get("content-type", "").split(";")[0].strip().lower()
         self._most = limits.bytes if kind in _LARGE_TYPES else limits.json_bytes
-        self.counted = 0
 
     @property
     def large(self) -> int:
@@ -148,7 +164,9 @@ class _Body:
         self._check_header()
         message = await (self._receive() if self._complete else self._in_time())
         self._complete = self._complete or not message.get("more_body", False)
-        self._bytes += len(message.get("body", b""))
+        size = len(message.get("body", b""))
+        self._bytes += size
+        self._pace.spend(0.0, size)
         if self._bytes > self._most:
             raise self._too_large(f"more than {self._bytes}")
         return message
@@ -157,18 +175,23 @@ class _Body:
         """Only the time that is spent waiting counts: a server in work does not hurt a sender."""
         began = time.monotonic()
         try:
-            async with asyncio.timeout(self._seconds_left):
+            async with asyncio.timeout(min(self._seconds_left, self._pace.left_s)):
                 return await self._receive()
         except TimeoutError as error:
-            detail = (
-                f"the body had {self._bytes} bytes after {self._limits.seconds:g} s and was not "
-                "complete; send less at a time"
-            )
-            raise Refusal(
-                Code.DEADLINE_EXCEEDED, detail, param="body", retry_after_s=RETRY_AFTER_S
-            ) from error
+            raise self._too_slow() from error
         finally:
-            self._seconds_left -= time.monotonic() - began
+            waited_s = time.monotonic() - began
+            self._seconds_left -= waited_s
+            self._pace.spend(waited_s, 0)
+
+    def _too_slow(self) -> Refusal:
+        limits = self._limits
+        detail = (
+            f"the body had {self._bytes} bytes and was not complete; it has {limits.seconds:g} s "
+            f"in all, and at least {limits.least.bytes_s:g} bytes must come in a second, but for "
+            f"{limits.least.grace_s:g} s; send less at a time"
+        )
+        return Refusal(Code.DEADLINE_EXCEEDED, detail, param="body", retry_after_s=RETRY_AFTER_S)
 
     def _check_header(self) -> None:
         encoding = self._headers.get("content-encoding", "identity")

@@ -2,17 +2,24 @@
 
 A body in blocks has a Content-Length where its size is known before its values are, so that a
 reader notices one that was cut short; what was cut short is bought already and can be had again.
+
+Large JSON is written on threads, in turns of owners, and by calls that are short each: while one
+call writes, no other thread of the process runs.
 """
 
 import asyncio
-import json
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from functools import partial
+from itertools import islice
 
+from pydantic import TypeAdapter
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from craft_server.accounts.shares import Caller
 from craft_server.api.bodies import JSON_MEDIA_TYPE
+from craft_server.api.turns import Turns
 from craft_server.logits.results import Logits, Reply
 from craft_shared.messages import LogitsReply
 from craft_shared.tensors import TENSOR_MEDIA_TYPE
@@ -24,45 +31,80 @@ _SMALL = 4096
 """So few logits are written as JSON in less time than handing them to another thread takes."""
 
 
-async def response_to(reply: Reply, *, tensors: bool, deadline_s: float) -> Response:
-    """The response that carries a reply; `deadline_s` is how long a reader may take."""
-    headers = _headers(reply)
-    media = TENSOR_MEDIA_TYPE if tensors else JSON_MEDIA_TYPE
-    if reply.logits is None:
-        return _StreamedResponse(reply, headers, media, tensors=tensors, deadline_s=deadline_s)
-    if tensors:
-        body = encode_reply(reply.message, reply.logits)
-    elif reply.logits.size <= _SMALL:
-        body = _json(reply.message, reply.logits)
-    else:
-        body = await asyncio.to_thread(_json, reply.message, reply.logits)
-    return Response(body, headers=headers, media_type=media)
+_PIECES = 16
+"""Pieces of `_SMALL` logits that are written in one turn of a stream: some 1 MB of text."""
+
+_ROWS = TypeAdapter(list[list[float]])
+
+
+class Writer:
+    """Writes the replies of one caller.
+
+    Args:
+        caller: whose turns are taken.
+        turns: in which large JSON is written.
+        deadline_s: how long a reader may take for a reply in blocks.
+    """
+
+    def __init__(self, caller: Caller, turns: Turns, *, deadline_s: float) -> None:
+        self._caller = caller
+        self._turns = turns
+        self._deadline_s = deadline_s
+
+    async def response(self, reply: Reply, *, tensors: bool) -> Response:
+        """The response that carries a reply."""
+        headers = _headers(reply)
+        if reply.logits is None:
+            media = TENSOR_MEDIA_TYPE if tensors else JSON_MEDIA_TYPE
+            if tensors:
+                headers["Content-Length"] = str(_size(reply))
+            parts = _tensor_parts(reply) if tensors else self._json_parts(reply)
+            return _StreamedResponse(reply, parts, headers, media, deadline_s=self._deadline_s)
+        if tensors:
+            body = encode_reply(reply.message, reply.logits)
+            return Response(body, headers=headers, media_type=TENSOR_MEDIA_TYPE)
+        body = await self._json(reply.message, reply.logits)
+        return Response(body, headers=headers, media_type=JSON_MEDIA_TYPE)
+
+    async def _json(self, message: LogitsReply, logits: Logits) -> bytes:
+        if logits.size <= _SMALL:
+            whole = message.model_copy(update={"logits": logits.tolist()})
+            return whole.model_dump_json(exclude_none=True).encode()
+
+        def write() -> bytes:
+            return b"".join(_json_of(logits, _head(message), 0, logits.shape[1])) + b"]]}"
+
+        return await self._turns.run(self._caller, write)
+
+    async def _json_parts(self, reply: Reply) -> AsyncIterator[bytes]:
+        """The same document, block by block."""
+        row, head = 0, _head(reply.message)
+        async for block in reply.blocks():
+            pieces = _json_of(block, head, row, reply.shape[1])
+            while part := await self._turns.run(self._caller, partial(_joined, pieces)):
+                yield part
+            row += block.shape[0] * block.shape[1]
+        yield b"]]}"
 
 
 class _StreamedResponse(Response):
-    """Sends a reply's blocks, each computed when the one before is on its way."""
+    """Sends a reply's parts, each computed when the one before is on its way."""
 
     def __init__(
         self,
         reply: Reply,
+        parts: AsyncIterator[bytes],
         headers: dict[str, str],
         media: str,
         *,
-        tensors: bool,
         deadline_s: float,
     ) -> None:
         super().__init__(headers=headers, media_type=media)
-        del self.headers["content-length"]
+        if "Content-Length" not in headers:
+            del self.headers["content-length"]
         self._reply = reply
+        self._parts = parts
         self._deadline_s = deadline_s
-        if tensors:
-            begin = begin_reply(reply.message, reply.dtype, reply.shape)
-            prompts, images, classes = reply.shape
-            size = prompts * images * classes * reply.dtype.itemsize
-            self.headers["content-length"] = str(len(begin) + size)
-            self._parts = _tensor_parts(reply, begin)
-        else:
-            self._parts = _json_parts(reply)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send head, parts and end; stop computing for a reader that left or is too slow."""
@@ -92,29 +134,44 @@ async def disconnected(receive: Receive) -> None:
         pass
 
 
-async def _tensor_parts(reply: Reply, begin: bytes) -> AsyncIterator[bytes]:
-    yield begin
+def _size(reply: Reply) -> int:
+    prompts, images, classes = reply.shape
+    begin = begin_reply(reply.message, reply.dtype, reply.shape)
+    return len(begin) + prompts * images * classes * reply.dtype.itemsize
+
+
+async def _tensor_parts(reply: Reply) -> AsyncIterator[bytes]:
+    yield begin_reply(reply.message, reply.dtype, reply.shape)
     async for block in reply.blocks():
         yield block.tobytes()
 
 
-async def _json_parts(reply: Reply) -> AsyncIterator[bytes]:
-    """The same document as `_json`, row by row."""
-    head = reply.message.model_dump_json(exclude_none=True).removesuffix("}")
-    separator = head + ',"logits":[['
-    row = 0
-    async for block in reply.blocks():
-        for images in block.tolist():
-            text = json.dumps(images, separators=(",", ":"))[1:-1].replace("-Infinity", "null")
-            yield (separator + text).encode()
-            row += len(images)
-            separator = "],[" if row % reply.shape[1] == 0 else ","
-    yield b"]]}"
+def _head(message: LogitsReply) -> str:
+    return message.model_dump_json(exclude_none=True).removesuffix("}") + ',"logits":[['
 
 
-def _json(message: LogitsReply, logits: Logits) -> bytes:
-    whole = message.model_copy(update={"logits": logits.tolist()})
-    return whole.model_dump_json(exclude_none=True).encode()
+def _json_of(block: Logits, head: str, row: int, images: int) -> Iterator[bytes]:
+    """A block's rows as JSON, in pieces of at most `_SMALL` logits, or of one row.
+
+    Args:
+        block: (p, n, K), whole rows of the reply in its order.
+        head: what comes before the reply's first row.
+        row: the number of the block's first row, counted over prompts and images.
+        images: rows of a prompt.
+    """
+    rows = block.reshape(-1, block.shape[2])
+    together = max(1, _SMALL // block.shape[2])
+    start = 0
+    while start < len(rows):
+        within = (row + start) % images
+        stop = min(start + together, start + images - within, len(rows))
+        separator = head if row + start == 0 else "," if within else "],["
+        yield separator.encode() + _ROWS.dump_json(rows[start:stop].tolist())[1:-1]
+        start = stop
+
+
+def _joined(pieces: Iterator[bytes]) -> bytes:
+    return b"".join(islice(pieces, _PIECES))
 
 
 def _headers(reply: Reply) -> dict[str, str]:

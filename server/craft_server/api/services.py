@@ -8,6 +8,8 @@ from starlette.applications import Starlette
 from craft_server.accounts.cache import KeyCache
 from craft_server.accounts.keys import Keys
 from craft_server.accounts.rate_limit import RateLimiter
+from craft_server.accounts.shares import Shares
+from craft_server.api.turns import Turns
 from craft_server.db.group_commit import GroupCommit
 from craft_server.db.store import Store
 from craft_server.images.admission import UploadAdmission
@@ -29,6 +31,10 @@ class Services:
     keys: Keys
     key_cache: KeyCache
     rate_limiter: RateLimiter
+    requests: Shares
+    replies: Shares
+    reads: Turns
+    writing: Turns
     meter: Meter
     images: ImageStore
     uploads: UploadAdmission

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
+from craft_shared.csv_cells import spreadsheet_safe
+
 Row = dict[str, Any]
 """Name -> cell; all rows shown together have the same names. A cell may be None or a list."""
 
@@ -59,7 +61,7 @@ def _write(
     rows: Iterable[Row], form: Form, file: TextIO, *, name: str, more: dict[str, Any]
 ) -> None:
     if form == "csv":
-        _lines(rows, file, delimiter=",")
+        _lines(map(_safe, rows), file, delimiter=",")
     elif form == "ndjson":
         file.writelines(json.dumps(row) + "\n" for row in rows)
     else:
@@ -82,6 +84,14 @@ def _table(rows: list[Row]) -> None:
     for row in rows:
         table.add_row(*_cells(row))
     Console(markup=False).print(table)
+
+
+def _safe(row: Row) -> Row:
+    """Numbers as they are; text is text in every spreadsheet."""
+    return {
+        name: spreadsheet_safe(cell) if isinstance(cell, str) else cell
+        for name, cell in row.items()
+    }
 
 
 def _cells(row: Row) -> list[str]:

@@ -77,7 +77,7 @@ class Reply:
         self._result = result
         self._held = ExitStack()
         self.close = weakref.finalize(self, self._held.close)
-        """Releases what a streamed reply holds while it leaves: a place in the queue."""
+        """Lets a drain go on that waits for a streamed reply to leave."""
 
     def hold(self, held: ExitStack) -> None:
         """Hold on to something until closed."""

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from craft_server.accounts.identity import Key
+from craft_server.accounts.shares import Caller, ShareLimits, Shares
 from craft_server.db.group_commit import GroupCommit
 from craft_server.engine.blackbox import BlackBox, FloatArray
 from craft_server.engine.features import ImageFeatures
@@ -83,6 +84,9 @@ class LogitsService:
             telemetry=telemetry,
         )
         self._pricing = Pricing(blackbox, images)
+        self._replays = Shares(
+            "replays computed again", ShareLimits(settings.key_replays, 2 * settings.key_replays)
+        )
         self._scorer = Scorer(
             blackbox,
             self._image_features,
@@ -179,11 +183,16 @@ class LogitsService:
             else:
                 reply = await self._sell(priced, reserved)
             if reply.logits is None:
-                left = asyncio.get_running_loop().create_future()
-                self._wait_for(left)
-                place.callback(_set, left)
-                reply.hold(place.pop_all())
+                self._wait_until_left(reply)
             return reply
+
+    def _wait_until_left(self, reply: Reply) -> None:
+        """Let a drain wait. A reply that leaves has no place: it holds memory (api/routes)."""
+        left = asyncio.get_running_loop().create_future()
+        self._wait_for(left)
+        held = ExitStack()
+        held.callback(_set, left)
+        reply.hold(held)
 
     async def _sell(self, priced: PricedRequest, hold: Hold) -> Reply:
         try:
@@ -203,7 +212,8 @@ class LogitsService:
             logits = np.frombuffer(replay.reply, dtype_of(priced.request)).reshape(priced.shape)
             result = WholeResult(logits, {})
         else:
-            result = await self._score(priced)
+            with self._replays.lease(Caller.of(priced.key), 1):
+                result = await self._score(priced)
             if hashlib.sha256(proof_of(result)).hexdigest() != replay.reply_sha256:
                 _LOG.warning(
                     "a recomputed reply differs from what was sold: request %s",

@@ -1,12 +1,16 @@
 """Connections: slow, idle, endless, too many; on real sockets, against uvicorn in this process."""
 
+import asyncio
 import contextlib
 import socket
+import threading
 import time
 
 import pytest
 
 from craft_server.api.connection_limits import HEAD_BYTES, ConnectionLimits
+from craft_server.api.deliveries import Deliveries
+from craft_server.api.least_rate import LeastRate
 from tests.support.serving import in_thread
 
 pytestmark = pytest.mark.slow
@@ -16,18 +20,35 @@ SLOW_S = 30
 """A bound that only a broken limit reaches."""
 
 
+left = threading.Event()
+
+
 async def app(scope, receive, send):
-    """Answers `ok`; /echo reads the body, /large sends 40 MB, /early answers before the body."""
-    if scope["path"] == "/echo":
-        while (await receive()).get("more_body"):
+    """Answers `ok`; /echo reads the body, /large sends 40 MB, /early answers before the body.
+
+    /known has a key and reads the body; /slow answers after a while, unless the client left.
+    """
+    if scope["path"] == "/known":
+        scope["state"]["known"]()
+    if scope["path"] in {"/echo", "/known"}:
+        while (message := await receive()).get("more_body"):
             pass
+        if message["type"] == "http.disconnect":
+            left.set()
+    if scope["path"] == "/slow":
+        await receive()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(receive(), SLOW_S if scope["query_string"] else 0.5)
+            left.set()
+            return
     body = bytes(40_000_000 if scope["path"] == "/large" else 2)
     start = [(b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": start})
     await send({"type": "http.response.body", "body": body})
 
 
-def serving(**limits):
+def serving(app=app, **limits):
+    left.clear()
     values = {"head_s": 0.3, "reply_s": 1.0, "connections": 100} | limits
     return in_thread(app, http=ConnectionLimits(**values), lifespan="off")
 
@@ -214,3 +235,107 @@ def test_a_reader_that_takes_nothing_is_cut():
         assert line.recv(1)
         time.sleep(2)
         assert len(everything(line)) < 40_000_000
+
+
+# --- half a connection --------------------------------------------------------------------------
+
+
+def test_who_ends_its_side_after_a_whole_request_gets_its_reply():
+    with serving() as port, line_to(port) as line:
+        line.sendall(b"GET /slow HTTP/1.1\r\n\r\n")
+        line.shutdown(socket.SHUT_WR)
+        found = everything(line)
+    assert found.replace(b"HTTP/1.1 100 Continue\r\n\r\n", b"").startswith(b"HTTP/1.1 200")
+    assert found.endswith(b"\0\0")
+    assert not left.is_set()
+
+
+def test_two_requests_of_half_a_connection_are_answered_in_turn():
+    with serving() as port, line_to(port) as line:
+        line.sendall(b"GET /slow HTTP/1.1\r\n\r\n" * 2)
+        line.shutdown(socket.SHUT_WR)
+        assert everything(line).count(b"HTTP/1.1 200") == 2
+
+
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+def test_a_client_that_leaves_while_its_request_is_in_work_is_noticed(version):
+    with serving() as port:
+        with line_to(port) as line:
+            line.sendall(b"GET /slow?long HTTP/" + version + b"\r\n\r\n")
+            time.sleep(0.2)
+        assert left.wait(SLOW_S / 3)
+
+
+def test_a_body_that_ends_too_early_is_one_whose_client_left():
+    with serving() as port, line_to(port) as line:
+        line.sendall(b"POST /echo HTTP/1.1\r\nContent-Length: 9\r\n\r\nx")
+        line.shutdown(socket.SHUT_WR)
+        assert left.wait(SLOW_S)
+        assert everything(line) == b""
+
+
+# --- readers ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("asked", [app, Deliveries(app)])
+def test_a_reader_that_takes_less_than_the_least_rate_is_cut(asked):
+    least = LeastRate(bytes_s=10**7, grace_s=0.3)
+    with (
+        serving(asked, head_s=SLOW_S, reply_s=SLOW_S, least=least) as port,
+        line_to(port) as line,
+    ):
+        line.sendall(b"GET /large HTTP/1.1\r\n\r\n")
+        time.sleep(2)
+        assert len(everything(line)) < 40_000_000
+
+
+@pytest.mark.parametrize("asked", [app, Deliveries(app)])
+def test_a_reader_that_keeps_the_least_rate_has_all_its_time(asked):
+    least = LeastRate(bytes_s=100_000, grace_s=1.0)
+    with (
+        serving(asked, head_s=SLOW_S, reply_s=SLOW_S, least=least) as port,
+        line_to(port) as line,
+    ):
+        line.sendall(b"GET /large HTTP/1.1\r\n\r\n")
+        found, began = 0, time.monotonic()
+        while time.monotonic() < began + 3:
+            found += len(line.recv(100_000))
+            time.sleep(0.05)
+        assert found + len(everything(line)) > 40_000_000
+
+
+def test_replies_that_are_asked_for_one_after_the_other_and_not_read_are_cut_too():
+    """Each waits for the one before, as a request in work: nothing else would end it."""
+    least = LeastRate(bytes_s=10**7, grace_s=0.3)
+    with (
+        serving(head_s=SLOW_S, reply_s=SLOW_S, least=least) as port,
+        line_to(port) as line,
+    ):
+        line.sendall(b"GET /large HTTP/1.1\r\n\r\n" * 3)
+        time.sleep(2)
+        assert len(everything(line)) < 40_000_000
+
+
+# --- strangers ----------------------------------------------------------------------------------
+
+
+def test_who_is_in_work_without_a_key_makes_room_after_a_while():
+    with serving(head_s=SLOW_S, connections=3) as port, contextlib.ExitStack() as lines:
+        held = [lines.enter_context(line_to(port)) for _ in range(3)]
+        for line in held:
+            line.sendall(b"POST /echo HTTP/1.1\r\nContent-Length: 9\r\n\r\nx")
+        time.sleep(1.5)
+        good = lines.enter_context(line_to(port))
+        good.sendall(GET)
+        assert one_reply(good).startswith(b"HTTP/1.1 200")
+        assert everything(held[0]) == b""
+
+
+def test_who_is_in_work_with_a_key_does_not():
+    with serving(head_s=SLOW_S, connections=1) as port, contextlib.ExitStack() as lines:
+        held = lines.enter_context(line_to(port))
+        held.sendall(b"POST /known HTTP/1.1\r\nContent-Length: 1\r\n\r\n")
+        time.sleep(1.5)
+        assert everything(lines.enter_context(line_to(port))).startswith(b"HTTP/1.1 503")
+        held.sendall(b"x")
+        assert one_reply(held).startswith(b"HTTP/1.1 200")

@@ -2,10 +2,13 @@
 
 import asyncio
 import json
+from dataclasses import replace
 
 import httpx
 import pytest
 
+from craft_server.accounts.shares import NOBODY, Caller
+from craft_server.api.least_rate import LeastRate
 from craft_server.api.middleware import BodyCap, BodyLimits
 from craft_server.api.services import services_of
 from craft_shared.errors import Code, Refusal
@@ -29,7 +32,7 @@ class Reader:
         self.has_read.set()
         await self.go.wait()
 
-    async def ask(self, pieces, *, kind=TENSOR_MEDIA_TYPE, delay_s=0.0):
+    async def ask(self, pieces, *, kind=TENSOR_MEDIA_TYPE, delay_s=0.0, caller=NOBODY):
         pieces = iter(pieces)
 
         async def receive():
@@ -37,7 +40,8 @@ class Reader:
             piece = next(pieces, None)
             return {"type": "http.request", "body": piece or b"", "more_body": piece is not None}
 
-        scope = {"type": "http", "headers": [(b"content-type", kind.encode())]}
+        headers = [(b"content-type", kind.encode())]
+        scope = {"type": "http", "headers": headers, "state": {"caller": caller}}
         await self.cap(scope, receive, None)
 
 
@@ -121,13 +125,55 @@ def test_bodies_in_work_have_a_bound_together_and_small_ones_always_pass():
         first = asyncio.create_task(reader.ask([bytes(4 * MIB)]))
         await reader.has_read.wait()
         with pytest.raises(Refusal) as caught:
-            await reader.ask([bytes(3 * MIB)])
+            await reader.ask([bytes(3 * MIB)], caller=Caller("key", "bob"))
         assert caught.value.code is Code.OVERLOADED
         assert caught.value.retry_after_s
         reader.go.set()
         await reader.ask([bytes(MIB)])
         await first
         await reader.ask([bytes(4 * MIB)])
+
+    asyncio.run(main())
+
+
+def test_the_bodies_of_one_key_leave_room_for_those_of_others():
+    limits = replace(LIMITS, all_bytes=32 * MIB)
+    assert (limits.shares.key, limits.shares.owner) == (8 * MIB, 16 * MIB)
+    ann, bob = (Caller(f"key of {name}", name) for name in ("ann", "bob"))
+
+    async def main():
+        reader = Reader(limits)
+        work = [asyncio.create_task(reader.ask([bytes(4 * MIB)], caller=ann)) for _ in range(2)]
+        await asyncio.sleep(0.01)
+        with pytest.raises(Refusal) as caught:
+            await reader.ask([bytes(4 * MIB)], caller=ann)
+        assert caught.value.code is Code.RATE_LIMITED
+        reader.go.set()
+        await reader.ask([bytes(4 * MIB)], caller=bob)
+        await asyncio.gather(*work)
+        assert reader.cap._in_memory.held == 0
+
+    asyncio.run(main())
+
+
+def test_a_body_that_comes_slower_than_the_least_rate_is_refused_long_before_its_time_is_up():
+    limits = replace(LIMITS, seconds=600, least=LeastRate(bytes_s=10_000, grace_s=0.2))
+
+    async def main():
+        await Reader(limits).ask([b"x" * 10] * 1000, delay_s=0.01)
+
+    refusal = refused(main)
+    assert refusal.code is Code.DEADLINE_EXCEEDED
+    assert "at least 10000 bytes must come in a second" in refusal.detail
+
+
+def test_a_body_that_keeps_the_least_rate_may_take_longer_than_the_grace():
+    limits = replace(LIMITS, seconds=600, least=LeastRate(bytes_s=1000, grace_s=0.2))
+
+    async def main():
+        reader = Reader(limits)
+        reader.go.set()
+        await reader.ask([b"x" * 1000] * 50, delay_s=0.01)
 
     asyncio.run(main())
 
@@ -140,7 +186,7 @@ def test_what_was_refused_is_not_in_memory_any_more():
             with pytest.raises(Refusal) as caught:
                 await reader.ask(pieces)
             assert caught.value.code is Code.TOO_LARGE
-            assert reader.cap._in_memory == 0
+            assert reader.cap._in_memory.held == 0
 
     asyncio.run(main())
 

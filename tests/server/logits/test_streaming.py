@@ -1,17 +1,20 @@
-"""Replies larger than a block leave block by block: the same bytes, the same price, one place."""
+"""Replies larger than a block leave block by block: the same bytes, the same price, no place."""
 
 import asyncio
+import threading
 
 import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from craft_server.api.responses import response_to
+from craft_server.accounts.shares import NOBODY
+from craft_server.api.limits import writing_turns
+from craft_server.api.responses import Writer
 from craft_server.api.services import services_of
 from craft_server.app import card_limits, create_app
 from craft_server.logits import scoring
 from craft_server.models.stub import StubBlackBox
-from craft_shared.errors import Code, Refusal
+from craft_shared.errors import Code
 from craft_shared.messages import LogitsReply, LogitsRequest
 from craft_shared.wire import decode_reply
 from tests.support.serving import (
@@ -27,11 +30,17 @@ OFFSETS = np.random.default_rng(0).normal(size=(5, 4, 16)).astype(np.float32)
 
 
 class FailingBox(StubBlackBox):
-    """The stub, failing at the products after the first `good` ones."""
+    """The stub, failing at the products after the first `good` ones, waiting while not `go`."""
 
     good = 10**9
 
+    def __init__(self, *arguments, **fields):
+        super().__init__(*arguments, **fields)
+        self.go = threading.Event()
+        self.go.set()
+
     def logits(self, *arguments, **where):
+        self.go.wait(10)
         self.good -= 1
         if self.good < 0:
             raise RuntimeError("the device is gone")
@@ -139,11 +148,16 @@ def test_a_reply_cut_short_is_paid_and_can_be_had_again(client, box, monkeypatch
     assert spent(client) == (5, 0)
 
 
+async def written(reply, shop, *, deadline_s):
+    turns = writing_turns(services_of(shop.app).settings)
+    return await Writer(NOBODY, turns, deadline_s=deadline_s).response(reply, tensors=True)
+
+
 class Shop:
     """A service with one place, and a request of many blocks."""
 
-    def __init__(self, folder, box):
-        self.app = create_app(settings_in(folder, queue=1), box)
+    def __init__(self, folder, box, queue=1):
+        self.app = create_app(settings_in(folder, queue=queue), box)
         services = services_of(self.app)
         self.service = services.logits
         self.key = services.keys.verify(services.keys.create("ann", 100).token)
@@ -164,22 +178,33 @@ def shop(tmp_path, box, monkeypatch):
     return Shop(tmp_path, box)
 
 
-def test_a_streamed_reply_in_blocks_holds_its_place_until_it_is_closed(shop):
+def test_a_reply_that_nobody_reads_takes_no_place_from_others(shop):
     async def main():
-        reply = await shop.buy("one")
-        with pytest.raises(Refusal) as caught:
-            await shop.buy("two")
-        assert caught.value.code is Code.OVERLOADED
-        reply.close()
+        unread = await shop.buy("one")
         await shop.buy("two")
+        unread.close()
 
     asyncio.run(main())
 
 
-def test_a_streamed_reply_that_nobody_reads_gives_its_place_up_when_it_is_dropped(shop):
+def test_free_replays_that_are_computed_again_have_a_share(tmp_path, box, monkeypatch):
+    """Whoever bought one large reply must not crowd paid work out with replays of it."""
+    monkeypatch.setattr(scoring, "BLOCK_LOGITS", 2)
+    shop = Shop(tmp_path, box, queue=10)
+
     async def main():
-        await shop.buy("one")
-        await shop.buy("two")
+        (await shop.buy("one")).close()
+        box.go.clear()
+        replays = [asyncio.create_task(shop.buy("one")) for _ in range(5)]
+        await asyncio.wait(replays, timeout=0.3)
+        refused = [task.exception() for task in replays if task.done()]
+        assert [error.code for error in refused] == [Code.RATE_LIMITED] * 3
+        assert all(error.retry_after_s for error in refused)
+        box.go.set()
+        for task in replays:
+            if not task.done():
+                (await task).close()
+        (await shop.buy("one")).close()
 
     asyncio.run(main())
 
@@ -203,7 +228,7 @@ def test_a_reader_that_is_too_slow_is_cut_off_and_gives_its_place_up(shop, caplo
         await asyncio.Event().wait()
 
     async def main():
-        response = await response_to(await shop.buy("one"), tensors=True, deadline_s=0.01)
+        response = await written(await shop.buy("one"), shop, deadline_s=0.01)
         await response({"type": "http"}, never, never)
         await shop.buy("two")
 
@@ -224,7 +249,7 @@ def test_nothing_more_is_computed_for_a_reader_that_hung_up(shop, box):
         return {"type": "http.disconnect"}
 
     async def main():
-        response = await response_to(await shop.buy("one"), tensors=True, deadline_s=10)
+        response = await written(await shop.buy("one"), shop, deadline_s=10)
         box.good = 2  # the third product of four would fail
         await response({"type": "http"}, receive, send)
         await shop.buy("two")

@@ -1,15 +1,19 @@
 """POST /v1/logits: the only route by which a model's answers leave."""
 
 import asyncio
+from contextlib import ExitStack
 from typing import Annotated, TypeVar
 
 from fastapi import APIRouter, Header, Request, Response
+from starlette.requests import ClientDisconnect
 
 from craft_server.accounts.identity import Key
+from craft_server.accounts.shares import Caller
 from craft_server.api.bodies import JSON_MEDIA_TYPE, describe, media_type, wants_tensors
-from craft_server.api.dependencies import LogitsKey, LogitsKeyNow, ServicesOf
-from craft_server.api.responses import disconnected, response_to
+from craft_server.api.dependencies import LogitsKey, LogitsKeyNow, ServicesOf, hold
+from craft_server.api.responses import Writer, disconnected
 from craft_server.engine.blackbox import FloatArray
+from craft_server.logits.reply_memory import memory_of
 from craft_server.logits.results import Reply
 from craft_shared.errors import CODES, Code, Refusal
 from craft_shared.messages import LogitsReply, LogitsRequest
@@ -39,12 +43,18 @@ async def logits(
 ) -> Response:
     """Score P prompts of K classes on an image set. Costs P queries, once per Idempotency-Key."""
     message, offsets = await _read(request)
+    tensors, caller = wants_tensors(request), Caller.of(key)
 
     async def buy(key: Key) -> Reply:
         priced = await services.logits.price(
             key, message, offsets=offsets, idempotency_key=idempotency_key
         )
-        return await _unless_disconnected(request, services.logits.start(priced))
+        memory = memory_of(priced, width=services.logits.card.context_width, tensors=tensors)
+        with ExitStack() as held:  # before the work: what cannot leave is not computed
+            held.enter_context(services.replies.lease(caller, memory))
+            reply = await _unless_disconnected(request, services.logits.start(priced))
+            hold(request, held.pop_all())
+        return reply
 
     try:
         reply = await buy(key)
@@ -55,9 +65,8 @@ async def logits(
         if now.version == key.version:
             raise
         reply = await buy(now)
-    return await response_to(
-        reply, tensors=wants_tensors(request), deadline_s=services.settings.deadline_s
-    )
+    writer = Writer(caller, services.writing, deadline_s=services.settings.deadline_s)
+    return await writer.response(reply, tensors=tensors)
 
 
 async def _read(request: Request) -> tuple[LogitsRequest, FloatArray | None]:
@@ -83,6 +92,8 @@ async def _unless_disconnected(request: Request, task: "asyncio.Task[T]") -> T:
     finally:
         watcher.cancel()
         task.cancel()
+    if task.cancelled() and watcher.done():
+        raise ClientDisconnect  # nothing was charged
     if task.cancelled():
-        raise Refusal(Code.DEADLINE_EXCEEDED, "the client hung up; nothing was charged")
+        raise Refusal(Code.DRAINING, "the server is shutting down; nothing was charged")
     return task.result()

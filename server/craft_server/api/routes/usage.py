@@ -1,27 +1,23 @@
 """What a key has left, what it has spent, and the ledger in pages."""
 
-import asyncio
-import csv
-import io
 from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request, Response
 
-from craft_server.api.dependencies import AnyKey, ServicesOf, UsageKey
+from craft_server.accounts.shares import Caller
+from craft_server.api.dependencies import AnyKey, ServicesOf, UsageKey, hold
+from craft_server.api.ledger_pages import CSV, NDJSON, Page, form_of, render
 from craft_server.metering.ledger import Bucket, Label, LedgerFilter
-from craft_shared.messages import KeyInfo, Tag, UsageEvent, UsageEvents, UsageReply
+from craft_shared.messages import KeyInfo, Tag, UsageEvents, UsageReply
 
 router = APIRouter(tags=["usage"])
-
-_CSV = "text/csv"
-_NDJSON = "application/x-ndjson"
 
 
 @router.get("/v1/key")
 async def key_info(services: ServicesOf, key: AnyKey) -> KeyInfo:
     """What this key may do and what it has left."""
-    budgets = await asyncio.to_thread(services.meter.budgets, key.id)
+    budgets = await services.reads.run(Caller.of(key), lambda: services.meter.budgets(key.id))
     return KeyInfo(
         id=key.id,
         owner=key.owner,
@@ -54,13 +50,15 @@ async def usage(
     by: Label | None = None,
 ) -> UsageReply:
     """Add up the ledger of this key, by time (UTC), by tag or by run."""
-    return await asyncio.to_thread(services.meter.usage, key.id, where, bucket=bucket, by=by)
+    return await services.reads.run(
+        Caller.of(key), lambda: services.meter.usage(key.id, where, bucket=bucket, by=by)
+    )
 
 
 @router.get(
     "/v1/usage/events",
     response_model=UsageEvents,
-    responses={200: {"content": {_CSV: {}, _NDJSON: {}}}},
+    responses={200: {"content": {CSV: {}, NDJSON: {}}}},
 )
 async def events(
     request: Request,
@@ -71,26 +69,15 @@ async def events(
     limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
 ) -> Response:
     """Page through the ledger of this key; Accept chooses JSON, CSV or NDJSON."""
-    page = await asyncio.to_thread(services.meter.events, key.id, where, after=after, limit=limit)
-    text, media_type = _render(page, request.headers.get("accept", ""))
+    form, caller = form_of(request.headers.get("accept", "")), Caller.of(key)
+
+    def read() -> Page:
+        return render(services.meter.events(key.id, where, after=after, limit=limit), form)
+
+    page = await services.reads.run(caller, read)
+    hold(request, services.replies.lease(caller, len(page.body)))
     headers = {}
     if page.next is not None:
         following = request.url.include_query_params(after=page.next).query
         headers["Link"] = f'<?{following}>; rel="next"'
-    return Response(text, media_type=media_type, headers=headers)
-
-
-def _render(page: UsageEvents, accept: str) -> tuple[str, str]:
-    if _CSV in accept:
-        return _as_csv(page), _CSV
-    if _NDJSON in accept:
-        return "".join(event.model_dump_json() + "\n" for event in page.events), _NDJSON
-    return page.model_dump_json(), "application/json"
-
-
-def _as_csv(page: UsageEvents) -> str:
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, fieldnames=list(UsageEvent.model_fields))
-    writer.writeheader()
-    writer.writerows(event.model_dump(mode="json") for event in page.events)
-    return buffer.getvalue()
+    return Response(page.body, media_type=form, headers=headers)
