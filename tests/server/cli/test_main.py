@@ -224,6 +224,14 @@ def test_usage_of_one_key_as_csv(run: Run, key: dict[str, str], store: Store):
     assert (row["key"], row["queries"]) == (key["id"], "2")
 
 
+def test_tags_that_are_formulas_are_text_in_a_csv_and_numbers_stay_numbers(
+    run: Run, key: dict[str, str], store: Store
+):
+    buy(store, key["id"], 1, tag="=1+1", run="-2")
+    (row,) = csv.DictReader(io.StringIO(run("usage", "--events", "--export", "csv").out))
+    assert (row["tag"], row["run"], row["queries"]) == ("'=1+1", "'-2", "2")
+
+
 def test_where_the_queries_went_is_one_command(run: Run, key: dict[str, str], store: Store):
     buy(store, key["id"], 1, 2, tag="fitness", run="r1")
     buy(store, key["id"], 3, tag="head", run="r1")

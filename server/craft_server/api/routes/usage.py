@@ -7,7 +7,7 @@ from fastapi import APIRouter, Depends, Query, Request, Response
 
 from craft_server.accounts.shares import Caller
 from craft_server.api.dependencies import AnyKey, ServicesOf, UsageKey, hold
-from craft_server.api.ledger_pages import CSV, NDJSON, Page, form_of, render
+from craft_server.api.ledger_pages import CSV, NDJSON, form_of, read
 from craft_server.metering.ledger import Bucket, Label, LedgerFilter
 from craft_shared.messages import KeyInfo, Tag, UsageEvents, UsageReply
 
@@ -71,10 +71,10 @@ async def events(
     """Page through the ledger of this key; Accept chooses JSON, CSV or NDJSON."""
     form, caller = form_of(request.headers.get("accept", "")), Caller.of(key)
 
-    def read() -> Page:
-        return render(services.meter.events(key.id, where, after=after, limit=limit), form)
+    def slice_of(after: int, limit: int) -> UsageEvents:
+        return services.meter.events(key.id, where, after=after, limit=limit)
 
-    page = await services.reads.run(caller, read)
+    page = await services.reads.run(caller, lambda: read(slice_of, form, after=after, limit=limit))
     hold(request, services.replies.lease(caller, len(page.body)))
     headers = {}
     if page.next is not None:
