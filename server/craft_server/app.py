@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -164,7 +163,6 @@ def serve(settings: Settings) -> None:
 def run(settings: Settings, blackbox: BlackBox) -> None:
     """Serve a black box on the settings' address."""
     _LOG.info("serving %s (%s)", blackbox.card.id, blackbox.card.text_path)
-    http: Any = limits.connection_limits(settings)
     uvicorn.run(
         create_app(settings, blackbox),
         host=settings.host,
@@ -173,7 +171,7 @@ def run(settings: Settings, blackbox: BlackBox) -> None:
         access_log=False,  # api/access_log.py writes it
         log_config=None,
         timeout_graceful_shutdown=int(settings.drain_s),
-        http=http,
+        http=limits.connection_limits(settings),
         ws="none",
     )
 

@@ -1,5 +1,7 @@
 """The settings' limits on requests, bodies and replies, as the parts of this package take them."""
 
+from typing import Any
+
 from craft_server.accounts.shares import ShareLimits, Shares
 from craft_server.api.connection_limits import ConnectionLimits
 from craft_server.api.least_rate import LeastRate
@@ -14,7 +16,7 @@ _WAITING = 2**30
 """Nothing is refused for want of a writer: a reply that is written has its share of memory."""
 
 
-def connection_limits(settings: Settings) -> ConnectionLimits:
+def connection_limits(settings: Settings) -> Any:  # uvicorn wants a class; it calls it
     """What uvicorn takes for its protocol: HTTP with limits on connections."""
     return ConnectionLimits(
         head_s=settings.head_s,
