@@ -111,7 +111,7 @@ class ModelCard(Reply):
     context_length: int = Field(description="tokens in a prompt, start and end included")
     image_size: int = Field(description="side in pixels that images are resized and cropped to")
     logit_scale: float = Field(description="exp(logit_scale), the factor of the cosine")
-    prompt_kinds: list[PromptKind]
+    prompt_kinds: Many[PromptKind]
     output: OutputKind = Field("logits", description="what is disclosed of the logits to this key")
     class_names: list[str] | None = Field(
         None, description="the only names that this key may ask about, all of them in any order"
@@ -124,7 +124,7 @@ class ModelCard(Reply):
 class ModelList(Reply):
     """GET /v1/models."""
 
-    models: list[ModelCard]
+    models: Many[ModelCard]
 
 
 # --- images -------------------------------------------------------------------------------------
@@ -139,7 +139,7 @@ class Manifest(Request):
 class ManifestReply(Reply):
     """The ids of the manifest that this owner has not uploaded, in the order asked."""
 
-    missing: list[ImageId]
+    missing: Many[ImageId]
 
 
 class StoredImage(Reply):
@@ -155,7 +155,7 @@ class StoredImage(Reply):
 class UploadReply(Reply):
     """POST /v1/images: one entry per file, in the order sent."""
 
-    images: list[StoredImage]
+    images: Many[StoredImage]
 
 
 class ImageSetRequest(Request):
@@ -305,7 +305,7 @@ class KeyInfo(Reply):
 
     id: str
     owner: str
-    scopes: list[str]
+    scopes: Many[str]
     budgets: Budgets
     policy: Policy = Policy()
     created_at: datetime
@@ -330,7 +330,7 @@ class UsageReply(Reply):
 
     bucket: Literal["total", "hour", "day"]
     by: Literal["tag", "run", "image_set"] | None = None
-    buckets: list[UsageBucket]
+    buckets: Many[UsageBucket]
 
 
 class UsageEvent(Reply):
@@ -356,7 +356,7 @@ class UsageEvent(Reply):
 class UsageEvents(Reply):
     """GET /v1/usage/events: a page of the ledger; ask again with `after=next` for more."""
 
-    events: list[UsageEvent]
+    events: Many[UsageEvent]
     next: int | None
 
 

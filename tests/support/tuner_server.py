@@ -20,6 +20,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+from PIL import Image
 
 from craft_shared import wire
 from craft_shared.errors import PROBLEM_MEDIA_TYPE, Code, Refusal
@@ -47,6 +48,7 @@ from craft_shared.tensors import TENSOR_MEDIA_TYPE
 from craft_tuner.client.purchases import add
 from craft_tuner.client.transport import Patience, Transport
 from craft_tuner.config.connection import Connection
+from craft_tuner.data.pictures import encode_png
 
 WIDTH = 4
 N_CTX = 4
@@ -77,6 +79,15 @@ class Asked:
 
 Mischief = Callable[["FakeServer", Asked], Answer | str | None]
 """Instead of the honest answer to the next logits call; a str is done to the socket."""
+
+
+_PNG = encode_png(Image.new("L", (1, 1)))
+
+
+def an_image(words: str | bytes, *, size: int = 0) -> bytes:
+    """A PNG of one pixel with words behind it, which decoders pass over; at least `size` bytes."""
+    tail = words.encode() if isinstance(words, str) else words
+    return _PNG + tail.rjust(size - len(_PNG))
 
 
 def limits(**changes: int) -> CardLimits:

@@ -1,5 +1,6 @@
 """The client asks each question once, checks the replies, and knows what it spent."""
 
+import hashlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +27,7 @@ from tests.support.tuner_server import (
     WIDTH,
     Answer,
     FakeServer,
+    an_image,
     changes,
     logits_of,
     model_card,
@@ -47,7 +49,7 @@ def some_offsets(prompts: int = 5, seed: int = 0) -> np.ndarray:
 
 
 def pictures(count: int) -> list[BytesPicture]:
-    return [BytesPicture(f"image {index}".encode(), f"{index}.png") for index in range(count)]
+    return [BytesPicture(an_image(str(index)), f"{index}.png") for index in range(count)]
 
 
 @dataclass
@@ -108,6 +110,9 @@ def test_the_request_says_model_words_and_what_it_is_for():
 def test_the_name_of_a_purchase_does_not_depend_on_the_run_label():
     """The keys of a run that began before requests had a run: it resumes and pays nothing again."""
     scene = a_scene()
+    ids = [hashlib.sha256(f"image {index}".encode()).hexdigest() for index in range(7)]
+    name = f"set_{hashlib.sha256(''.join(ids).encode()).hexdigest()[:32]}"
+    scene.server.sets[name], scene.images = ids, Images((name,), 7)
     scene.score(np.zeros((1, N_CTX, WIDTH), np.float32))
     scene.client.score_templates(TEXTS, ["a {}."], scene.images, purpose="test", step="test")
     keys = [asked.headers["idempotency-key"] for asked in scene.server.calls("/v1/logits")]

@@ -12,12 +12,13 @@ from craft_tuner.config.connection import Connection
 from craft_tuner.data.pictures import BytesPicture
 from craft_tuner.errors import NoAnswer
 from tests.support.slow_line import SlowLine
-from tests.support.tuner_server import KEY, FakeServer, listening
+from tests.support.tuner_server import KEY, FakeServer, an_image, listening
 
 pytestmark = pytest.mark.slow
 
 PICTURES = [
-    BytesPicture(np.random.default_rng(seed).bytes(30_000), f"{seed}.png") for seed in range(40)
+    BytesPicture(an_image(np.random.default_rng(seed).bytes(30_000)), f"{seed}.png")
+    for seed in range(40)
 ]
 TOTAL = sum(len(picture.data) for picture in PICTURES)
 

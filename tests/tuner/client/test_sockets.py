@@ -18,6 +18,7 @@ from tests.support.tuner_server import (
     N_CTX,
     WIDTH,
     FakeServer,
+    an_image,
     does,
     impatient,
     listening,
@@ -26,7 +27,7 @@ from tests.support.tuner_server import (
 )
 
 TEXTS = Texts(("cat", "dog"))
-PICTURES = [BytesPicture(f"image {index}".encode(), f"{index}.png") for index in range(4)]
+PICTURES = [BytesPicture(an_image(str(index)), f"{index}.png") for index in range(4)]
 OFFSETS = np.random.default_rng(0).normal(size=(6, N_CTX, WIDTH)).astype(np.float32)
 
 

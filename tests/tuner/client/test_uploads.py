@@ -10,7 +10,14 @@ from craft_tuner.client import uploads
 from craft_tuner.client.uploads import upload
 from craft_tuner.data.pictures import BytesPicture
 from craft_tuner.errors import DataError, ServerUnreachable, UsageError
-from tests.support.tuner_server import Answer, FakeServer, files_of, model_card, transport_to
+from tests.support.tuner_server import (
+    Answer,
+    FakeServer,
+    an_image,
+    files_of,
+    model_card,
+    transport_to,
+)
 
 
 @dataclass
@@ -26,8 +33,10 @@ class Counted:
         return self.data
 
 
-def pictures(count, *, size=10):
-    return [BytesPicture(f"{index:0{size}}".encode(), f"dir/{index}.png") for index in range(count)]
+def pictures(count, *, size=100):
+    return [
+        BytesPicture(an_image(str(index), size=size), f"dir/{index}.png") for index in range(count)
+    ]
 
 
 def send(server, files, *, set_size=1000, limits: CardLimits | None = None, **options):
@@ -57,7 +66,7 @@ def test_what_is_there_already_is_not_sent_again():
 
 def test_the_same_bytes_twice_are_sent_once_and_stand_twice_in_the_set():
     server = FakeServer()
-    done = send(server, [BytesPicture(b"same", "a.png"), BytesPicture(b"same", "b.png")])
+    done = send(server, [BytesPicture(an_image("same"), name) for name in ("a.png", "b.png")])
     assert len(files_of(server.calls("/v1/images")[0])) == 1
     assert len(server.sets[done.images.sets[0]]) == 2
 
@@ -96,7 +105,7 @@ def test_each_picture_is_read_once_and_only_when_its_batch_is_due(monkeypatch):
         return honest(asked)
 
     server._upload = spy
-    files = [Counted(str(index).encode(), f"{index}", reads) for index in range(6)]
+    files = [Counted(an_image(str(index)), f"{index}", reads) for index in range(6)]
     send(server, files)
     assert reads == ["0", "1", "2", "3", "4", "5"]
     assert seen_at_first_upload[0] <= 3
@@ -111,8 +120,8 @@ def test_progress_adds_up(monkeypatch):
 
 def test_a_picture_too_large_is_named_before_anything_is_sent():
     server = FakeServer()
-    limits = model_card(image_bytes=9).limits
-    with pytest.raises(DataError, match=r"image dir/0\.png has 10 bytes, the server takes 9"):
+    limits = model_card(image_bytes=99).limits
+    with pytest.raises(DataError, match=r"image dir/0\.png has 100 bytes, the server takes 99"):
         send(server, pictures(1), limits=limits)
     assert not server.asked
 

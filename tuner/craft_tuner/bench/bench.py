@@ -73,7 +73,8 @@ def bench(request: BenchRequest, settings: Settings) -> str:
         raise UsageError(f"--start-server or --server {settings.server}? give one of them")
     results_dir = ResultsDir(request.out.absolute())
     if request.dry_run:
-        statuses = [results_dir.look(planned) for planned in plan_grid(request.grid, CARD)]
+        planned_cells = plan_grid(request.grid, CARD, settings.allow_outside)
+        statuses = [results_dir.look(planned) for planned in planned_cells]
         announce(_say, statuses, bills_of(_to_do(request, statuses), None))
         return ""
     with local_server(results_dir.path / "server", queries=1) as server:
@@ -85,7 +86,8 @@ def _bench(request: BenchRequest, settings: Settings, *, allow: Allow | None = N
     results_dir = ResultsDir(request.out.absolute())
     with open_server(settings) as (screen, transport):
         card = choose_model(transport, settings.model)
-        statuses = [results_dir.look(planned) for planned in plan_grid(request.grid, card)]
+        planned_cells = plan_grid(request.grid, card, settings.allow_outside)
+        statuses = [results_dir.look(planned) for planned in planned_cells]
         todo = _to_do(request, statuses)
         bills = bills_of(todo, transport)
         budgets = fetch_key(transport).budgets
@@ -97,7 +99,7 @@ def _bench(request: BenchRequest, settings: Settings, *, allow: Allow | None = N
         if request.dry_run:
             return ""
         for one in todo:
-            results_dir.prepare(one, _setup(one, transport, card))
+            results_dir.prepare(one, _setup(one, transport, card, settings))
     try:
         _carry_out(request, results_dir, bills, settings=settings)
     except KeyboardInterrupt:
@@ -115,9 +117,9 @@ def _to_do(request: BenchRequest, statuses: Sequence[CellStatus]) -> list[CellSt
     return [one for one in statuses if one.state in states and one.possible]
 
 
-def _setup(status: CellStatus, transport: Transport, card: ModelCard) -> Setup:
-    data = absolute(status.cell.data)
-    return Setup(server=transport.url, model=card.id, data=data)
+def _setup(status: CellStatus, transport: Transport, card: ModelCard, settings: Settings) -> Setup:
+    data, allowed = absolute(status.cell.data), tuple(map(str, settings.allow_outside))
+    return Setup(server=transport.url, model=card.id, data=data, allow_outside=allowed)
 
 
 # --- while it runs ------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ writes nothing.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from craft_shared.messages import Budgets, Counters, ModelCard
 from craft_tuner import methods
@@ -37,11 +38,11 @@ class Bill:
     left: Counters
 
 
-def plan_grid(grid: Grid, card: ModelCard) -> list[Planned]:
+def plan_grid(grid: Grid, card: ModelCard, outside: Sequence[Path] = ()) -> list[Planned]:
     """Every cell with its plan, dataset by dataset, method by method.
 
     A method that asks about nothing but test images cannot depend on shots, seed or budget: it has
-    one cell a dataset.
+    one cell a dataset. Images may be in the folders `outside` beside their dataset's own.
 
     Raises:
         DataError: a dataset cannot be read.
@@ -50,7 +51,7 @@ def plan_grid(grid: Grid, card: ModelCard) -> list[Planned]:
     return [
         planned
         for source in grid.data
-        for dataset in [read_dataset(source)]
+        for dataset in [read_dataset(source, outside=outside)]
         for method in grid.methods
         for planned in _plan_method(grid, source, method, dataset=dataset, card=card)
     ]

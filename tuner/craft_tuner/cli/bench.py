@@ -6,7 +6,15 @@ from typing import Annotated, Literal
 
 import typer
 
-from craft_tuner.cli.options import Assignments, ConfigFile, Key, Model, Server, Timeout
+from craft_tuner.cli.options import (
+    AllowOutside,
+    Assignments,
+    ConfigFile,
+    Key,
+    Model,
+    Server,
+    Timeout,
+)
 from craft_tuner.cli.options import sources as gather_sources
 from craft_tuner.config.settings import parse_assignments
 
@@ -43,6 +51,7 @@ def bench(
         str, typer.Option(help="Settings to start from; `auto`: those of the dataset's name")
     ] = "auto",
     assignments: Assignments = None,
+    allow_outside: AllowOutside = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Directory of the bench, new or to go on with; default: bench/DATA"),
@@ -84,7 +93,13 @@ def bench(
     if start_server:
         environ.pop("CRAFT_SERVER_URL", None)
     sources = gather_sources(
-        config, environ=environ, server=server, key=key, model=model, timeout_s=timeout
+        config,
+        environ=environ,
+        server=server,
+        key=key,
+        model=model,
+        timeout_s=timeout,
+        allow_outside=allow_outside,
     )
     request = use_case.BenchRequest(
         grid=axes.Grid(

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from craft_tuner.cli.options import AsJson, Budget, ClassNames
+from craft_tuner.cli.options import AllowOutside, AsJson, Budget, ClassNames, sources
 from craft_tuner.errors import CraftTunerError, DataError
 
 _CHECK_EXAMPLES = """\b
@@ -54,6 +54,7 @@ def check(
         Literal["names", "coop", "craft"] | None, typer.Option(help="Which images are the shots")
     ] = None,
     class_names: ClassNames = None,
+    allow_outside: AllowOutside = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Open no image: no damage or doubles found, no bytes")
     ] = False,
@@ -72,7 +73,10 @@ def check(
     }
     flags = {name: value for name, value in given.items() if value is not None}
     try:
-        found = data_checks.look(source, flags, class_names=class_names, opened=not quick)
+        allowed = sources(None, allow_outside=allow_outside).settings.allow_outside
+        found = data_checks.look(
+            source, flags, class_names=class_names, opened=not quick, outside=allowed
+        )
     except DataError as error:
         typer.echo(f"craft-tuner: {error.message}", err=True)
         raise typer.Exit(CraftTunerError.exit_code) from error

@@ -20,6 +20,7 @@ from craft_tuner.cli import predict as cli_predict
 from craft_tuner.cli import report as cli_report
 from craft_tuner.cli.options import (
     AdapterPath,
+    AllowOutside,
     AsJson,
     Assignments,
     Budget,
@@ -118,6 +119,7 @@ def fit(
         bool, typer.Option("--dry-run", help="Say what it would spend and move, and stop")
     ] = False,
     class_names: ClassNames = None,
+    allow_outside: AllowOutside = None,
     track: Annotated[
         str | None,
         typer.Option(help="Tell a tracker: tensorboard, module:callable, none [CRAFT_TRACK]"),
@@ -136,7 +138,13 @@ def fit(
     from craft_tuner.commands import fit as commands
 
     sources = gather_sources(
-        config, server=server, key=key, model=model, timeout_s=timeout, track=track
+        config,
+        server=server,
+        key=key,
+        model=model,
+        timeout_s=timeout,
+        track=track,
+        allow_outside=allow_outside,
     )
     given = {"preset": preset, "method": method, "shots": shots, "seed": seed, "budget": budget}
     flags = {
@@ -180,6 +188,7 @@ def evaluate(
     ] = False,
     as_json: AsJson = False,
     class_names: ClassNames = None,
+    allow_outside: AllowOutside = None,
     server: Server = None,
     key: Key = None,
     model: Model = None,
@@ -192,7 +201,14 @@ def evaluate(
     """
     from craft_tuner.commands import fit as commands
 
-    sources = gather_sources(config, server=server, key=key, model=model, timeout_s=timeout)
+    sources = gather_sources(
+        config,
+        server=server,
+        key=key,
+        model=model,
+        timeout_s=timeout,
+        allow_outside=allow_outside,
+    )
     found = commands.evaluate(
         adapter, sources.settings, data=data, class_names=class_names, zero_shot=zero_shot
     )

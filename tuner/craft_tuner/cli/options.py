@@ -19,6 +19,13 @@ AdapterPath = Annotated[Path, typer.Argument(help="A run directory or an adapter
 ClassNames = Annotated[
     Path | None, typer.Option(help="File of lines `folder = class name`; default: folder names")
 ]
+AllowOutside = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="Folder that images may be in beside the dataset's own; repeatable "
+        "[CRAFT_ALLOW_OUTSIDE]"
+    ),
+]
 Budget = Annotated[int | None, typer.Option(help="Queries for the whole run")]
 Assignments = Annotated[
     list[str] | None, typer.Option("--set", help="NAME=VALUE, any setting; repeatable")
@@ -29,4 +36,5 @@ def sources(
     config: Path | None, *, environ: Mapping[str, str] = os.environ, **flags: Any
 ) -> Sources:
     """Settings from flags, environment and the file of --config."""
+    flags = {name: value for name, value in flags.items() if value != []}
     return gather(flags, environ=environ, config=config)

@@ -5,7 +5,16 @@ from typing import Annotated, Literal
 
 import typer
 
-from craft_tuner.cli.options import AdapterPath, ConfigFile, Key, Model, Server, Timeout, sources
+from craft_tuner.cli.options import (
+    AdapterPath,
+    AllowOutside,
+    ConfigFile,
+    Key,
+    Model,
+    Server,
+    Timeout,
+    sources,
+)
 from craft_tuner.errors import UsageError
 
 EXAMPLES = """\b
@@ -41,6 +50,7 @@ def predict(
     anyway: Annotated[
         bool, typer.Option("--anyway", help="Begin even if the key may not pay for all")
     ] = False,
+    allow_outside: AllowOutside = None,
     server: Server = None,
     key: Key = None,
     model: Model = None,
@@ -58,6 +68,13 @@ def predict(
 
     if resume and out is None:
         raise UsageError("--resume goes on with the file of --out; give both")
-    found = sources(config, server=server, key=key, model=model, timeout_s=timeout)
+    found = sources(
+        config,
+        server=server,
+        key=key,
+        model=model,
+        timeout_s=timeout,
+        allow_outside=allow_outside,
+    )
     writer = AnswerWriter(out, form, top=top, resume=resume)
     classify.predict(adapter, images, found.settings, writer=writer, batch=batch, anyway=anyway)

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from craft_tuner.cli.options import AllowOutside, sources
+
 EXAMPLES = """\b
 Examples:
   craft-tuner report runs/first
@@ -26,6 +28,7 @@ def report(
         str | None,
         typer.Option(help="The runs' --data: pictures of examples of which a run kept none"),
     ] = None,
+    allow_outside: AllowOutside = None,
 ) -> None:
     """Write one HTML page that compares runs; it needs no network and nothing beside it.
 
@@ -35,6 +38,7 @@ def report(
     from craft_tuner.data.sources import read_dataset
     from craft_tuner.report import compare
 
-    items = read_dataset(data).test if data else ()
+    allowed = sources(None, allow_outside=allow_outside).settings.allow_outside
+    items = read_dataset(data, outside=allowed).test if data else ()
     pictures = {item.picture.name: item.picture for item in items}
     typer.echo(compare(runs, out, pictures=pictures))

@@ -1,12 +1,16 @@
 """What may be asked without paying: which models there are, what a key has left, what it spent."""
 
 from craft_shared.messages import Counters, KeyInfo, ModelCard, ModelList, UsageReply
-from craft_tuner.client.responses import message
+from craft_tuner.client.responses import message, shortened
 from craft_tuner.client.transport import Call, Transport
-from craft_tuner.errors import UsageError
+from craft_tuner.errors import ServerUnreachable, UsageError
 
 LOOKUP_TIMEOUT_S = 30.0
 """No lookup takes longer, unless nobody is there."""
+
+_MOST = {"context_width": 65_536, "context_length": 65_536, "image_size": 4096}
+"""Numbers of a card that arrays and pictures of the tuner are as large as: far above any CLIP's,
+and too small to fill a memory."""
 
 
 def choose_model(
@@ -16,19 +20,31 @@ def choose_model(
 
     Raises:
         UsageError: the server does not have it, or has several and none is named.
+        ServerUnreachable: no model is as its card says.
     """
     cards = transport.send(_lookup("/v1/models"), message(ModelList)).models
     found = {card.id: card for card in cards}
-    known = ", ".join(found) or "none"
+    known = shortened(", ".join(found)) or "none"
     if name is None and prefer in found:
         name = prefer
     if name is None and len(cards) == 1:
-        return cards[0]
+        return _checked(cards[0], transport.url)
     if name is None:
         raise UsageError(f"{transport.url} has {len(cards)} models: {known}; choose with --model")
     if name not in found:
         raise UsageError(f"{transport.url} has no model {name!r}; it has: {known}")
-    return found[name]
+    return _checked(found[name], transport.url)
+
+
+def _checked(card: ModelCard, url: str) -> ModelCard:
+    for name, most in _MOST.items():
+        value = getattr(card, name)
+        if not 1 <= value <= most:
+            raise ServerUnreachable(
+                f"{url} says that {shortened(card.id)} has {name} {value:,}; allowed: 1 to "
+                f"{most:,}. Compare both programs' versions, or distrust the server"
+            )
+    return card
 
 
 def fetch_key(transport: Transport) -> KeyInfo:

@@ -51,6 +51,11 @@ _TEMPLATE_BYTES = 8 * 1024
 _FRAME_BYTES = 2048
 """At most what the rest of a request's header takes."""
 
+_REPLY_FRAME_BYTES = 8192
+"""At most what stands before the logits of a reply, but for the model's id."""
+
+_ITEM_BYTES = {"float32": 4, "float16": 2}
+
 
 class Client:
     """One tuner's view of one model behind one server.
@@ -195,7 +200,16 @@ class Client:
             "Accept": TENSOR_MEDIA_TYPE,
             "Idempotency-Key": key,
         }
-        call = Call("POST", "/v1/logits", headers=headers, content=request.body())
+        told = batch.count * batch.images.count * scoring.classes
+        call = Call(
+            "POST",
+            "/v1/logits",
+            headers=headers,
+            content=request.body(),
+            reply_bytes=_REPLY_FRAME_BYTES
+            + 2 * len(self._card.id)
+            + told * _ITEM_BYTES[self._dtype],
+        )
         reply, logits = self._transport.send(call, _read_logits)
         self.purchases.record(
             Purchase(key=key, purpose=scoring.purpose, step=scoring.step, cost=reply.cost)

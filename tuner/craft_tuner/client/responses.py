@@ -13,6 +13,9 @@ from craft_tuner.errors import ServerUnreachable
 
 M = TypeVar("M", bound=BaseModel)
 
+SAID_CHARS = 2000
+"""Of what a server says that is shown to people; longer words are cut."""
+
 
 class Garbled(Exception):
     """A reply of the right kind that cannot be read to its end; it is asked for again."""
@@ -46,7 +49,7 @@ def expect(response: httpx.Response, media_type: str) -> None:
 def not_of_this_protocol(response: httpx.Response) -> ServerUnreachable:
     """The error for an answer that no server of this protocol would give."""
     request = response.request
-    kind = _media_type(response) or "no media type"
+    kind = _media_type(response)[:100] or "no media type"
     server = request.url.copy_with(path="/", query=None)
     return ServerUnreachable(
         f"{server} answers {response.status_code} with {kind} to {request.method} "
@@ -60,9 +63,16 @@ def problem_of(response: httpx.Response) -> Problem | None:
     if _media_type(response) != PROBLEM_MEDIA_TYPE:
         return None
     try:
-        return Problem.model_validate_json(response.content)
+        problem = Problem.model_validate_json(response.content)
     except ValidationError:
         return None
+    said = {name: text for name, text in problem if isinstance(text, str)}
+    return problem.model_copy(update={name: shortened(text) for name, text in said.items()})
+
+
+def shortened(text: str) -> str:
+    """A server's words, cut where they are too many to be shown."""
+    return text if len(text) <= SAID_CHARS else f"{text[:SAID_CHARS]}..."
 
 
 def _media_type(response: httpx.Response) -> str:

@@ -4,6 +4,8 @@ Sent again: calls that never got an answer (no connection, time-out, reply cut s
 whose problem document says `retryable`, and 408, 502, 503, 504 of a gateway in between. The very
 same bytes and headers go out each time, the Idempotency-Key included, so a retry is never a second
 purchase. A server that never answered is given up on early: most likely its address is wrong.
+Nothing of a reply leads elsewhere: redirects are not followed, cookies are not kept. How much of
+one is read, and for how long, is in receiving.py.
 """
 
 import math
@@ -11,19 +13,29 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 import httpx
 
 from craft_shared.tensors import MalformedTensors
 from craft_tuner.client.errors_by_code import error_of
-from craft_tuner.client.responses import Garbled, not_of_this_protocol, problem_of, retry_after_s
+from craft_tuner.client.receiving import ReplyWatch, receive
+from craft_tuner.client.responses import (
+    Garbled,
+    not_of_this_protocol,
+    problem_of,
+    retry_after_s,
+    shortened,
+)
 from craft_tuner.config.connection import Connection, check_key, clean_url, is_loopback, user_agent
 from craft_tuner.errors import CraftTunerError, NoAnswer, ServerUnreachable
 
 CONNECT_TIMEOUT_S = 5.0
 _GATEWAY_STATUSES = frozenset({408, 502, 503, 504})
 _TOO_LARGE = 413
+
+LOOKUP_BYTES = 4 * 1024 * 1024
+"""Of a reply to a lookup: a card or a key may name 10,000 classes, a year has 8,760 hours."""
 
 T = TypeVar("T")
 
@@ -62,6 +74,8 @@ class Call:
     """Read time-out in seconds, where the connection's is longer than this call should take."""
     most_attempts: float = math.inf
     """How often to try at most, where the transport's patience is longer."""
+    reply_bytes: int = LOOKUP_BYTES
+    """Most bytes that an honest reply has; no more is read."""
 
 
 class Trouble(NamedTuple):
@@ -102,6 +116,7 @@ class Transport:
         """Seconds from sending to reading of the last request that was answered, waiting apart."""
         self._timeout_s = connection.timeout_s
         self._answered = False
+        self._connection: dict[str, Any] = {}
         self._http = httpx.Client(
             base_url=self.url,
             headers={
@@ -110,6 +125,7 @@ class Transport:
                 "Accept-Encoding": "identity",
             },
             trust_env=not is_loopback(self.url),
+            follow_redirects=False,  # to wherever a reply says, with the key
             transport=mock,
         )
 
@@ -148,27 +164,40 @@ class Transport:
         return self._patience.attempts if self._answered else self._patience.first_attempts
 
     def _send_once(self, call: Call, read: Callable[[httpx.Response], T]) -> T | Trouble:
-        started = time.monotonic()
+        longest_s = min(self._timeout_s, call.longest_s)
+        with ReplyWatch(longest_s + _GRACE_S, self._connection) as watch:
+            try:
+                response = self._exchange(call, watch)
+            except httpx.TransportError as error:
+                return Trouble(_LATE if watch.overdue else _reason(error))
+            if watch.overdue:
+                return Trouble(_LATE)
         try:
-            response = self._http.request(
-                call.method,
-                call.path,
-                params=dict(call.params),
-                headers=dict(call.headers),
-                content=call.content,
-                files=call.files,
-                timeout=self._timeout(call),
-            )
-            self.took_s = time.monotonic() - started
-            response.stream = httpx.ByteStream(b"")  # it is read, and its cycle would keep the body
             return self._judge(call, response, read)
-        except httpx.TransportError as error:
-            return Trouble(_reason(error))
         except (Garbled, MalformedTensors) as error:
             return Trouble(f"the reply cannot be read ({error})")
 
-    def _timeout(self, call: Call) -> httpx.Timeout:
-        return httpx.Timeout(min(self._timeout_s, call.longest_s), connect=CONNECT_TIMEOUT_S)
+    def _exchange(self, call: Call, watch: ReplyWatch) -> httpx.Response:
+        """Send a call once and read the reply."""
+        request = self._http.build_request(
+            call.method,
+            call.path,
+            params=dict(call.params),
+            headers=dict(call.headers),
+            content=call.content,
+            files=call.files,
+            timeout=httpx.Timeout(min(self._timeout_s, call.longest_s), connect=CONNECT_TIMEOUT_S),
+            extensions={"trace": watch.trace},
+        )
+        started = time.monotonic()
+        response = self._http.send(request, stream=True)
+        try:
+            whole = receive(response, most_bytes=call.reply_bytes, watch=watch)
+        finally:
+            response.close()
+            self._http.cookies.clear()
+        self.took_s = time.monotonic() - started
+        return whole
 
     def _judge(
         self, call: Call, response: httpx.Response, read: Callable[[httpx.Response], T]
@@ -214,11 +243,18 @@ class Transport:
 
     def _foreign(self, call: Call, response: httpx.Response) -> CraftTunerError:
         if response.has_redirect_location:
+            where = shortened(response.headers["location"])
             return ServerUnreachable(
-                f"{self.url} sends {call.path} on to {response.headers['location']}; give the "
+                f"{self.url} sends {call.path} on to {where}; give the "
                 "server's own address with --server"
             )
         return not_of_this_protocol(response)
+
+
+_GRACE_S = 2.0
+"""A server that says nothing at all is left to the read time-out, which says so."""
+
+_LATE = "the reply came too slowly and was cut off (--timeout)"
 
 
 def _reason(error: httpx.TransportError) -> str:

@@ -1,7 +1,10 @@
 """Pictures to the server: each read once, sent only if it is missing there, a batch at a time.
 
-    read a batch -> sha256 -> POST /v1/images/missing -> POST /v1/images with those, piece by piece
+    read a batch -> look at the heads -> sha256 -> POST /v1/images/missing
+    -> decode those, drop the pixels -> POST /v1/images with the very bytes, piece by piece
     then POST /v1/image-sets with the ids, in sets of at most so many images
+
+What is no image leaves in no form: neither its bytes nor, without an image's head, its digest.
 
 Memory holds one batch; a piece is what gets through in some seconds (`upload_rate`). What stopped
 in the middle goes on with what the server lacks: only the piece that was cut is sent again.
@@ -26,7 +29,7 @@ from craft_tuner.blackbox import Images
 from craft_tuner.client.responses import message
 from craft_tuner.client.transport import Call, Transport
 from craft_tuner.client.upload_rate import LARGEST_BYTES, UploadRate
-from craft_tuner.data.pictures import Picture
+from craft_tuner.data.pictures import Picture, check_head, check_whole
 from craft_tuner.errors import NoAnswer, PictureError, ServerUnreachable, UsageError
 
 BATCH_IMAGES = 256
@@ -37,6 +40,13 @@ _ATTEMPTS = 3
 
 _PART_BYTES = 512
 """What a part of a multipart body takes beside the file: headers and boundary, rounded up."""
+
+_REPLY_BYTES = 4096
+"""What a reply about images takes beside its list."""
+_ID_BYTES = 80
+"""In a list of ids: 64 characters, quotes, a comma, and some blanks."""
+_STORED_BYTES = 256
+"""In a list of stored images: an id, three numbers and their names."""
 
 _JSON = {"Content-Type": "application/json"}
 
@@ -128,6 +138,7 @@ def _read(picture: Picture, limits: CardLimits) -> _File:
             "make it smaller or take it out of the dataset",
             picture=picture.name,
         )
+    check_head(data, picture.name, most_pixels=limits.image_pixels)
     return _File(picture.name, hashlib.sha256(data).hexdigest(), data)
 
 
@@ -144,9 +155,17 @@ class _Sender:
         """Send what the server lacks of a batch, each image once."""
         files = list({file.id: file for file in batch}.values())
         manifest = Manifest(ids=[file.id for file in files])
-        call = Call("POST", "/v1/images/missing", headers=_JSON, content=_body(manifest))
+        call = Call(
+            "POST",
+            "/v1/images/missing",
+            headers=_JSON,
+            content=_body(manifest),
+            reply_bytes=_REPLY_BYTES + _ID_BYTES * len(files),
+        )
         missing = set(self.transport.send(call, message(ManifestReply)).missing)
         files = [file for file in files if file.id in missing]
+        for file in files:
+            check_whole(file.data, file.name)
         if len(files) < len(batch):
             self.on_uploaded(len(batch) - len(files))
         for piece in _groups(files, lambda: min(self.body_bytes, self.rate.room)):
@@ -169,7 +188,13 @@ class _Sender:
     def _send(self, files: list[_File]) -> None:
         parts = [("files", (file.id, file.data, "application/octet-stream")) for file in files]
         attempts = _ATTEMPTS if len(files) > 1 else math.inf
-        call = Call("POST", "/v1/images", files=parts, most_attempts=attempts)
+        call = Call(
+            "POST",
+            "/v1/images",
+            files=parts,
+            most_attempts=attempts,
+            reply_bytes=_REPLY_BYTES + _STORED_BYTES * len(files),
+        )
         try:
             reply = self.transport.send(call, message(UploadReply))
         except UsageError as error:
@@ -195,7 +220,13 @@ def _named(error: UsageError, files: list[_File]) -> UsageError:
 
 def _create_set(transport: Transport, ids: list[str], name: str) -> str:
     request = ImageSetRequest(images=ids, name=name)
-    call = Call("POST", "/v1/image-sets", headers=_JSON, content=_body(request))
+    call = Call(
+        "POST",
+        "/v1/image-sets",
+        headers=_JSON,
+        content=_body(request),
+        reply_bytes=_REPLY_BYTES,
+    )
     reply = transport.send(call, message(ImageSet))
     if reply.images != len(ids):
         raise ServerUnreachable(

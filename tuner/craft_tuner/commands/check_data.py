@@ -3,7 +3,7 @@
 Owns how both are shown.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,14 @@ class Look(BaseModel):
         )
 
 
-def look(source: str, flags: Mapping[str, Any], *, class_names: Path | None, opened: bool) -> Look:
+def look(
+    source: str,
+    flags: Mapping[str, Any],
+    *,
+    class_names: Path | None,
+    opened: bool,
+    outside: Sequence[Path] = (),
+) -> Look:
     """Look at a dataset.
 
     Args:
@@ -91,12 +98,13 @@ def look(source: str, flags: Mapping[str, Any], *, class_names: Path | None, ope
         flags: settings to plan with, as for a fit.
         class_names: a file of `label = class name` lines.
         opened: read and decode every picture.
+        outside: folders that its images may be in beside its own.
 
     Raises:
         DataError: there is no dataset, or its form is not understood.
         UsageError: a setting is not usable.
     """
-    listing = list_source(source, class_names=class_names)
+    listing = list_source(source, class_names=class_names, outside=outside)
     configuration.build(flags)  # before the long part
     with Screen(Console(stderr=True)) as screen:
         pictures = len(listing.train) + len(listing.test) if opened else 0

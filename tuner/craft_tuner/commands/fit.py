@@ -19,6 +19,7 @@ from craft_tuner.config.explain import Origins, sentences
 from craft_tuner.config.fit_config import FitConfig
 from craft_tuner.config.settings import Settings
 from craft_tuner.data.dataset import pictures_of
+from craft_tuner.data.pictures import recognise
 from craft_tuner.data.sources import absolute, read_dataset
 from craft_tuner.errors import CraftTunerError, RunError
 from craft_tuner.inference import evaluate as evaluation
@@ -47,7 +48,7 @@ def fit(
     with open_server(settings) as (screen, transport):
         _show_settings(screen, config, origins)
         card = choose_model(transport, settings.model)
-        setup = _setup(transport, card, data=data, class_names=class_names)
+        setup = _setup(transport, card, settings, data=data, class_names=class_names)
         setup = setup.model_copy(update={"track": tracking.known(settings.track)})
         prepared = fitting.prepare(config, setup.dataset(), transport, card=card, run=None)
         with Run.create(where, config, setup=setup.model_dump()) as run:
@@ -67,7 +68,7 @@ def foresee(
     with open_server(settings) as (screen, transport):
         _show_settings(screen, config, origins)
         card = choose_model(transport, settings.model)
-        setup = _setup(transport, card, data=data, class_names=class_names)
+        setup = _setup(transport, card, settings, data=data, class_names=class_names)
         fitting.prepare(config, setup.dataset(), transport, card=card, run=None).show(screen)
 
 
@@ -81,7 +82,8 @@ def resume(where: Path, settings: Settings) -> dict[str, Any]:
         with open_server(settings, server=setup.server) as (screen, transport):
             _show_settings(screen, run.config)
             card = choose_model(transport, settings.model, prefer=setup.model)
-            prepared = fitting.prepare(run.config, setup.dataset(), transport, card=card, run=run)
+            dataset = setup.dataset(settings.allow_outside)
+            prepared = fitting.prepare(run.config, dataset, transport, card=card, run=run)
             track = tracking.known(settings.track or setup.track)
             return _carry_out(run, prepared, transport, card=card, screen=screen, track=track)
 
@@ -96,8 +98,11 @@ def evaluate(
 ) -> Evaluation:
     """Measure an adapter on a dataset's test split, or on all of it if it has none."""
     adapter = Adapter.load(adapter_path)
-    asked = evaluation.labelled_for(adapter, read_dataset(data, class_names=class_names))
+    dataset = read_dataset(data, class_names=class_names, outside=settings.allow_outside)
+    asked = evaluation.labelled_for(adapter, dataset)
     items = asked.items
+    for item in items:
+        recognise(item.picture)
     with open_server(settings) as (screen, transport):
         client = client_for(adapter, transport, settings)
         ways = adapter.prompts_per_image + zero_shot
@@ -126,12 +131,20 @@ def _show_settings(screen: Screen, config: FitConfig, origins: Origins | None = 
         screen.say(sentence)
 
 
-def _setup(transport: Transport, card: ModelCard, *, data: str, class_names: Path | None) -> Setup:
+def _setup(
+    transport: Transport,
+    card: ModelCard,
+    settings: Settings,
+    *,
+    data: str,
+    class_names: Path | None,
+) -> Setup:
     return Setup(
         server=transport.url,
         model=card.id,
         data=absolute(data),
         class_names=str(class_names.absolute()) if class_names else None,
+        allow_outside=tuple(map(str, settings.allow_outside)),
     )
 
 

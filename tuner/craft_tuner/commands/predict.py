@@ -48,7 +48,7 @@ def predict(
         DataError: some images could not be used; the others are answered and written.
     """
     adapter = Adapter.load(adapter_path)
-    named = find_pictures(paths, sys.stdin.buffer)
+    named = find_pictures(paths, sys.stdin.buffer, outside=settings.allow_outside)
     if not named.pictures:
         raise DataError(named.faults[0].sentence if named.faults else "no image is named")
     writer = replace(writer, top=min(writer.top, len(adapter.card.class_names)))

@@ -6,18 +6,20 @@
     --model     CRAFT_MODEL         model = "RN50::openai"
     --timeout   CRAFT_TIMEOUT_S     timeout_s = 630
     --track     CRAFT_TRACK         track = "tensorboard"
+    --allow-outside  CRAFT_ALLOW_OUTSIDE  allow_outside = ["/archive/photos"]
 
 The same file may hold settings of the fit (`shots = 8`, see `craft_tuner.config.fit_config`), and
 so may the environment (`CRAFT_FIT_SHOTS=8`); whatever is in neither list is an error.
 """
 
+import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from craft_tuner.config.connection import READ_TIMEOUT_S, Connection
 from craft_tuner.errors import UsageError
@@ -30,6 +32,7 @@ ENVIRONMENT = {
     "model": "CRAFT_MODEL",
     "timeout_s": "CRAFT_TIMEOUT_S",
     "track": "CRAFT_TRACK",
+    "allow_outside": "CRAFT_ALLOW_OUTSIDE",
 }
 
 
@@ -49,6 +52,22 @@ class Settings(BaseModel):
     track: str | None = Field(
         default=None, description="tracker of a fit: tensorboard, module:callable, or none"
     )
+
+    allow_outside: tuple[Path, ...] = Field(
+        default=(), description="folders that a dataset's images may be in beside its own"
+    )
+
+    @field_validator("allow_outside", mode="before")
+    @classmethod
+    def _listed(cls, value: Any) -> Any:
+        """A variable has several folders as PATH has them."""
+        return tuple(filter(None, value.split(os.pathsep))) if isinstance(value, str) else value
+
+    @field_validator("allow_outside")
+    @classmethod
+    def _absolute(cls, value: tuple[Path, ...]) -> tuple[Path, ...]:
+        """A run that goes on from another working directory means the same folders."""
+        return tuple(folder.expanduser().absolute() for folder in value)
 
     def connection(self, server: str | None = None) -> Connection:
         """Address, key and time-out; `server` is the address if none is set.
@@ -104,9 +123,10 @@ def gather(
     except ValidationError as error:
         fault = error.errors(include_input=False)[0]
         name = str(fault["loc"][0])
+        flag = name.removesuffix("_s").replace("_", "-")
         raise UsageError(
             f"{name}: {fault['msg']} ({Settings.model_fields[name].description}); set it with "
-            f"--{name.removesuffix('_s')}, {ENVIRONMENT[name]} or the file of --config"
+            f"--{flag}, {ENVIRONMENT[name]} or the file of --config"
         ) from error
 
 

@@ -20,13 +20,16 @@ from craft_tuner.data.dataset import spoken
 from craft_tuner.data.folders import class_folders, class_pairs, folder_pairs
 from craft_tuner.data.listing import Fault, Listing, Pair, distinct_names, some
 from craft_tuner.data.pictures import FilePicture
+from craft_tuner.data.places import OUTSIDE, Places
 from craft_tuner.errors import DataError
 
 SPLITS = ("train", "val", "test")
 
 
-def list_benchmark(name: str, root: Path) -> Listing:
+def list_benchmark(name: str, root: Path, outside: Iterable[Path] = ()) -> Listing:
     """List a dataset of the paper; `root` is the folder that holds all of them.
+
+    Its index and its images are in its own folder below `root`, or in the folders `outside`.
 
     Raises:
         DataError: no dataset has this name, or its folder or index is missing or of another form.
@@ -40,7 +43,10 @@ def list_benchmark(name: str, root: Path) -> Listing:
             "coop:NAME@ROOT is the folder that holds the datasets' folders, as CoOp's DATASETS.md "
             "lays them out"
         )
-    return _FORMS[benchmark.form](benchmark, base, images)
+    places = Places.of(base, outside)
+    if not places.holds(images):
+        raise DataError(places.refusal(images))
+    return _FORMS[benchmark.form](benchmark, base, images, places)
 
 
 def find_benchmark(name: str) -> Benchmark:
@@ -58,10 +64,10 @@ def find_benchmark(name: str) -> Benchmark:
 # --- split files --------------------------------------------------------------------------------
 
 
-def _split(benchmark: Benchmark, base: Path, images: Path) -> Listing:
+def _split(benchmark: Benchmark, base: Path, images: Path, places: Places) -> Listing:
     file = base / benchmark.index
     try:
-        splits = json.loads(_text(file))
+        splits = json.loads(_text(file, places))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{file} is not valid JSON ({error}); fetch it again") from error
     if not isinstance(splits, dict) or not set(SPLITS) <= splits.keys():
@@ -75,7 +81,7 @@ def _split(benchmark: Benchmark, base: Path, images: Path) -> Listing:
     pairs = {
         split: [(keys[str(label)], path) for path, label, _ in rows[split]] for split in SPLITS
     }
-    return _indexed(images, pairs, labels=tuple(keys.values()))
+    return _indexed(images, pairs, labels=tuple(keys.values()), places=places)
 
 
 def _rows(file: Path, rows: Any) -> Iterator[Any]:
@@ -92,75 +98,84 @@ def _row(file: Path, row: Any) -> tuple[str, int, str]:
             raise DataError(f"{file}: {str(row)[:60]!r}; needed: [path, label, class name]")
 
 
-def _variants(benchmark: Benchmark, base: Path, images: Path) -> Listing:
-    labels = tuple(line for line in _lines(base / benchmark.index) if line)
+def _variants(benchmark: Benchmark, base: Path, images: Path, places: Places) -> Listing:
+    labels = tuple(line for line in _lines(base / benchmark.index, places) if line)
     pairs: dict[str, list[tuple[str, str]]] = {}
     for split in SPLITS:
         file = base / f"images_variant_{split}.txt"
-        rows = [line.partition(" ") for line in _lines(file) if line]
+        rows = [line.partition(" ") for line in _lines(file, places) if line]
         strange = sorted({label for _, _, label in rows} - set(labels))
         if strange:
             raise DataError(f"{file} has {some(strange)}, not in {benchmark.index} beside it")
         pairs[split] = [(label, f"{stem}.jpg") for stem, _, label in rows]
-    return _indexed(images, pairs, labels=labels)
+    return _indexed(images, pairs, labels=labels, places=places)
 
 
 def _indexed(
-    images: Path, pairs: dict[str, list[tuple[str, str]]], *, labels: tuple[str, ...]
+    images: Path,
+    pairs: dict[str, list[tuple[str, str]]],
+    *,
+    labels: tuple[str, ...],
+    places: Places,
 ) -> Listing:
     """A listing of (label, path) pairs by split; validation images are counted alone."""
     faults: list[Fault] = []
-    train = tuple(_found(images, pairs["train"], faults))
-    test = tuple(_found(images, pairs["test"], faults))
+    train = tuple(_found(images, pairs["train"], faults, places))
+    test = tuple(_found(images, pairs["test"], faults, places))
     return Listing(train, test, labels=labels, validation=len(pairs["val"]), faults=tuple(faults))
 
 
-def _found(images: Path, pairs: Iterable[tuple[str, str]], faults: list[Fault]) -> Iterator[Pair]:
+def _found(
+    images: Path, pairs: Iterable[tuple[str, str]], faults: list[Fault], places: Places
+) -> Iterator[Pair]:
     for label, name in pairs:
         below = PurePosixPath(name)
         if below.is_absolute() or ".." in below.parts:
             raise DataError(f"the index of {images} names {name!r}, which is not inside it")
         path = images / below
-        if not path.is_file():
+        if not places.holds(path):
+            faults.append(Fault(OUTSIDE, name, places.refusal(path)))
+        elif not path.is_file():
             sentence = f"there is no image at {path}; restore it: the split file names it"
             faults.append(Fault("missing file", name, sentence))
-        yield label, FilePicture(path, name)
+        yield label, FilePicture(path, name, places)
 
 
 # --- ImageNet and its shifted sets --------------------------------------------------------------
 
 
-def _train_val(benchmark: Benchmark, base: Path, images: Path) -> Listing:
-    names = _class_names(benchmark, base)
+def _train_val(benchmark: Benchmark, base: Path, images: Path, places: Places) -> Listing:
+    names = _class_names(benchmark, base, places)
     faults: list[Fault] = []
     splits = []
     for split in ("train", "val"):
         if not (images / split).is_dir():
             raise DataError(f"there is no folder {images / split}; ImageNet has train and val")
-        splits.append(tuple(class_pairs(images, images / split, faults)))
+        splits.append(tuple(class_pairs(images, images / split, faults, places=places)))
     train, test = splits
     labels = tuple(sorted({label for label, _ in (*train, *test)}))
     return _named(Listing(train, test, labels=labels, faults=tuple(faults)), names, base)
 
 
-def _numbered(benchmark: Benchmark, base: Path, images: Path) -> Listing:
-    names = _class_names(benchmark, base)
+def _numbered(benchmark: Benchmark, base: Path, images: Path, places: Places) -> Listing:
+    names = _class_names(benchmark, base, places)
     faults: list[Fault] = []
     pairs: list[Pair] = []
     for number, label in enumerate(names):
         folder = images / str(number)
         if folder.is_dir():
-            pairs += ((label, picture) for _, picture in folder_pairs(images, folder, faults))
+            found = folder_pairs(images, folder, faults, places=places)
+            pairs += ((label, picture) for _, picture in found)
         else:
             sentence = f"there is no folder {folder}; it holds the images of {names[label]!r}"
             faults.append(Fault("missing class folder", folder.name, sentence))
     return Listing((), tuple(pairs), labels=tuple(names), names=names, faults=tuple(faults))
 
 
-def _folders(benchmark: Benchmark, base: Path, images: Path) -> Listing:
-    names = _class_names(benchmark, base)
+def _folders(benchmark: Benchmark, base: Path, images: Path, places: Places) -> Listing:
+    names = _class_names(benchmark, base, places)
     faults: list[Fault] = []
-    test = tuple(class_pairs(images, images, faults))
+    test = tuple(class_pairs(images, images, faults, places=places))
     labels = tuple(folder.name for folder in class_folders(images))
     listing = Listing((), test, labels=labels, closed=benchmark.closed, faults=tuple(faults))
     return _named(listing, names, base)
@@ -173,11 +188,14 @@ def _named(listing: Listing, names: dict[str, str], base: Path) -> Listing:
     return listing.renamed({label: names[label] for label in listing.labels})
 
 
-def _class_names(benchmark: Benchmark, base: Path) -> dict[str, str]:
+def _class_names(benchmark: Benchmark, base: Path, places: Places) -> dict[str, str]:
     """Class names by WordNet id, in the file's order; ImageNet's own serve its shifted sets."""
     own = base / benchmark.index
     shared = base.parent / BENCHMARKS["imagenet"].folder / benchmark.index
-    lines = _lines(own if own.is_file() or not shared.is_file() else shared)
+    if own.is_file() or not shared.is_file():
+        lines = _lines(own, places)
+    else:
+        lines = _lines(shared, Places.of(shared.parent, places.folders[1:]))
     parts = (line.partition(" ") for line in lines if line)
     return distinct_names((wnid, spoken(name)) for wnid, _, name in parts)
 
@@ -191,11 +209,14 @@ _FORMS = {
 }
 
 
-def _lines(file: Path) -> list[str]:
-    return [line.strip() for line in _text(file).splitlines()]
+def _lines(file: Path, places: Places) -> list[str]:
+    return [line.strip() for line in _text(file, places).splitlines()]
 
 
-def _text(file: Path) -> str:
+def _text(file: Path, places: Places) -> str:
+    """An index of the dataset: what it says becomes class names, which are sent."""
+    if not places.holds(file):
+        raise DataError(places.refusal(file))
     try:
         return file.read_text(encoding="utf-8-sig")
     except OSError as error:

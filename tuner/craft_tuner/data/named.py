@@ -12,6 +12,7 @@ from typing import BinaryIO
 from craft_tuner.data.folders import image_files
 from craft_tuner.data.listing import Fault
 from craft_tuner.data.pictures import FilePicture
+from craft_tuner.data.places import Places
 
 STDIN = Path("-")
 """Stands for the paths on standard input, one a line."""
@@ -25,18 +26,21 @@ class Named:
     faults: tuple[Fault, ...]
 
 
-def find_pictures(paths: Sequence[Path], stdin: BinaryIO) -> Named:
+def find_pictures(paths: Sequence[Path], stdin: BinaryIO, *, outside: Iterable[Path] = ()) -> Named:
     """The image files named, and all those in or below the folders named, in order.
 
     Args:
         paths: files and folders; `-` for those that `stdin` lists, one a line.
         stdin: read to its end if `-` is among the paths; empty lines are passed over.
+        outside: folders that links in the folders named may lead to. A file that is named itself
+            may be a link to anywhere.
     """
     faults: list[Fault] = []
     found: dict[str, FilePicture] = {}
     for path in _listed(paths, stdin):
-        for file in _files(path, faults):
-            found.setdefault(shown(file), FilePicture(file, shown(file)))
+        places = Places.of(path, outside) if path.is_dir() else None
+        for file in _files(path, faults, places):
+            found.setdefault(shown(file), FilePicture(file, shown(file), places))
     return Named(tuple(found.values()), tuple(faults))
 
 
@@ -53,11 +57,11 @@ def _listed(paths: Iterable[Path], stdin: BinaryIO) -> Iterator[Path]:
             yield path
 
 
-def _files(path: Path, faults: list[Fault]) -> list[Path]:
-    if path.is_dir():
+def _files(path: Path, faults: list[Fault], places: Places | None) -> list[Path]:
+    if places is not None:
         folders = [path, *(each for each in sorted(path.rglob("*")) if each.is_dir())]
         before = len(faults)
-        found = [file for folder in folders for file in image_files(folder, faults)]
+        found = [file for folder in folders for file in image_files(folder, faults, places=places)]
         if not found and len(faults) == before:
             sentence = f"{shown(path)} has no images; give image files or folders of them"
             faults.append(Fault("folder without images", shown(path), sentence))

@@ -4,14 +4,24 @@ Owns reading, decoding and PNG encoding.
 """
 
 import io
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol, runtime_checkable
 
 from PIL import Image
 
+from craft_tuner.data.places import Places, open_file
 from craft_tuner.errors import PictureError
+
+FORMATS = ("JPEG", "PNG", "WEBP")
+"""What a server decodes, by Pillow's names. No other decoder of Pillow is tried: it has dozens, and
+one starts a program."""
+
+LARGEST_BYTES = 2**28
+"""Of one image file, far above what servers take: a file without end must not fill the memory."""
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 """File endings of the formats that a server decodes."""
@@ -37,28 +47,37 @@ class Picture(Protocol):
         ...
 
 
+@runtime_checkable
+class Stored(Protocol):
+    """A picture of which a part can be read."""
+
+    def open(self) -> BinaryIO:
+        """The file, to be read from its beginning.
+
+        Raises:
+            PictureError: it cannot be opened.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class FilePicture:
-    """A picture on disk; `name` is its path below the dataset's root."""
+    """A picture on disk; `name` is its path below the dataset's root.
+
+    `places` are the folders that it may be in; None for a path that the user has named.
+    """
 
     path: Path
     name: str
+    places: Places | None = None
+
+    def open(self) -> BinaryIO:
+        """The file."""
+        return open_file(self.path, self.name, self.places)
 
     def read(self) -> bytes:
         """The file's bytes."""
-        try:
-            data = self.path.read_bytes()
-        except OSError as error:
-            raise PictureError(
-                f"cannot read the image {self.path}: {error.strerror}; restore the file or take "
-                "it out of the dataset",
-                picture=self.name,
-            ) from error
-        if not data:
-            raise PictureError(
-                f"the image {self.path} is empty (0 bytes); replace or remove it", picture=self.name
-            )
-        return data
+        return read_stored(self, self.name)
 
 
 @dataclass(frozen=True)
@@ -73,20 +92,95 @@ class BytesPicture:
         return self.data
 
 
+def read_stored(picture: Stored, name: str) -> bytes:
+    """All bytes of a stored picture.
+
+    Raises:
+        PictureError: they cannot be read, or have no end.
+    """
+    try:
+        with picture.open() as file:
+            data = file.read(LARGEST_BYTES + 1)
+    except OSError as error:
+        raise PictureError(f"cannot read the image {name}: {error}", picture=name) from error
+    if len(data) > LARGEST_BYTES:
+        raise PictureError(
+            f"the image {name} has more than {LARGEST_BYTES:,} bytes; make it smaller or take it "
+            "out of the dataset",
+            picture=name,
+        )
+    return data
+
+
 def decode(picture: Picture) -> Image.Image:
     """The picture as an RGB image.
 
     Raises:
         PictureError: its bytes are no image.
     """
-    try:
-        with Image.open(io.BytesIO(picture.read())) as image:
-            return image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    data = picture.read()
+    with _damaged(picture.name), _opened(io.BytesIO(data)) as image:
+        return image.convert("RGB")
+
+
+def recognise(picture: Picture) -> None:
+    """Look at the head of a picture: is it an image of a format that servers take?
+
+    Of a file no more is read than its head. Whether the rest is sound, `check` says.
+
+    Raises:
+        PictureError: it is none, or cannot be read.
+    """
+    file = picture.open() if isinstance(picture, Stored) else io.BytesIO(picture.read())
+    with file, _damaged(picture.name), _opened(file):
+        pass
+
+
+def check_head(data: bytes, name: str, *, most_pixels: int) -> None:
+    """Refuse bytes that do not begin as an image, or as one of more pixels than allowed.
+
+    Raises:
+        PictureError: names the picture.
+    """
+    with _damaged(name), _opened(io.BytesIO(data)) as image:
+        width, height = image.size
+    if width * height > most_pixels:
         raise PictureError(
-            f"cannot decode the image {picture.name}: it is damaged or not an image; replace it "
+            f"the image {name} has {width} x {height} pixels, the server takes {most_pixels:,}; "
+            "make it smaller or take it out of the dataset",
+            picture=name,
+        )
+
+
+def check_whole(data: bytes, name: str) -> None:
+    """Decode bytes to their end and drop the pixels; a JPEG at an eighth, which reads all of it.
+
+    Raises:
+        PictureError: they are damaged, or no image.
+    """
+    with _damaged(name), _opened(io.BytesIO(data)) as image:
+        image.draft("RGB", (1, 1))
+        image.load()
+
+
+def _opened(file: BinaryIO | io.BytesIO) -> Image.Image:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the server has a limit
+        return Image.open(file, formats=FORMATS)
+
+
+@contextmanager
+def _damaged(name: str) -> Iterator[None]:
+    """Whatever a decoder raises on bytes of any kind is a picture that cannot be decoded."""
+    try:
+        yield
+    except PictureError:
+        raise
+    except Exception as error:
+        raise PictureError(
+            f"cannot decode the image {name}: it is damaged or not an image; replace it "
             "or take it out of the dataset (JPEG, PNG and WebP are understood)",
-            picture=picture.name,
+            picture=name,
         ) from error
 
 

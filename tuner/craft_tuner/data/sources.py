@@ -7,6 +7,7 @@ hf:OWNER/NAME               a dataset of the Hugging Face Hub
 digits                      scikit-learn's handwritten digits
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from craft_tuner.data.benchmarks import BENCHMARKS, Benchmark
@@ -24,22 +25,27 @@ COOP = "coop:"
 HUB = "hf:"
 
 
-def read_dataset(source: str, *, class_names: Path | None = None) -> Dataset:
+def read_dataset(
+    source: str, *, class_names: Path | None = None, outside: Iterable[Path] = ()
+) -> Dataset:
     """Read a dataset; no image is opened.
 
     Args:
         source: what `--data` names; see the module.
         class_names: a file of `label = class name` lines.
+        outside: folders that its images may be in beside its own.
 
     Raises:
         DataError: there is nothing at `source`, or its reader refuses it.
     """
-    return list_source(source, class_names=class_names).dataset()
+    return list_source(source, class_names=class_names, outside=outside).dataset()
 
 
-def list_source(source: str, *, class_names: Path | None = None) -> Listing:
+def list_source(
+    source: str, *, class_names: Path | None = None, outside: Iterable[Path] = ()
+) -> Listing:
     """List a dataset without judging it; otherwise as `read_dataset`."""
-    listing = _list(source)
+    listing = _list(source, tuple(outside))
     return listing.renamed(read_class_names(class_names)) if class_names else listing
 
 
@@ -63,18 +69,18 @@ def benchmark_of(source: str) -> Benchmark | None:
     return find_benchmark(_parts(source)[0]) if source.startswith(COOP) else None
 
 
-def _list(source: str) -> Listing:
+def _list(source: str, outside: tuple[Path, ...]) -> Listing:
     path = Path(source)
     if source.startswith(COOP):
-        return list_benchmark(*_parts(source))
+        return list_benchmark(*_parts(source), outside)
     if source.startswith(HUB):
-        return list_hub(source.removeprefix(HUB))
+        return list_hub(source.removeprefix(HUB), outside)
     if source == DIGITS and not path.exists():
         return _digits()
     if path.is_dir():
-        return list_folders(path)
+        return list_folders(path, outside)
     if path.is_file():
-        return list_table(path)
+        return list_table(path, outside)
     raise DataError(
         f"there is no dataset at {source!r}; give a folder of class folders, a CSV or JSONL file "
         f"with path, label and maybe split, coop:NAME@ROOT (NAME: {', '.join(BENCHMARKS)}), "

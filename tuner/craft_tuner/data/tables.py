@@ -6,19 +6,21 @@
 
     {"path": "photos/1.jpg", "label": "sea_lion", "split": "train"}
 
-Paths are relative to the manifest's folder. Without a split every picture is for training. JSON has
+Paths are relative to the manifest's folder and stay in it, unless its user allows the folder that
+they are in. Without a split every picture is for training. JSON has
 other keys passed over, so that what a labelling tool writes can be read as it is.
 """
 
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from craft_tuner.data.listing import Fault, Listing, Pair
 from craft_tuner.data.pictures import FilePicture
+from craft_tuner.data.places import OUTSIDE, Places
 from craft_tuner.errors import DataError
 
 SPLITS = ("train", "test")
@@ -33,11 +35,12 @@ class _Row:
     split: str
 
 
-def list_table(file: Path) -> Listing:
+def list_table(file: Path, outside: Iterable[Path] = ()) -> Listing:
     """List a manifest; no image is opened.
 
     Args:
         file: UTF-8, with or without a byte order mark; JSONL by its ending, else CSV.
+        outside: folders that its images may be in beside its own.
 
     Raises:
         DataError: it has another form; names the line.
@@ -45,9 +48,11 @@ def list_table(file: Path) -> Listing:
     rows = _json_rows(file) if file.suffix.lower() in JSON_SUFFIXES else _csv_rows(file)
     if not rows:
         raise DataError(f"{file} lists no images; add one line per image: path, label")
-    faults = tuple(_faults(file, rows))
+    places = Places.of(file.parent, outside)
+    faults = tuple(_faults(file, rows, places))
     pairs = {
-        split: tuple(_pair(file, row) for row in rows if row.split == split) for split in SPLITS
+        split: tuple(_pair(file, row, places) for row in rows if row.split == split)
+        for split in SPLITS
     }
     return Listing(pairs["train"], pairs["test"], faults=faults)
 
@@ -120,7 +125,7 @@ def _word(file: Path, number: int, value: Any) -> str:
     return value.strip()
 
 
-def _faults(file: Path, rows: list[_Row]) -> Iterator[Fault]:
+def _faults(file: Path, rows: list[_Row], places: Places) -> Iterator[Fault]:
     seen: dict[Path, int] = {}
     for row in rows:
         where = f"{file} line {row.line}"
@@ -131,6 +136,9 @@ def _faults(file: Path, rows: list[_Row]) -> Iterator[Fault]:
         elif row.split not in SPLITS:
             sentence = f"{where}: split {row.split!r}; allowed: {', '.join(SPLITS)}"
             yield Fault("unknown split", where, sentence)
+        elif not places.holds(path):
+            sentence = places.refusal(path, f"{where}: {row.path}")
+            yield Fault(OUTSIDE, row.path, sentence)
         elif not path.is_file():
             sentence = f"{where}: no image at {path}; correct the path or remove the line"
             yield Fault("missing file", row.path, sentence)
@@ -140,8 +148,8 @@ def _faults(file: Path, rows: list[_Row]) -> Iterator[Fault]:
         seen.setdefault(path, row.line)
 
 
-def _pair(file: Path, row: _Row) -> Pair:
-    return row.label, FilePicture(file.parent / row.path, row.path)
+def _pair(file: Path, row: _Row, places: Places) -> Pair:
+    return row.label, FilePicture(file.parent / row.path, row.path, places)
 
 
 def _text(file: Path) -> str:

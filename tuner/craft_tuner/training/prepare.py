@@ -3,7 +3,8 @@
 Owns the step from a dataset to a `Task`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from craft_tuner.client.client import Client
 from craft_tuner.client.uploads import OnUploaded, Upload
 from craft_tuner.config.fit_config import FitConfig
 from craft_tuner.data.dataset import Dataset, Item, labels_of, pictures_of
-from craft_tuner.data.pictures import Picture, weigh
+from craft_tuner.data.pictures import Picture, recognise, weigh
 from craft_tuner.data.sampling import sample_shots
 from craft_tuner.data.sources import read_dataset
 from craft_tuner.data.views import Augmentation, views_of
@@ -36,15 +37,18 @@ class Setup(BaseModel):
     class_names: str | None = None
     track: str | None = None
     """Tracker (`craft_tuner.training.tracking`)."""
+    allow_outside: tuple[str, ...] = ()
+    """Folders that images may be in beside the dataset's own."""
 
-    def dataset(self) -> Dataset:
-        """Read the dataset; no picture is opened.
+    def dataset(self, also: Iterable[Path] = ()) -> Dataset:
+        """Read the dataset; no picture is opened. `also` are more folders to allow.
 
         Raises:
             DataError: it cannot be used.
         """
         names = Path(self.class_names) if self.class_names else None
-        return read_dataset(self.data, class_names=names)
+        outside = [*map(Path, self.allow_outside), *also]
+        return read_dataset(self.data, class_names=names, outside=outside)
 
 
 @dataclass(frozen=True)
@@ -115,17 +119,20 @@ def send(
 ) -> tuple[Task, Upload | None]:
     """Upload test images, shots and views; the task for a method, and the test images apart.
 
+    Looks at the head of every picture first: with one that is none, nothing leaves.
+
     Raises:
         DataError: a picture cannot be used, or one is a shot and a test image.
     """
 
     def upload(pictures: Sequence[Picture], name: str) -> Upload:
         classes = len(samples.class_names)
-        try:
+        with _pointed_out():
             return client.upload(pictures, name=name, classes=classes, on_uploaded=on_uploaded)
-        except PictureError as error:
-            raise DataError(f"{error}; `craft-tuner data check` names and counts all") from error
 
+    with _pointed_out():
+        for item in (*samples.test, *samples.shots):
+            recognise(item.picture)
     test = upload(pictures_of(samples.test), "test") if samples.test else None
     originals = pictures_of(samples.shots)
     shots = upload(originals, "shots")
@@ -140,6 +147,15 @@ def send(
         return Task(texts, shots.images, (), labels, upload(together, "bundle").images), test
     views = tuple(upload(view, f"view-{number}").images for number, view in enumerate(augmented))
     return Task(texts, shots.images, views, labels), test
+
+
+@contextmanager
+def _pointed_out() -> Iterator[None]:
+    """One bad picture ends a fit; where to find the others."""
+    try:
+        yield
+    except PictureError as error:
+        raise DataError(f"{error}; `craft-tuner data check` names and counts all") from error
 
 
 def _check_apart(shots: Upload, test: Upload | None, samples: Samples) -> None:
