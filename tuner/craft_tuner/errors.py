@@ -38,6 +38,16 @@ def printable(text: str) -> str:
     return text.translate(_ESCAPES)
 
 
+_JSON_ESCAPES = {
+    code: f"\\u{code:04x}" for code in _ESCAPES if code >= 0x7F
+}  # the lower ones are escapes in JSON already
+
+
+def json_printable(text: str) -> str:
+    """JSON as a terminal may have it: the same values, control characters as escapes."""
+    return text.translate(_JSON_ESCAPES)
+
+
 class CraftTunerError(Exception):
     """Root of the exceptions of craft_tuner; `str(error)` is the sentence for the user.
 

@@ -1,16 +1,41 @@
 """Writes that survive a kill or a power cut: replace a file whole, or append whole lines.
 
-Owns the order of write, flush and rename.
+Owns the order of write, flush and rename, and who may read: what is made here is its maker's alone
+(answers, purchases, pictures), unless it is made to be handed on.
 """
 
+import errno
 import os
+from contextlib import suppress
 from pathlib import Path
 
 
-def replace(path: Path, content: bytes) -> None:
-    """Make `content` the content of `path`; a reader sees the old or the new, never a part."""
+def private(path: str, flags: int) -> int:
+    """An opener for `open`: what it creates, nobody else may read, whatever the umask says."""
+    return os.open(path, flags, 0o600)
+
+
+def private_folder(path: Path) -> None:
+    """Make a folder that nobody else may enter; its parents, and one that is there, stay as usual.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+    if not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+
+
+def replace(path: Path, content: bytes, *, shared: bool = False) -> None:
+    """Make `content` the content of `path`; a reader sees the old or the new, never a part.
+
+    A `shared` file is one to hand on: others may read it as far as the umask says.
+    """
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
+    temporary.unlink(missing_ok=True)  # what a kill left would keep its mode
+    with open(temporary, "wb", opener=None if shared else private) as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
@@ -21,7 +46,7 @@ def replace(path: Path, content: bytes) -> None:
 def append(path: Path, line: str) -> None:
     """Add one line (given without its end) and wait until the disk has it."""
     created = not path.exists()
-    with path.open("ab") as file:
+    with open(path, "ab", opener=private) as file:
         file.write(line.encode() + b"\n")
         file.flush()
         os.fsync(file.fileno())

@@ -11,6 +11,7 @@ from PIL import Image
 from craft_tuner.data.dataset import labels_of, pictures_of, spoken
 from craft_tuner.data.folders import image_files, list_folders
 from craft_tuner.data.pictures import BytesPicture, FilePicture, decode, encode_png
+from craft_tuner.data.places import Places
 from craft_tuner.data.sources import read_dataset
 from craft_tuner.data.tables import list_table, read_class_names
 from craft_tuner.errors import DataError
@@ -105,7 +106,7 @@ def test_formats_that_no_server_takes_are_named_not_passed_over(zoo):
 def test_a_folder_to_classify_names_them_too(zoo):
     (zoo / "test" / "ox" / "scan.bmp").write_bytes(b"BM")
     faults = []
-    found = image_files(zoo / "test" / "ox", faults)
+    found = image_files(zoo / "test" / "ox", faults, places=Places.of(zoo))
     assert [path.name for path in found] == ["0.png", "1.png"]
     assert [fault.name for fault in faults] == [str(zoo / "test" / "ox" / "scan.bmp")]
 

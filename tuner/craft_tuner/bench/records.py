@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from craft_shared.messages import Counters
+from craft_tuner import csv_text
 from craft_tuner.bench.results_dir import CellStatus, State
 
 
@@ -85,7 +86,13 @@ def to_csv(records: Iterable[Record]) -> str:
     names = [field.name for field in fields(Record)]
     writer = csv.DictWriter(text, names, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(asdict(one) for one in records)
+    writer.writerows(
+        {
+            name: csv_text.written(value) if isinstance(value, str) else value
+            for name, value in asdict(one).items()
+        }
+        for one in records
+    )
     return text.getvalue()
 
 

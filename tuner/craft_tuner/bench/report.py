@@ -19,9 +19,9 @@ def write(results_dir: ResultsDir, statuses: Sequence[CellStatus], grid: Grid) -
     histories = {one.cell.name: metrics(one.run) for one in statuses if one.state == "done"}
     figure = pictures.draw(records, histories)
     results_dir.path.mkdir(parents=True, exist_ok=True)
-    durable.replace(results_dir.path / CELLS, to_csv(records).encode())
-    durable.replace(results_dir.path / TABLE, text.encode())
-    durable.replace(results_dir.path / CURVES, curves.render(figure, "png"))
+    durable.replace(results_dir.path / CELLS, to_csv(records).encode(), shared=True)
+    durable.replace(results_dir.path / TABLE, text.encode(), shared=True)
+    durable.replace(results_dir.path / CURVES, curves.render(figure, "png"), shared=True)
     return text
 
 

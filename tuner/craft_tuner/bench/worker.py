@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Protocol
 
 from craft_tuner.config.settings import Settings
-from craft_tuner.errors import CraftTunerError
+from craft_tuner.errors import CraftTunerError, printable
+from craft_tuner.files import private
 
 TICK_S = 1.0
 """How often an engine lets its caller look at cells that are at work."""
@@ -60,7 +61,7 @@ def do(job: Job) -> JobResult:
 
     job.log.parent.mkdir(parents=True, exist_ok=True)
     with (
-        job.log.open("a", encoding="utf-8", buffering=1) as log,
+        open(job.log, "a", encoding="utf-8", buffering=1, opener=private) as log,
         contextlib.redirect_stderr(log),
         contextlib.redirect_stdout(log),
     ):
@@ -70,7 +71,7 @@ def do(job: Job) -> JobResult:
             return JobResult(job.name, error.message, peak_bytes())
         except Exception as error:  # noqa: BLE001 - one broken cell must not end the others
             traceback.print_exc()
-            reason = f"{type(error).__name__}: {error} (traceback in {job.log})"
+            reason = printable(f"{type(error).__name__}: {error} (traceback in {job.log})")
             return JobResult(job.name, reason, peak_bytes())
     return JobResult(job.name, None, peak_bytes())
 

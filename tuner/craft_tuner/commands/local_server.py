@@ -23,6 +23,7 @@ from typing import Any
 import httpx
 
 from craft_tuner.errors import ServerUnreachable, UsageError
+from craft_tuner.files import private, private_folder
 
 PROGRAM = "craft-server"
 HOST = "127.0.0.1"
@@ -66,7 +67,7 @@ def local_server(directory: Path, *, queries: int, keep: bool = False) -> Iterat
         UsageError: craft-server is not installed.
         ServerUnreachable: it does not start; the message ends with the last lines of its log.
     """
-    directory.mkdir(parents=True, exist_ok=True)
+    private_folder(directory)
     _leave_on_signals()
     program, port = find_program(), _free_port()
     environment = _environment(directory, port)
@@ -74,7 +75,7 @@ def local_server(directory: Path, *, queries: int, keep: bool = False) -> Iterat
     command = _Command(program, environment)
     minted = _rotated_key(command) if log.exists() else None
     minted = minted or command.json("keys", "create", *_OWNER, "--queries", str(queries), "--json")
-    with log.open("ab") as output:
+    with open(log, "ab", opener=private) as output:
         process = subprocess.Popen(
             [program, "serve"],
             env=environment,

@@ -38,12 +38,12 @@ class Places:
 
     def holds(self, path: Path) -> bool:
         """Whether a file or folder is in one of the folders once its links are followed."""
-        if path.is_symlink() or path.name in ("", ".."):
-            return self.folder_of(os.path.realpath(path)) is not None
         parent = path.parent
         if parent not in self._known:
             self._known[parent] = self.folder_of(os.path.realpath(parent)) is not None
-        return self._known[parent] or path in self.folders
+        if self._known[parent] and path.name != ".." and not path.is_symlink():
+            return True
+        return self.folder_of(os.path.realpath(path)) is not None
 
     def folder_of(self, real: str) -> Path | None:
         """The folder that a path without links is in; None: it is in none of them."""

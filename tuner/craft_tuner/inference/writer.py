@@ -8,6 +8,10 @@ it is answered, so that what stops later loses nothing.
 
     name,label,probability
     name,label,probability,label_2,probability_2
+
+In CSV, text that a spreadsheet would take for a formula stands behind an apostrophe (`csv_text`).
+Control characters are escapes in JSON, and in CSV for standard output, which may be a terminal. A
+file is its writer's alone.
 """
 
 import csv
@@ -18,11 +22,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import Literal, TextIO
 
+from craft_tuner import csv_text
 from craft_tuner import files as durable
 from craft_tuner.blackbox import FloatArray
-from craft_tuner.errors import UsageError
+from craft_tuner.errors import UsageError, json_printable, printable
 from craft_tuner.heads.softmax import softmax
 from craft_tuner.inference.predict import Answer
 
@@ -92,7 +97,8 @@ class AnswerWriter:
             yield sys.stdout
             return
         try:
-            file = self.out.open("a" if self.resume else "w", encoding="utf-8", newline="")
+            mode = "a" if self.resume else "w"
+            file = open(self.out, mode, encoding="utf-8", newline="", opener=durable.private)
         except OSError as error:
             raise UsageError(f"cannot write {self.out}: {error.strerror}") from error
         with file:
@@ -103,7 +109,9 @@ class AnswerWriter:
     def write(self, file: TextIO, found: Iterable[Row]) -> None:
         """Add rows in order, and flush."""
         if self.form == "csv":
-            csv.writer(file, lineterminator="\n").writerows(map(_csv_row, found))
+            shown = printable if self.out is None else str
+            rows = ([shown(cell) for cell in _csv_row(each)] for each in found)
+            csv.writer(file, lineterminator="\n").writerows(rows)
         else:
             lines = (_json_row(each, listed=self.top > 1) for each in found)
             file.writelines(f"{line}\n" for line in lines)
@@ -124,21 +132,23 @@ def _columns(top: int) -> list[str]:
     return ["name", "label", "probability", *more]
 
 
-def _csv_row(row: Row) -> list[Any]:
-    return [row.name, *(value for pair in row.ranked for value in pair)]
+def _csv_row(row: Row) -> list[str]:
+    pairs = ((csv_text.written(label), str(chance)) for label, chance in row.ranked)
+    return [csv_text.written(row.name), *(value for pair in pairs for value in pair)]
 
 
 def _json_row(row: Row, *, listed: bool) -> str:
     ranked = [{"label": label, "probability": probability} for label, probability in row.ranked]
     top = {"top": ranked} if listed else {}
-    return json.dumps({"name": row.name, **ranked[0], **top}, ensure_ascii=False)
+    line = json.dumps({"name": row.name, **ranked[0], **top}, ensure_ascii=False)
+    return json_printable(line)
 
 
 def _csv_names(lines: Sequence[str], top: int) -> Iterator[str]:
     table = csv.reader(io.StringIO("\n".join(lines)), strict=True)
     if lines and next(table) != _columns(top):
         raise ValueError("other columns")
-    yield from (row[0] for row in table)
+    yield from (csv_text.read(row[0]) for row in table)
 
 
 def _json_names(lines: Sequence[str], top: int) -> Iterator[str]:

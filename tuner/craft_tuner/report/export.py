@@ -41,7 +41,7 @@ def export(run_path: Path, out: Path) -> list[Path]:
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, content in contents.items():
-            files.replace(out / name, content)
+            files.replace(out / name, content, shared=True)
     except OSError as error:
         raise UsageError(f"cannot write to {out}: {error.strerror}") from error
     return [out / name for name in contents]

@@ -40,7 +40,7 @@ def write_report(run: Run) -> Path:
     [record] = read_runs([run.path])
     figure = curves.draw(_curve(record))
     for kind in ("png", "svg"):
-        files.replace(run.path / f"{CURVES}.{kind}", curves.render(figure, kind))
+        files.replace(run.path / f"{CURVES}.{kind}", curves.render(figure, kind), shared=True)
     return _write(run.path / REPORT, page([record]))
 
 
@@ -148,7 +148,7 @@ def _inlined(svg: str, prefix: str) -> str:
 
 def _write(file: Path, text: str) -> Path:
     try:
-        files.replace(file, text.encode())
+        files.replace(file, text.encode(), shared=True)
     except OSError as error:
         raise UsageError(f"cannot write {file}: {error.strerror}") from error
     return file

@@ -8,6 +8,8 @@ Owns the file's columns. One line a test image, in the order of the test split:
     prompt_only
     adapted
     probability  of the last way that was asked, given to its answer
+
+Text that a spreadsheet would take for a formula stands behind an apostrophe (`csv_text`).
 """
 
 import csv
@@ -18,6 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
+from craft_tuner import csv_text
 from craft_tuner import files as durable
 from craft_tuner.blackbox import FloatArray, IntArray
 from craft_tuner.errors import RunError
@@ -95,7 +98,7 @@ def write(directory: Path, lines: Sequence[Predicted]) -> None:
     for line in lines:
         chance = "" if line.probability is None else f"{line.probability:.4f}"
         ways = [getattr(line, way) or "" for way in WAYS]
-        writer.writerow([line.name, line.label, *ways, chance])
+        writer.writerow([*map(csv_text.written, (line.name, line.label, *ways)), chance])
     durable.replace(directory / PREDICTIONS, buffer.getvalue().encode())
 
 
@@ -125,6 +128,7 @@ def read(directory: Path) -> list[Predicted]:
 def _line(row: dict[str, str]) -> Predicted:
     if None in row or None in row.values():
         raise ValueError(f"a line has not {len(COLUMNS)} columns: {list(row.values())}")
-    before, between, after = (row[way] or None for way in WAYS)
+    name, label, *ways = (csv_text.read(row[column]) for column in COLUMNS[:-1])
+    before, between, after = (way or None for way in ways)
     chance = float(row["probability"]) if row["probability"] else None
-    return Predicted(row["name"], row["label"], before, between, after, chance)
+    return Predicted(name, label, before, between, after, chance)

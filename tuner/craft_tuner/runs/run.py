@@ -1,6 +1,7 @@
 """The run directory: what was asked, what it is bound to, what came of it, and who works on it.
 
-Owns file names and the lock.
+Owns file names and the lock. The directory is its maker's alone: it holds answers and pictures;
+`craft-tuner export` and `report --out` make what is handed on.
 
     config.json   run id, settings, and what the caller needs to go on (server, data, ...)
     task.json     model, words, classes, labels and image sets that the run is bound to
@@ -71,7 +72,7 @@ class Run:
         Raises:
             RunError: the directory holds a run or other files, or is in use.
         """
-        path.mkdir(parents=True, exist_ok=True)
+        durable.private_folder(path)
         lock = _lock(path)
         identity = Identity(run_id=secrets.token_hex(16), config=config, setup=dict(setup or {}))
         try:
@@ -201,8 +202,8 @@ class Run:
     def save_adapter(self, adapter: Adapter) -> None:
         """Write adapter.json, then adapter.safetensors, each whole."""
         card = adapter.card.model_dump(mode="json")
-        durable.replace(self.path / CARD_FILE, _pretty(card))
-        durable.replace(self.path / TENSORS_FILE, adapter.to_bytes())
+        durable.replace(self.path / CARD_FILE, _pretty(card), shared=True)
+        durable.replace(self.path / TENSORS_FILE, adapter.to_bytes(), shared=True)
 
     def save_result(self, result: Mapping[str, Any]) -> None:
         """Write result.json (JSON values)."""
@@ -229,7 +230,7 @@ def _identity(file: Path) -> Identity:
 
 
 def _lock(path: Path) -> int:
-    descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
