@@ -4,7 +4,10 @@ A file or a class may be called `=HYPERLINK(...)`: a spreadsheet would run it. S
 behind an apostrophe, and read without it. Numbers are written as numbers.
 """
 
+import csv
+import io
 import re
+from collections.abc import Iterable
 
 from craft_shared.csv_cells import spreadsheet_safe
 
@@ -20,3 +23,14 @@ def written(text: str) -> str:
 def read(cell: str) -> str:
     """The text of a cell that `written` made."""
     return cell[1:] if _MARKED.match(cell) else cell
+
+
+def line(cells: Iterable[str]) -> str:
+    """One line of a file, with its end.
+
+    A carriage return within a cell is quoted; `csv` leaves it bare where lines end without one, and
+    readers would end the line there.
+    """
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\r\n").writerow(cells)
+    return buffer.getvalue()[:-2] + "\n"

@@ -6,6 +6,7 @@ Owns the order of write, flush and rename, and who may read: what is made here i
 
 import errno
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
 
@@ -61,8 +62,7 @@ def keep_lines(path: Path, count: int) -> list[str]:
     """
     if not path.exists():
         return []
-    lines = path.read_bytes().splitlines(keepends=True)
-    whole = [line for line in lines if line.endswith(b"\n")][:count]
+    whole = re.findall(rb"[^\n]*\n", path.read_bytes())[:count]
     length = sum(len(line) for line in whole)
     if length != path.stat().st_size:
         with path.open("r+b") as file:

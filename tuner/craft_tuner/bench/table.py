@@ -9,6 +9,7 @@ from statistics import fmean, stdev
 
 from craft_tuner.bench.published import Published, published
 from craft_tuner.bench.records import Record, TableRow, columns_of, rows_of, select, shots_words
+from craft_tuner.report.markdown import code, plain
 
 NOTHING = "-"
 
@@ -18,9 +19,9 @@ _COST = ("queries", "calls", "logit_vectors", "texts")
 def to_markdown(records: Sequence[Record], *, command: str = "") -> str:
     """The whole of table.md; `command` is what made it."""
     datasets = list(dict.fromkeys(one.data for one in records))
-    parts = ["# Bench", "", *([f"`{command}`", ""] if command else []), *_legend(records)]
+    parts = ["# Bench", "", *([code(command), ""] if command else []), *_legend(records)]
     for data in datasets:
-        parts += ["", f"## {data}: accuracy, %", "", *_by_shots(records, data)]
+        parts += ["", f"## {plain(data)}: accuracy, %", "", *_by_shots(records, data)]
     if len(datasets) > 1:
         for shots in columns_of(records):
             parts += ["", f"## All datasets, {shots_words(shots)}: accuracy, %", ""]
@@ -94,7 +95,7 @@ def _by_dataset(
         (_cited(one), [*(_number(one.at(data, shots)) for data in datasets), NOTHING])
         for one in published()
     ]
-    yield from grid(["method", *datasets, "average"], [*rows, *_known(beside)])
+    yield from grid(["method", *map(plain, datasets), "average"], [*rows, *_known(beside)])
 
 
 def _costs(records: Sequence[Record]) -> Iterator[str]:
@@ -109,7 +110,7 @@ def _costs(records: Sequence[Record]) -> Iterator[str]:
             ]
             for shots in dict.fromkeys(one.shots for one in mine):
                 some = [one for one in mine if one.shots == shots and one.state == "done"]
-                rows += [(data, _cost_row(line, shots, some))] if some else []
+                rows += [(plain(data), _cost_row(line, shots, some))] if some else []
     head = ["data", "method", "shots", "queries", "calls", "logit vectors", "texts"]
     yield from grid([*head, "prompts per image", "seconds", "adapter, KiB"], rows)
 
@@ -132,7 +133,7 @@ def _troubles(records: Iterable[Record]) -> Iterator[str]:
     failed = [one for one in records if one.state == "failed"]
     if failed:
         yield from ("", "## Failed", "")
-        yield from (f"- {one.run}: {' '.join(one.reason.split())}" for one in failed)
+        yield from (f"- {plain(one.run)}: {plain(one.reason)}" for one in failed)
 
 
 def _published_averages() -> Iterator[str]:

@@ -16,6 +16,7 @@ from craft_tuner.cli.options import (
     Timeout,
 )
 from craft_tuner.cli.options import sources as gather_sources
+from craft_tuner.cli.output import give
 from craft_tuner.config.settings import parse_assignments
 
 EXAMPLES = """\b
@@ -117,4 +118,4 @@ def bench(
         dry_run=dry_run,
         start_server=start_server,
     )
-    typer.echo(use_case.bench(request, sources.settings), nl=False)
+    give(use_case.bench(request, sources.settings), end="")

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from craft_tuner.cli.options import AllowOutside, AsJson, Budget, ClassNames, sources
+from craft_tuner.cli.output import give, give_json, say
 from craft_tuner.errors import CraftTunerError, DataError
 
 _CHECK_EXAMPLES = """\b
@@ -78,7 +79,10 @@ def check(
             source, flags, class_names=class_names, opened=not quick, outside=allowed
         )
     except DataError as error:
-        typer.echo(f"craft-tuner: {error.message}", err=True)
+        say(f"craft-tuner: {error}")
         raise typer.Exit(CraftTunerError.exit_code) from error
-    typer.echo(found.model_dump_json() if as_json else found.text())
+    if as_json:
+        give_json(found.model_dump_json())
+    else:
+        give(found.text())
     raise typer.Exit(0 if found.usable else CraftTunerError.exit_code)

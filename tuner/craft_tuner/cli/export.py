@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from craft_tuner.cli.output import give
+
 EXAMPLES = """\b
 Examples:
   craft-tuner export runs/first --out flowers-adapter
@@ -24,4 +26,4 @@ def export(
     from craft_tuner.report import export as exporting
 
     for file in exporting.export(run, out):
-        typer.echo(str(file))
+        give(str(file))

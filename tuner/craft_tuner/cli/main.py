@@ -32,6 +32,7 @@ from craft_tuner.cli.options import (
     Timeout,
 )
 from craft_tuner.cli.options import sources as gather_sources
+from craft_tuner.cli.output import give, give_json, say
 from craft_tuner.config import explain as choices
 from craft_tuner.config import fit_config as configuration
 from craft_tuner.config import presets as official
@@ -92,7 +93,7 @@ def main() -> None:
     try:
         app()
     except CraftTunerError as error:
-        _say(f"craft-tuner: {error.message}")
+        say(f"craft-tuner: {error}")
         raise SystemExit(error.exit_code) from None
 
 
@@ -213,12 +214,12 @@ def evaluate(
         adapter, sources.settings, data=data, class_names=class_names, zero_shot=zero_shot
     )
     if as_json:
-        typer.echo(json.dumps(found.model_dump(mode="json"), ensure_ascii=False))
+        give_json(json.dumps(found.model_dump(mode="json"), ensure_ascii=False))
         return
     for way in ("zero_shot", "prompt_only", "adapted"):
         scored = getattr(found, way)
         if scored is not None:
-            typer.echo(f"{way.replace('_', '-')}\t{scored.accuracy:.4f}\t{scored.images}")
+            give(f"{way.replace('_', '-')}\t{scored.accuracy:.4f}\t{scored.images}")
 
 
 app.command(epilog=cli_predict.EXAMPLES)(cli_predict.predict)
@@ -244,16 +245,16 @@ def usage(
     sources = gather_sources(config, server=server, key=key, timeout_s=timeout)
     info, spent = commands.usage(sources.settings, bucket=by)
     if as_json:
-        typer.echo(
+        give_json(
             json.dumps({"key": info.model_dump(mode="json"), **spent.model_dump(mode="json")})
         )
         return
     queries = info.budgets.queries
-    _say(f"key {info.id} of {info.owner}: {queries.remaining:,} of {queries.limit:,} queries left")
-    typer.echo("start\tqueries\tcalls\tlogit_vectors\ttexts")
+    say(f"key {info.id} of {info.owner}: {queries.remaining:,} of {queries.limit:,} queries left")
+    give("start\tqueries\tcalls\tlogit_vectors\ttexts")
     for bucket in spent.buckets:
         counters = "\t".join(str(value) for _, value in bucket.counters)
-        typer.echo(f"{bucket.start.isoformat() if bucket.start else 'total'}\t{counters}")
+        give(f"{bucket.start.isoformat() if bucket.start else 'total'}\t{counters}")
 
 
 @app.command(epilog=_SETTINGS_EXAMPLES)
@@ -261,13 +262,13 @@ def settings() -> None:
     """List the methods with their cost, the presets, and every setting of a fit."""
     from craft_tuner.training.estimate import method_lines
 
-    typer.echo("methods, with what they cost at 16 shots of ten classes:")
+    give("methods, with what they cost at 16 shots of ten classes:")
     for line in method_lines():
-        typer.echo(f"  {line}")
-    typer.echo(f"presets: {', '.join(official.preset_names())}")
+        give(f"  {line}")
+    give(f"presets: {', '.join(official.preset_names())}")
     for name, field in configuration.every_field().items():
         default = field.get_default(call_default_factory=True)
-        typer.echo(f"--{name.replace('_', '-')} [{default}]  {field.description}")
+        give(f"--{name.replace('_', '-')} [{default}]  {field.description}")
 
 
 @app.command(epilog=_DEMO_EXAMPLES)
@@ -317,7 +318,3 @@ def _default_run(data: str, settings: configuration.FitConfig) -> Path:
 
     name = f"{title(data)}-{settings.method}-{settings.shots}shots-seed{settings.seed}"
     return Path("runs") / name
-
-
-def _say(sentence: str) -> None:
-    typer.echo(sentence, err=True)

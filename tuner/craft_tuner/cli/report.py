@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from craft_tuner.cli.options import AllowOutside, sources
+from craft_tuner.cli.output import give
 
 EXAMPLES = """\b
 Examples:
@@ -41,4 +42,4 @@ def report(
     allowed = sources(None, allow_outside=allow_outside).settings.allow_outside
     items = read_dataset(data, outside=allowed).test if data else ()
     pictures = {item.picture.name: item.picture for item in items}
-    typer.echo(compare(runs, out, pictures=pictures))
+    give(compare(runs, out, pictures=pictures))

@@ -190,7 +190,13 @@ class Transport:
             extensions={"trace": watch.trace},
         )
         started = time.monotonic()
-        response = self._http.send(request, stream=True)
+        try:
+            response = self._http.send(request, stream=True)
+        except (httpx.InvalidURL, ValueError) as error:  # a Location of no address, say
+            raise ServerUnreachable(
+                f"{self.url} answers {call.method} {call.path} with a head that cannot be read "
+                f"({type(error).__name__}); check that --server is a craft-server's address"
+            ) from error
         try:
             whole = receive(response, most_bytes=call.reply_bytes, watch=watch)
         finally:

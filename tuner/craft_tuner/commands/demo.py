@@ -59,7 +59,7 @@ def run_demo(
         result = commands.fit(where / "run", config, settings, data=DIGITS)
         account = account_of(settings, result)
     console.print(_table(result, account, seconds=time.monotonic() - started))
-    console.print(f"report: {where / 'run' / REPORT}", soft_wrap=True)
+    console.print(f"report: {where / 'run' / REPORT}", soft_wrap=True, markup=False)
     if keep_server:
         _say_where(server, console)
     if len(set(account.values())) != 1:

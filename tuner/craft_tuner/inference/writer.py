@@ -98,7 +98,7 @@ class AnswerWriter:
             return
         try:
             mode = "a" if self.resume else "w"
-            file = open(self.out, mode, encoding="utf-8", newline="", opener=durable.private)
+            file = open(self.out, mode, encoding="utf-8", newline="", opener=durable.private)  # noqa: SIM115 - Path.open has no opener
         except OSError as error:
             raise UsageError(f"cannot write {self.out}: {error.strerror}") from error
         with file:
@@ -110,8 +110,7 @@ class AnswerWriter:
         """Add rows in order, and flush."""
         if self.form == "csv":
             shown = printable if self.out is None else str
-            rows = ([shown(cell) for cell in _csv_row(each)] for each in found)
-            csv.writer(file, lineterminator="\n").writerows(rows)
+            file.writelines(csv_text.line(map(shown, _csv_row(each))) for each in found)
         else:
             lines = (_json_row(each, listed=self.top > 1) for each in found)
             file.writelines(f"{line}\n" for line in lines)

@@ -13,6 +13,7 @@ from craft_tuner.blackbox import Purpose
 from craft_tuner.client.purchases import add
 from craft_tuner.config.fit_config import FitConfig, fields
 from craft_tuner.plan import Plan
+from craft_tuner.report.markdown import code, plain
 
 _NAMES = 100
 _MISTAKES = 10
@@ -111,7 +112,7 @@ def model_card(facts: Facts) -> str:
     """The card, in Markdown."""
     card = facts.adapter.card
     parts = [
-        f"# {card.method} adapter for {card.model}",
+        f"# {plain(card.method)} adapter for {plain(card.model)}",
         _summary(facts),
         "## Classes",
         _classes(facts),
@@ -141,8 +142,8 @@ def _summary(facts: Facts) -> str:
         f"{unfinished if facts.result is None else ''}"
         f"An adapter for a CLIP model behind a craft-server: {_prompts(facts.adapter)} and "
         f"{_head(facts.adapter)}. It holds nothing of the model and works with this one alone:\n\n"
-        f"- model: `{card.model}`\n"
-        f"- checkpoint: `{card.digest}` (another one is refused)"
+        f"- model: {code(card.model)}\n"
+        f"- checkpoint: {code(card.digest)} (another one is refused)"
     )
 
 
@@ -163,10 +164,10 @@ def _classes(facts: Facts) -> str:
     names = adapter.card.class_names
     more = f" and {len(names) - _NAMES:,} more (see adapter.json)" if len(names) > _NAMES else ""
     if adapter.offsets is None:
-        words = ", ".join(f"`{template}`" for template in adapter.templates)
+        words = ", ".join(map(code, adapter.templates))
     else:
-        words = f"`{adapter.texts.template}`, with what was learnt added to its first words"
-    listed = ", ".join(names[:_NAMES])
+        words = f"{code(adapter.texts.template)}, with what was learnt added to its first words"
+    listed = ", ".join(map(plain, names[:_NAMES]))
     return f"{len(names):,} classes, asked as {words}:\n\n{listed}{more}."
 
 
@@ -203,7 +204,7 @@ def _mistakes(evaluation: Mapping[str, Any]) -> list[tuple[str, ...]]:
         if count and taken != true
     ]
     return [
-        (names[true], names[taken], f"{-minus:,}", f"{total:,}")
+        (plain(names[true]), plain(names[taken]), f"{-minus:,}", f"{total:,}")
         for minus, true, taken, total in sorted(wrong)[:_MISTAKES]
     ]
 
@@ -239,10 +240,12 @@ def _making(facts: Facts) -> str:
         "generations": facts.generations or None,
         **{f"version of {name}": value for name, value in result.get("versions", {}).items()},
     }
-    rows = [(name, str(value)) for name, value in entries.items() if value is not None]
+    rows = [
+        (plain(name), plain(str(value))) for name, value in entries.items() if value is not None
+    ]
     known = fields(config.method)
     other = [
-        (name, f"`{value}`")
+        (plain(name), code(str(value)))
         for name, value in config.model_dump().items()
         if value != known[name].default and name not in {"method", "shots"}
     ]
@@ -262,8 +265,4 @@ def _limits(facts: Facts) -> str:
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(map(_cell, line)) + " |" for line in lines)
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from craft_tuner import files
 from craft_tuner.data.pictures import Picture
-from craft_tuner.errors import UsageError
+from craft_tuner.errors import UsageError, printable
 from craft_tuner.report import class_tables, comparison, curves
 from craft_tuner.report.curves import Curve
 from craft_tuner.report.read import RunRecord, read_runs
@@ -73,7 +73,11 @@ def page(runs: Runs, pictures: Mapping[str, Picture] | None = None) -> str:
     """The page as text; the same runs give the same text."""
     folder = resources.files("craft_tuner.report")
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_shown,
     )
     environment.filters.update(count=count, percent=percent, points=points)
     template = environment.from_string(folder.joinpath("page.html").read_text(encoding="utf-8"))
@@ -96,6 +100,11 @@ def page(runs: Runs, pictures: Mapping[str, Picture] | None = None) -> str:
         made_with=comparison.made_with(runs),
         state=comparison.state,
     )
+
+
+def _shown(value: Any) -> Any:
+    """Words from anywhere: no control characters, no marks that turn their order around."""
+    return printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _title(runs: Runs) -> str:

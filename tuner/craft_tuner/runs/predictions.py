@@ -13,7 +13,6 @@ Text that a spreadsheet would take for a formula stands behind an apostrophe (`c
 """
 
 import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,14 +91,13 @@ def table(
 
 def write(directory: Path, lines: Sequence[Predicted]) -> None:
     """Write predictions.csv into a run, whole."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    table = [csv_text.line(COLUMNS)]
     for line in lines:
         chance = "" if line.probability is None else f"{line.probability:.4f}"
         ways = [getattr(line, way) or "" for way in WAYS]
-        writer.writerow([*map(csv_text.written, (line.name, line.label, *ways)), chance])
-    durable.replace(directory / PREDICTIONS, buffer.getvalue().encode())
+        cells = map(csv_text.written, (line.name, line.label, *ways))
+        table.append(csv_text.line([*cells, chance]))
+    durable.replace(directory / PREDICTIONS, "".join(table).encode())
 
 
 def read(directory: Path) -> list[Predicted]:
