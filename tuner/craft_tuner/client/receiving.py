@@ -26,7 +26,7 @@ PROBLEM_BYTES = 64 * 1024
 """Of an error's body; a problem document has a few hundred."""
 
 _BLOCK = 64 * 1024
-_ABOUT_THE_BODY = frozenset({"content-encoding", "content-length", "transfer-encoding"})
+_ABOUT_THE_BODY = frozenset({b"content-encoding", b"content-length", b"transfer-encoding"})
 
 
 class ReplyWatch:
@@ -113,7 +113,7 @@ def receive(response: httpx.Response, *, most_bytes: int, watch: ReplyWatch) -> 
                 raise _too_long(response, most_bytes)
             break
         blocks.append(block)
-    headers = [(k, v) for k, v in response.headers.items() if k not in _ABOUT_THE_BODY]
+    headers = [(k, v) for k, v in response.headers.raw if k.lower() not in _ABOUT_THE_BODY]
     whole = httpx.Response(
         response.status_code, headers=headers, content=b"".join(blocks), request=response.request
     )

@@ -97,7 +97,7 @@ class AnswerWriter:
             yield sys.stdout
             return
         try:
-            mode = "a" if self.resume else "w"
+            mode: Literal["a", "w"] = "a" if self.resume else "w"
             file = open(self.out, mode, encoding="utf-8", newline="", opener=durable.private)  # noqa: SIM115 - Path.open has no opener
         except OSError as error:
             raise UsageError(f"cannot write {self.out}: {error.strerror}") from error

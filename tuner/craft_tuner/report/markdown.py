@@ -4,6 +4,7 @@ A class, a model or a dataset may be called `<script>`, `[a](http://b)` or `| --
 where HTML in Markdown is HTML.
 """
 
+import html
 import re
 
 from craft_tuner.errors import printable
@@ -11,7 +12,6 @@ from craft_tuner.errors import printable
 _SPECIAL = re.compile(r"[\\`*\[\]|~$@]|(?<!\w)_|_(?!\w)|:(?=//)|(?<=www)\.", re.IGNORECASE)
 """Emphasis, code, links (those that need no brackets too), cells, formulas. An underscore within a
 word is none of these."""
-_HTML = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
 _LINE_START = re.compile(r"^(\d*)([-+=#.)])")
 """What would begin a list, or make a heading of the line before."""
 
@@ -19,7 +19,7 @@ _LINE_START = re.compile(r"^(\d*)([-+=#.)])")
 def plain(text: str) -> str:
     """Text for a paragraph, a heading or a cell of a table: one line, shown as it is."""
     line = " ".join(printable(text).split())
-    marked = _SPECIAL.sub(r"\\\g<0>", line).translate(str.maketrans(_HTML))
+    marked = html.escape(_SPECIAL.sub(r"\\\g<0>", line), quote=False)
     return _LINE_START.sub(r"\1\\\2", marked)
 
 
