@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 
 import uvicorn
 from fastapi import FastAPI
@@ -17,23 +17,33 @@ from craft_server.accounts.keys import Keys
 from craft_server.accounts.rate_limit import RateLimiter
 from craft_server.api import limits, openapi
 from craft_server.api.access_log import AccessLog
+from craft_server.api.deadlines import Deadlines
 from craft_server.api.deliveries import Deliveries
 from craft_server.api.errors import on_disconnect, on_error
+from craft_server.api.listening import bound, serve_on
 from craft_server.api.middleware import BodyCap, RequestId
 from craft_server.api.routes import ROUTERS
-from craft_server.api.services import Services, services_of
+from craft_server.api.services import Services, Threads, services_of
 from craft_server.db.group_commit import GroupCommit
+from craft_server.db.holders import Holder
 from craft_server.db.store import Store
 from craft_server.engine.blackbox import BlackBox
 from craft_server.images.admission import UploadAdmission
 from craft_server.images.decoding import ImageLimits
 from craft_server.images.store import ImageStore
 from craft_server.logits.service import LogitsService
-from craft_server.metering.maintenance import log_expired, sweep, watch_loop
+from craft_server.metering.maintenance import (
+    recover,
+    sweep,
+    watch_device,
+    watch_loop,
+    watching_store,
+)
 from craft_server.metering.meter import Meter
 from craft_server.models.stub import StubBlackBox
 from craft_server.observability import logs
 from craft_server.observability.metrics import Metrics
+from craft_server.observability.probes import Health, answering
 from craft_server.observability.tracing import Tracer
 from craft_server.settings import ModelError, Settings
 from craft_shared.errors import Refusal
@@ -45,11 +55,13 @@ _LOG = logging.getLogger(__name__)
 def create_app(settings: Settings, blackbox: BlackBox) -> FastAPI:
     """The server's application around a black box; it opens the store, but no socket."""
     tracer = make_tracer(settings)
-    store = Store(settings.resolved_database_url, migrate=settings.migrate)
-    metrics = Metrics(blackbox.card.id)
-    meter = Meter(
-        store, holder=settings.replica, reply_bytes=settings.reply_bytes, telemetry=metrics
+    store = Store(
+        settings.resolved_database_url,
+        busy_timeout_s=settings.store_wait_s,
+        migrate=settings.migrate,
     )
+    metrics = Metrics(blackbox.card.id)
+    meter = Meter(store, reply_bytes=settings.reply_bytes, telemetry=metrics)
     images = ImageStore(
         store,
         settings.image_place,
@@ -57,7 +69,7 @@ def create_app(settings: Settings, blackbox: BlackBox) -> FastAPI:
         decoders=settings.decode_workers,
     )
     uploads = UploadAdmission(images, slots=settings.uploads, deadline_s=settings.deadline_s)
-    group_commit = GroupCommit(store)
+    group_commit = GroupCommit(store, wait_s=settings.store_wait_s)
     logits = LogitsService(
         settings,
         blackbox,
@@ -95,6 +107,8 @@ def create_app(settings: Settings, blackbox: BlackBox) -> FastAPI:
         logits=logits,
         metrics=metrics,
         tracer=tracer,
+        threads=Threads(settings.store_wait_s),
+        health=Health(stalled_s=settings.device_stalled_s, busy_s=lambda: logits.device_busy_s),
     )
     for router in ROUTERS:
         app.include_router(router)
@@ -106,6 +120,7 @@ def create_app(settings: Settings, blackbox: BlackBox) -> FastAPI:
     app.add_exception_handler(HTTPException, on_error)
     app.add_middleware(BodyCap, limits=limits.body_limits(settings))
     app.add_middleware(Deliveries)
+    app.add_middleware(Deadlines, seconds=settings.deadline_s)
     app.add_middleware(AccessLog, telemetry=metrics, tracer=tracer, write_log=settings.access_log)
     app.add_middleware(RequestId, trusting=settings.trust_request_id)
     return app
@@ -155,18 +170,18 @@ def make_tracer(settings: Settings) -> Tracer:
 
 
 def serve(settings: Settings) -> None:
-    """Load the model, then serve until SIGTERM or SIGINT; running work is finished first."""
+    """Load the model, then serve until SIGTERM, SIGINT or SIGHUP; running work is finished."""
     logs.configure(settings.log_format, settings.log_level)
     run(settings, load_blackbox(settings))
 
 
 def run(settings: Settings, blackbox: BlackBox) -> None:
-    """Serve a black box on the settings' address."""
+    """Serve a black box on the settings' address, which is bound before the store is touched."""
+    sockets = bound(settings.host, settings.port)
     _LOG.info("serving %s (%s)", blackbox.card.id, blackbox.card.text_path)
-    uvicorn.run(
-        create_app(settings, blackbox),
-        host=settings.host,
-        port=settings.port,
+    app = create_app(settings, blackbox)
+    config = uvicorn.Config(
+        app,
         server_header=False,
         access_log=False,  # api/access_log.py writes it
         log_config=None,
@@ -174,6 +189,7 @@ def run(settings: Settings, blackbox: BlackBox) -> None:
         http=limits.connection_limits(settings),
         ws="none",
     )
+    serve_on(sockets, config, on_exit=services_of(app).health.drain)
 
 
 @asynccontextmanager
@@ -181,28 +197,52 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     services = services_of(app)
     settings, metrics, meter = services.settings, services.metrics, services.meter
     asyncio.get_running_loop().set_exception_handler(logs.on_loop_error)
-    log_expired(meter.recover())
     async with AsyncExitStack() as running:
-        if settings.metrics_port is not None:
-            listening = metrics.listening(settings.metrics_host, settings.metrics_port)
-            port = running.enter_context(listening)
-            _LOG.info("metrics on http://%s:%d/metrics", settings.metrics_host, port)
+        holder = Holder(services.store, settings.replica)
+        running.callback(holder.close)
+        recover(meter, holder)
+        services.health.store_answered()
+        running.enter_context(watching_store(services.store, services.health))
+        running.enter_context(_probes(services))
         running.push_async_callback(_stop, services)
-        sweeps = sweep(meter, metrics, every_s=settings.sweep_s, audit_s=settings.audit_s)
-        for background in (sweeps, watch_loop(metrics)):
-            running.callback(asyncio.create_task(background).cancel)
+        sweeps = sweep(
+            meter, metrics, every_s=settings.sweep_s, audit_s=settings.audit_s, holder=holder
+        )
         await services.logits.check_ready()
+        looks = [sweeps, watch_loop(metrics, services.health)]
+        if settings.metrics_port is not None:
+            looks.append(watch_device(services.logits.check_ready, services.health))
+        for look in looks:
+            running.callback(asyncio.create_task(look).cancel)
+        yield
+
+
+@contextmanager
+def _probes(services: Services) -> Iterator[None]:
+    """Answer probes and Prometheus on a port of their own, if they have one."""
+    settings = services.settings
+    if settings.metrics_port is None:
+        yield
+        return
+    host, port = settings.metrics_host, settings.metrics_port
+    with (
+        services.metrics.listening("127.0.0.1", 0) as inner,
+        answering(host, port, state=services.health.state, metrics_port=inner) as bound,
+    ):
+        _LOG.info("probes and metrics on http://%s:%d/metrics", host, bound)
         yield
 
 
 async def _stop(services: Services) -> None:
     """Finish running work, then close what it used."""
+    services.health.drain()
     await services.logits.drain(services.settings.drain_s)
     services.uploads.close()
-    services.reads.close()
-    services.writing.close()
+    await asyncio.to_thread(services.reads.close)
+    await asyncio.to_thread(services.writing.close)
     services.images.close()
     await asyncio.to_thread(services.group_commit.close)
+    await asyncio.to_thread(services.threads.close)
     services.store.close()
     await asyncio.to_thread(services.tracer.close)
 

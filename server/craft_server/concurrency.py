@@ -1,13 +1,81 @@
-"""From a thread of our own back to an event loop: how a call ended, and its caller's future.
+"""Threads of our own: pools for calls of one kind, and the way from a thread back to an event loop.
 
-Owns the step that db/group_commit.py and engine/scheduler.py share: each runs many callers'
-functions on one thread. `concurrent.futures` does the same with a lock and a condition for each
-future. Over 100,000 items in groups of 8 that took 3 to 4 times the CPU time.
+Owns two things. `Workers` keeps kinds of calls apart: where one kind waits for the store, the
+others have threads of their own, and no call waits for a thread for long. `Completion` is the step
+that db/group_commit.py and engine/scheduler.py share: each runs many callers' functions on one
+thread. `concurrent.futures` does the same with a lock and a condition for each future. Over
+100,000 items in groups of 8 that took 3 to 4 times the CPU time.
 """
 
 import asyncio
+import contextvars
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, NamedTuple, ParamSpec, TypeVar
+
+from craft_shared.errors import Code, Refusal
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+RETRY_AFTER_S = 1
+"""When a client may ask again after its call found no thread."""
+
+
+class Workers:
+    """Threads for calls of one kind.
+
+    A call waits for a thread for a bounded time, and only so many calls do. One that has begun is
+    not cut: what it waits for must have a bound of its own.
+
+    Args:
+        name: of the kind, in a refusal and of the threads.
+        threads: calls at a time.
+        wait_s: longest wait for a thread, seconds.
+        waiting: most calls that wait or run; None is any number.
+    """
+
+    def __init__(
+        self, name: str, *, threads: int, wait_s: float, waiting: int | None = 256
+    ) -> None:
+        self._name = name
+        self._wait_s = wait_s
+        self._most = waiting
+        self._open = 0
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
+
+    async def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Make a call on a thread; a caller that is cancelled meanwhile takes it out of the queue.
+
+        Raises:
+            Refusal: `overloaded`, too many wait; `not_ready`, no thread was free in time. The call
+                was not begun.
+        """
+        if self._most is not None and self._open >= self._most:
+            detail = f"{self._open} calls for {self._name} are in work already"
+            raise Refusal(Code.OVERLOADED, detail, retry_after_s=RETRY_AFTER_S)
+        work = partial(contextvars.copy_context().run, partial(call, *args, **kwargs))
+        job = self._threads.submit(work)
+        result: asyncio.Future[T] = asyncio.wrap_future(job)
+        self._open += 1
+        result.add_done_callback(self._ended)
+        try:
+            done, _ = await asyncio.wait([result], timeout=self._wait_s)
+            if not done and job.cancel():
+                detail = f"no thread for {self._name} was free within {self._wait_s:g} s"
+                raise Refusal(Code.NOT_READY, detail, retry_after_s=RETRY_AFTER_S)
+            return await result
+        except asyncio.CancelledError:
+            result.cancel()
+            raise
+
+    def close(self) -> None:
+        """Finish what waits and runs, then end the threads."""
+        self._threads.shutdown()
+
+    def _ended(self, _result: "asyncio.Future[Any]") -> None:
+        self._open -= 1
 
 
 class Completion(NamedTuple):

@@ -51,9 +51,13 @@ class Settings(BaseSettings):
         default=False,
         description="take the X-Request-Id of the proxy in front; only where clients cannot set it",
     )
-    metrics_host: str = Field("127.0.0.1", description="address of the metrics for Prometheus")
+    metrics_host: str = Field("127.0.0.1", description="address of metrics_port")
     metrics_port: int | None = Field(
-        None, ge=0, le=65535, description="port of the metrics, without a key; default: none"
+        None,
+        ge=0,
+        le=65535,
+        description="port of the metrics for Prometheus, and of the probes /livez and /readyz that "
+        "answer whatever the server has to do; without a key; default: none",
     )
     otel_endpoint: str | None = Field(
         None,
@@ -220,11 +224,22 @@ class Settings(BaseSettings):
         "faster for small requests, but logits then differ in the last digits by company",
     )
     deadline_s: float = Field(600, gt=0, description="longest wait plus work of one request")
+    store_timeout_s: float = Field(
+        5,
+        gt=0,
+        description="longest time of a transaction, connecting and waiting for locks included, and "
+        "never more than deadline_s; then not_ready",
+    )
+    device_stalled_s: float = Field(
+        300,
+        gt=0,
+        description="a device that is at one batch for longer hangs: /livez and /readyz turn red",
+    )
     replica: str = Field(
         "",
         max_length=64,
-        description="name of this process among those that share a ledger; its holds are given "
-        "back when it restarts, those of others when they expire",
+        description="name of this process, the same after a restart, among those that share a "
+        "ledger: what it held is given back when it starts again; default: a name of its own",
     )
     hold_s: float = Field(
         900, gt=0, description="a budget hold that nobody settled or released is given back"
@@ -258,6 +273,11 @@ class Settings(BaseSettings):
     uploads: int = Field(
         4, ge=1, description="uploads read at a time, each up to max_body_bytes; others wait"
     )
+
+    @property
+    def store_wait_s(self) -> float:
+        """Longest time of a transaction, and of the wait for a thread to make it."""
+        return min(self.store_timeout_s, self.deadline_s)
 
     @property
     def resolved_database_url(self) -> str:

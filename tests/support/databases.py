@@ -5,11 +5,15 @@ a folder of its own, and stops it when it ends.
 """
 
 import atexit
+import contextlib
 import functools
 import os
 import secrets
 import shutil
+import signal
 import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 
@@ -38,3 +42,30 @@ def fresh_postgres() -> str:
 def drop_postgres(url: str) -> None:
     """Delete a database that `fresh_postgres` made, for tests that make many."""
     _postgres().psql(f"DROP DATABASE {url.partition('?')[0].rpartition('/')[2]} WITH (FORCE);")
+
+
+@contextlib.contextmanager
+def frozen_postgres() -> Iterator[None]:
+    """All processes of this process's Postgres are stopped by SIGSTOP for the block.
+
+    New ones too: the one that makes them is stopped first.
+    """
+    postmaster = int((Path(_postgres().pgdata) / "postmaster.pid").read_text().split()[0])
+    os.kill(postmaster, signal.SIGSTOP)
+    stopped = [postmaster, *_children(postmaster)]
+    try:
+        for pid in stopped[1:]:
+            os.kill(pid, signal.SIGSTOP)
+        yield
+    finally:
+        for pid in reversed(stopped):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+
+def _children(pid: int) -> list[int]:
+    return [
+        int(number)
+        for task in Path(f"/proc/{pid}/task").iterdir()
+        for number in (task / "children").read_text().split()
+    ]

@@ -1,6 +1,5 @@
 """The dependencies of every route: the caller's key with its scope, rate and share; services."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 from typing import Annotated
@@ -26,7 +25,7 @@ _Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 
 async def _any_key(request: Request, credentials: _Credentials) -> Key:
     services = services_of(request.app)
-    key = await asyncio.to_thread(services.key_cache.verify, _token(credentials))
+    key = await services.threads.keys.run(services.key_cache.verify, _token(credentials))
     return _counted(request, services, key)
 
 
@@ -46,7 +45,7 @@ async def _logits_key_now(
     services = services_of(request.app)
 
     async def again() -> Key:
-        key = await asyncio.to_thread(services.key_cache.verify, _token(credentials))
+        key = await services.threads.keys.run(services.key_cache.verify, _token(credentials))
         return _with_scope(key, Scope.LOGITS_READ)
 
     return again

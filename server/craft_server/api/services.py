@@ -10,6 +10,7 @@ from craft_server.accounts.keys import Keys
 from craft_server.accounts.rate_limit import RateLimiter
 from craft_server.accounts.shares import Shares
 from craft_server.api.turns import Turns
+from craft_server.concurrency import Workers
 from craft_server.db.group_commit import GroupCommit
 from craft_server.db.store import Store
 from craft_server.images.admission import UploadAdmission
@@ -17,8 +18,28 @@ from craft_server.images.store import ImageStore
 from craft_server.logits.service import LogitsService
 from craft_server.metering.meter import Meter
 from craft_server.observability.metrics import Metrics
+from craft_server.observability.probes import Health
 from craft_server.observability.tracing import Tracer
 from craft_server.settings import Settings
+
+
+class Threads:
+    """Threads for calls that use the store, a pool for each kind: none makes another wait.
+
+    Args:
+        wait_s: longest wait of a call for a thread, seconds.
+    """
+
+    def __init__(self, wait_s: float) -> None:
+        self.keys = Workers("keys", threads=4, wait_s=wait_s)
+        """Verification, and the few figures of one key."""
+        self.images = Workers("image sets", threads=3, wait_s=wait_s)
+        self.admin = Workers("administration", threads=2, wait_s=wait_s)
+
+    def close(self) -> None:
+        """Finish what runs and end them."""
+        for workers in (self.keys, self.images, self.admin):
+            workers.close()
 
 
 @dataclass(frozen=True)
@@ -41,6 +62,8 @@ class Services:
     logits: LogitsService
     metrics: Metrics
     tracer: Tracer
+    threads: Threads
+    health: Health
 
 
 def services_of(app: Starlette) -> Services:

@@ -13,11 +13,10 @@ import queue
 import threading
 from collections import defaultdict
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from craft_server.concurrency import Completion
-from craft_server.db.store import Store
+from craft_server.concurrency import Completion, Workers
+from craft_server.db.store import BUSY_TIMEOUT_S, Store
 from craft_shared.errors import Refusal
 
 T = TypeVar("T")
@@ -29,18 +28,24 @@ _Delivery = tuple[Completion, "asyncio.Future[Any]"]
 _MAX_GROUP = 64
 """Writes in one transaction: it must end soon, since readers of a budget wait for its end."""
 
+_WRITERS = 8
+"""Writes side by side, on a database that takes many."""
+
 
 class GroupCommit:
     """Runs writes on the store off the event loop."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, *, wait_s: float = BUSY_TIMEOUT_S) -> None:
+        """Write to a store; on one with many writers, a write waits `wait_s` for its thread."""
         self._store = store
         self._waiting: queue.SimpleQueue[_Write[Any] | None] = queue.SimpleQueue()
-        self._pool = (
-            None if store.one_writer else ThreadPoolExecutor(thread_name_prefix="group-commit")
+        self._workers = (
+            None
+            if store.one_writer
+            else Workers("ledger", threads=_WRITERS, wait_s=wait_s, waiting=None)
         )
         self._thread = threading.Thread(target=self._serve, name="group-commit", daemon=True)
-        if self._pool is None:
+        if self._workers is None:
             self._thread.start()
 
     def run(self, write: Callable[[], T], *, durable: bool = True) -> "asyncio.Future[T]":
@@ -53,16 +58,16 @@ class GroupCommit:
             Refusal: `not_ready`, also where the commit of all that were done together failed.
         """
         loop = asyncio.get_running_loop()
-        if self._pool is not None:
-            return loop.run_in_executor(self._pool, write)
+        if self._workers is not None:
+            return loop.create_task(self._workers.run(write))
         result: asyncio.Future[T] = loop.create_future()
         self._waiting.put(_Write(write, durable, loop, result))
         return result
 
     def close(self) -> None:
         """Finish what waits, then stop."""
-        if self._pool is not None:
-            self._pool.shutdown()
+        if self._workers is not None:
+            self._workers.close()
             return
         self._waiting.put(None)
         self._thread.join()

@@ -8,11 +8,14 @@ time reads and changes what nobody else can change. One writer at a time also me
 writes are best made in one transaction (`together`; group_commit.py does that). Any other URL that
 SQLAlchemy knows works by the same statements where they are valid; Postgres at its default READ
 COMMITTED is the one meant.
+
+Nobody waits for the database for good: a transaction has a longest time, in which it also gets its
+connection. On Postgres that holds while the server itself is frozen (postgres.py).
 """
 
 import logging
+import math
 import re
-import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,17 +24,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import (
-    URL,
-    Connection,
-    Engine,
-    create_engine,
-    event,
-    make_url,
-    text,
-)
+from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import (
-    ArgumentError,
     DataError,
     DBAPIError,
     IntegrityError,
@@ -41,6 +35,8 @@ from sqlalchemy.exc import (
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from craft_server.db import schema
+from craft_server.db.engines import make_engine
+from craft_server.db.patience import patience
 from craft_shared.errors import Code, Refusal
 
 RETRY_AFTER_S = 1
@@ -86,8 +82,15 @@ _OUR_BUGS = (DataError, IntegrityError, NotSupportedError, ProgrammingError)
 _ONE_AT_A_TIME = text("SELECT pg_advisory_xact_lock(7232648)")
 _WAIT_FOR_TABLES = text("SELECT set_config('lock_timeout', :longest, true)")
 """While an upgrade waits for a table, so do all who want to read it after."""
-_BUSY_TIMEOUT_S = 5.0
-_WAL_PAUSE_S = 0.01
+_TAKE_TIME = text(
+    "SELECT set_config('statement_timeout', :longest, true),"
+    " set_config('lock_timeout', :longest, true)"
+)
+_PROBE = text("SELECT version_num FROM alembic_version")
+
+BUSY_TIMEOUT_S = 5.0
+"""Longest time of a transaction, where nothing else is said."""
+
 
 _FULL, _NORMAL = "PRAGMA synchronous=FULL", "PRAGMA synchronous=NORMAL"
 _IMMEDIATE = "BEGIN IMMEDIATE"
@@ -121,13 +124,14 @@ class Store:
     """
 
     def __init__(
-        self, url: str, *, busy_timeout_s: float = _BUSY_TIMEOUT_S, migrate: bool = True
+        self, url: str, *, busy_timeout_s: float = BUSY_TIMEOUT_S, migrate: bool = True
     ) -> None:
         """Open the database; make its tables if it is empty, upgrade them if they are old.
 
         Args:
             url: `sqlite:///PATH` (the folder is made) or another SQLAlchemy URL.
-            busy_timeout_s: longest wait for another writer or for a free connection, seconds.
+            busy_timeout_s: longest time of a transaction in seconds, the wait for another writer or
+                for a free connection in it. On SQLite, it bounds these waits alone.
             migrate: False refuses an empty or old database instead.
 
         Raises:
@@ -135,7 +139,9 @@ class Store:
             SchemaError: the database is newer than this code, or its upgrade is off or failed.
             Refusal: `not_ready`, the database does not answer.
         """
-        self._engine = _engine(url, busy_timeout_s)
+        self._url = url
+        self._timeout_s = busy_timeout_s
+        self._engine = make_engine(url, busy_timeout_s)
         self._reader = self._engine.execution_options(craft_begin=("BEGIN",))
         self._writer = self._engine.execution_options(craft_begin=(_FULL, _IMMEDIATE))
         self._hasty = self._engine.execution_options(craft_begin=(_NORMAL, _IMMEDIATE))
@@ -149,8 +155,9 @@ class Store:
         """In one transaction; others that start now wait for it, and find all done."""
         first = (_ANY_ORDER, _FULL, _IMMEDIATE)
         try:
-            with _transaction(self._engine.execution_options(craft_begin=first)) as tx:
+            with _transaction(self._engine.execution_options(craft_begin=first), math.inf) as tx:
                 if not self.one_writer:
+                    tx.execute(_TAKE_TIME, {"longest": "0"})
                     tx.execute(_ONE_AT_A_TIME)
                     tx.execute(_WAIT_FOR_TABLES, {"longest": str(round(busy_timeout_s * 1000))})
                 found = schema.bring(tx, migrate=migrate)
@@ -159,9 +166,26 @@ class Store:
         if found not in {None, schema.HEAD}:
             _LOG.warning("the database was upgraded from revision %s to %s", found, schema.HEAD)
 
-    def read(self) -> AbstractContextManager[Connection]:
-        """A transaction that only looks. On SQLite all its statements see one moment."""
-        return _transaction(self._reader)
+    @contextmanager
+    def read(self, longest_s: float | None = None) -> Iterator[Connection]:
+        """A transaction that only looks. On SQLite all its statements see one moment.
+
+        Args:
+            longest_s: longest time, for what reads much; as others, if None.
+        """
+        with _transaction(self._reader, longest_s or self._timeout_s) as tx:
+            if longest_s is not None and not self.one_writer:
+                tx.execute(_TAKE_TIME, {"longest": str(round(longest_s * 1000))})
+            yield tx
+
+    def session(self, timeout_s: float | None = None) -> "Session":
+        """A connection of its own, each of whose transactions may take so long."""
+        return Session(self._url, timeout_s or self._timeout_s)
+
+    @property
+    def path(self) -> Path | None:
+        """The file of a SQLite database."""
+        return Path(str(self._engine.url.database)) if self.one_writer else None
 
     @property
     def one_writer(self) -> bool:
@@ -174,7 +198,9 @@ class Store:
         Inside a block of `together` it is a part of that transaction and can still be undone alone.
         """
         shared: Connection | None = getattr(self._open, "connection", None)
-        return _transaction(self._writer) if shared is None else _part(shared)
+        if shared is not None:
+            return _part(shared)
+        return _transaction(self._writer, self._timeout_s)
 
     @contextmanager
     def together(self, *, durable: bool = True) -> Iterator[None]:
@@ -183,7 +209,8 @@ class Store:
         If not `durable`, SQLite does not wait for the disk: the commit survives this process, but
         a power failure may undo it, unless a durable one came after.
         """
-        with _transaction(self._writer if durable else self._hasty) as connection:
+        engine = self._writer if durable else self._hasty
+        with _transaction(engine, self._timeout_s) as connection:
             self._open.connection = connection
             try:
                 yield
@@ -195,6 +222,35 @@ class Store:
         self._engine.dispose()
 
 
+class Session:
+    """One connection that is kept, apart from a store's others: it waits for none of them.
+
+    What belongs to a session of the database lasts until `close`, or until the connection breaks;
+    then the next transaction makes another.
+    """
+
+    def __init__(self, url: str, timeout_s: float) -> None:
+        engine = make_engine(url, timeout_s, connections=1)
+        self._engine = engine.execution_options(craft_begin=("BEGIN",))
+        self._timeout_s = timeout_s
+
+    def read(self) -> AbstractContextManager[Connection]:
+        """A transaction."""
+        return _transaction(self._engine, self._timeout_s)
+
+    def answers(self) -> bool:
+        """Does the database answer in time?"""
+        try:
+            with self.read() as tx:
+                return tx.execute(_PROBE).first() is not None
+        except StoreDown:
+            return False
+
+    def close(self) -> None:
+        """End it."""
+        self._engine.dispose()
+
+
 def revision(url: str) -> str | None:
     """The revision of a database, which is looked at and not changed; None if it is empty.
 
@@ -202,21 +258,21 @@ def revision(url: str) -> str | None:
         ValueError: the URL cannot be used.
         Refusal: `not_ready`, the database does not answer.
     """
-    engine = _engine(url, _BUSY_TIMEOUT_S)
+    engine = make_engine(url, BUSY_TIMEOUT_S)
     try:
-        with _transaction(engine.execution_options(craft_begin=("BEGIN",))) as tx:
+        with _transaction(engine.execution_options(craft_begin=("BEGIN",)), BUSY_TIMEOUT_S) as tx:
             return schema.revision(tx)
     finally:
         engine.dispose()
 
 
 @contextmanager
-def _transaction(engine: Engine) -> Iterator[Connection]:
+def _transaction(engine: Engine, longest_s: float) -> Iterator[Connection]:
     """The one place where an outage becomes a refusal, so that the server fails closed."""
     driver = engine.dialect.loaded_dbapi
     driver_bugs = tuple(getattr(driver, error.__name__) for error in _OUR_BUGS)
     try:
-        with engine.begin() as connection:
+        with patience(longest_s), engine.begin() as connection:
             yield connection
     except (*_OUR_BUGS, *driver_bugs):
         raise
@@ -240,51 +296,3 @@ def _part(connection: Connection) -> Iterator[Connection]:
         raise
     finally:
         driver.execute("RELEASE part")
-
-
-def _engine(url: str, busy_timeout_s: float) -> Engine:
-    try:
-        parsed = make_url(url)
-        if parsed.get_backend_name() == "sqlite":
-            return _sqlite(parsed, busy_timeout_s)
-        return create_engine(parsed, pool_timeout=busy_timeout_s, pool_pre_ping=True)
-    except (ArgumentError, ModuleNotFoundError) as error:
-        raise ValueError(f"database_url cannot be used: {error}") from error
-
-
-def _sqlite(url: URL, busy_timeout_s: float) -> Engine:
-    if url.database in {None, "", ":memory:"}:
-        raise ValueError("database_url needs a file, as in sqlite:///var/craft.db, got none")
-    Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(
-        url, pool_timeout=busy_timeout_s, connect_args={"timeout": busy_timeout_s}
-    )
-
-    @event.listens_for(engine, "connect")
-    def prepare(connection: Any, _record: Any) -> None:
-        connection.isolation_level = None  # the driver begins nothing by itself: `begin` does
-        _switch_to_wal(connection, busy_timeout_s)
-        for pragma in ("synchronous=FULL", "foreign_keys=ON"):
-            connection.execute(f"PRAGMA {pragma}")
-
-    @event.listens_for(engine, "begin")
-    def begin(connection: Connection) -> None:
-        driver: Any = connection.connection.driver_connection
-        for statement in connection.get_execution_options()["craft_begin"]:
-            driver.execute(statement)
-
-    return engine
-
-
-def _switch_to_wal(connection: Any, patience_s: float) -> None:
-    """Several processes may open a new file at once, and SQLite does not wait here by itself."""
-    end = time.monotonic() + patience_s
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode=WAL")
-        except sqlite3.OperationalError:
-            if time.monotonic() > end:
-                raise
-            time.sleep(_WAL_PAUSE_S)
-        else:
-            return

@@ -5,11 +5,13 @@ and none is settled by halves.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, TypeVar
 
+from craft_server.concurrency import Workers
 from craft_server.db.group_commit import GroupCommit
+from craft_server.db.store import StoreDown
 from craft_server.logits.pricing import PricedRequest
 from craft_server.metering.meter import Hold, LedgerEntry, Meter, Replay
 from craft_server.observability.telemetry import Telemetry, UnitState
@@ -21,7 +23,7 @@ from craft_shared.messages import Budgets, Counters
 T = TypeVar("T")
 
 _RETRY_S = 1.0
-"""Between two tries to release a hold while the store does not answer."""
+"""Between two tries to give a hold back while the store does not answer."""
 
 
 class Payment:
@@ -52,6 +54,7 @@ class Payment:
         self._telemetry = telemetry
         self._tracer = tracer
         self._wait_for = wait_for
+        self._readers = Workers("budgets", threads=2, wait_s=settings.store_wait_s)
 
     async def reserve(self, priced: PricedRequest) -> Hold | Replay:
         """Hold a request's price; a caller cancelled meanwhile leaves no hold behind.
@@ -72,9 +75,9 @@ class Payment:
         with self._tracer.span("reserve", queries=priced.cost.queries):
             reserving = self._group_commit.run(reserve, durable=False)
             try:
-                return await asyncio.shield(reserving)
+                return await self._heard_of(asyncio.shield(reserving))
             except asyncio.CancelledError:
-                found = await reserving
+                found = await self._heard_of(reserving)
                 if isinstance(found, Hold):
                     await self.release(priced, found)
                 raise
@@ -108,21 +111,27 @@ class Payment:
 
     async def budgets(self, priced: PricedRequest, replay: Replay) -> Budgets:
         """The key's budgets when what it bought before is delivered again; counts the replay."""
-        budgets = await asyncio.to_thread(self._meter.budgets, priced.key.id)
+        budgets = await self._readers.run(self._meter.budgets, priced.key.id)
         self._count("replayed", replay.cost)
         return budgets
 
+    async def _heard_of(self, reserving: "asyncio.Future[Hold | Replay]") -> Hold | Replay:
+        """A reservation; one of which nobody knows whether it was made is given back later."""
+        try:
+            return await reserving
+        except StoreDown:
+            self._in_background(self._give_back_unheard)
+            raise
+
     def _release_in_background(self, priced: PricedRequest, hold: Hold) -> None:
         """A hold that stays would make every retry wait until it expires."""
-        self._wait_for(asyncio.create_task(self._release_later(priced, hold)))
+        self._in_background(partial(self._release, priced, hold))
 
-    async def _release_later(self, priced: PricedRequest, hold: Hold) -> None:
-        while True:
-            await asyncio.sleep(_RETRY_S)
-            try:
-                return await self._release(priced, hold)
-            except Refusal:
-                continue
+    def _in_background(self, act: Callable[[], Awaitable[None]]) -> None:
+        self._wait_for(asyncio.create_task(_until_it_is_done(act)))
+
+    async def _give_back_unheard(self) -> None:
+        await _finished(self._group_commit.run(self._meter.give_back_unheard, durable=False))
 
     async def _release(self, priced: PricedRequest, hold: Hold) -> None:
         release = partial(self._meter.release, hold)
@@ -131,6 +140,15 @@ class Payment:
 
     def _count(self, state: UnitState, cost: Counters) -> None:
         self._telemetry.units(state, queries=cost.queries, logit_vectors=cost.logit_vectors)
+
+
+async def _until_it_is_done(act: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        await asyncio.sleep(_RETRY_S)
+        try:
+            return await act()
+        except Refusal:
+            continue
 
 
 async def _finished(write: "asyncio.Future[T]") -> T:

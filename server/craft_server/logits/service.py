@@ -43,7 +43,6 @@ _SMALL_TEXTS = 256
 
 _CANARY_FRESH_S = 10.0
 _CANARY_DEADLINE_S = 60.0
-_STALLED_S = 300.0
 _LAST_MOMENT_S = 5.0
 
 
@@ -132,7 +131,7 @@ class LogitsService:
         """
         if self._worker.draining:
             raise shutting_down()
-        if (busy_s := self._worker.busy_s) > _STALLED_S:
+        if (busy_s := self._worker.busy_s) > self._settings.device_stalled_s:
             detail = f"the device has been at one batch for {busy_s:.0f} s"
             raise Refusal(Code.NOT_READY, detail, retry_after_s=5)
         if self._worker.well_s < _CANARY_FRESH_S:
@@ -143,6 +142,11 @@ class LogitsService:
             _LOG.exception("the canary failed")
             detail = f"a test forward failed ({type(error).__name__})"
             raise Refusal(Code.NOT_READY, detail, retry_after_s=5) from error
+
+    @property
+    def device_busy_s(self) -> float:
+        """How long the device has been at the batch that runs; from any thread."""
+        return self._worker.busy_s
 
     def stats(self) -> ServerStats:
         """Its load and caches at this moment; from any thread."""

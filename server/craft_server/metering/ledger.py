@@ -90,6 +90,11 @@ class LedgerFilter:
 
 EVERYTHING = LedgerFilter()
 
+LONG_READ_S = 60.0
+"""Longest time of a sum over a ledger of any length."""
+AUDIT_S = 600.0
+"""Longest time of an audit, which reads all of it."""
+
 
 class Ledger:
     """The reading side of the meter."""
@@ -124,14 +129,14 @@ class Ledger:
         query = select(*starts, *labels, *sums).where(*where.conditions(key_id))
         if groups := [*starts, *labels]:
             query = query.group_by(*groups).order_by(*starts, sums[0].desc(), *labels)
-        with self._store.read() as tx:
+        with self._store.read(LONG_READ_S) as tx:
             rows = tx.execute(query).mappings().all()
         return UsageReply(bucket=bucket, by=by, buckets=[_bucket(row) for row in rows])
 
     def totals(self, where: LedgerFilter = EVERYTHING) -> dict[str, Counters]:
         """What each key has bought; keys that bought nothing are absent."""
         query = select(ledger.c.key_id, *_sums()).where(*where.conditions(None))
-        with self._store.read() as tx:
+        with self._store.read(LONG_READ_S) as tx:
             rows = tx.execute(query.group_by(ledger.c.key_id)).all()
         return {row.key_id: Counters.model_validate(row, from_attributes=True) for row in rows}
 
@@ -155,7 +160,7 @@ class Ledger:
 
         One statement, so that it sees one moment; it reads the whole ledger.
         """
-        with self._store.read() as tx:
+        with self._store.read(AUDIT_S) as tx:
             rows = tx.execute(AUDIT).mappings().all()
         checks = [
             Discrepancy(row["id"], counter, row[counter], int(row[f"{counter}_rows"] or 0))

@@ -19,19 +19,23 @@ a transaction locks at most one request and then one key, so none can wait in a 
 """
 
 import hashlib
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from sqlalchemy import Connection, Row, TextClause, select
 
 from craft_server.accounts.identity import ANY_VERSION, invalid_key, is_live
-from craft_server.db.store import Clock, Store, wall_clock
+from craft_server.db.store import Clock, Store, StoreDown, wall_clock
 from craft_server.db.tables import LIMITS, keys, requests
 from craft_server.metering.ledger import Ledger, budgets_in, budgets_of
 from craft_server.metering.statements import (
     CHARGE,
     FORGET,
     HOLD,
+    HOLDERS,
     IN_WORK,
     MOVE,
     OPEN,
@@ -40,6 +44,8 @@ from craft_server.metering.statements import (
     RETURN_HELD,
     SETTLE,
     STALE,
+    UNHEARD,
+    WAIT_FOR,
     taken,
 )
 from craft_server.observability.telemetry import Telemetry
@@ -107,12 +113,14 @@ class Meter(Ledger):
     ) -> None:
         """Meter on a store; replies of up to `reply_bytes` are stored for `reply_kept_s`.
 
-        `holder` names the process whose holds these are, the same after a restart. `telemetry`
-        counts what expired; callers count what is settled or released, once it is committed.
+        `holder` names the process whose holds these are (db/holders.py), by default none.
+        `telemetry` counts what expired; callers count what is settled or released, once it is
+        committed.
         """
         super().__init__(store)
         self._clock = clock
-        self._holder = holder
+        self.holder = holder
+        self._unheard: deque[tuple[str, str, int]] = deque()
         self._reply_bytes = reply_bytes
         self._telemetry = telemetry or Telemetry()
         self._reply_kept_us = round(reply_kept_s * _SECOND_US)
@@ -145,9 +153,8 @@ class Meter(Ledger):
                 `budget_exhausted` and `budget_held`, whose `param` is the limit in the way.
         """
         values = {"key_id": key_id, "idempotency_key": idempotency_key, "fingerprint": fingerprint}
-        values |= cost.model_dump() | {"holder": self._holder, "version": version}
-        with self._store.write() as tx:
-            now = self._clock()
+        values |= cost.model_dump() | {"holder": self.holder, "version": version}
+        with self._heard_of(key_id, idempotency_key) as (tx, now):
             expires_at = now + round(hold_s * _SECOND_US)
             opened = OPEN.first(tx, values | {"now": now, "expires_at": expires_at})
             if opened is None:
@@ -207,25 +214,68 @@ class Meter(Ledger):
             tx.execute(FORGET, {"before": now - self._reply_kept_us})
         return count
 
-    def recover(self) -> int:
-        """Give back what this holder held when it last died: once, before its first request.
+    def recover(self, holder: str) -> int:
+        """Give back what a holder held when it died: only if no live process has that name.
 
         Returns:
             How many holds were given back.
         """
-        return self._sweep(ORPHANED, {"holder": self._holder})
+        return self._sweep(ORPHANED, {"holder": holder})
 
-    def _sweep(self, which: TextClause, values: dict[str, Any]) -> int:
+    def holders(self) -> list[str]:
+        """The names of all who hold something."""
+        with self._store.read() as tx:
+            return list(tx.scalars(HOLDERS))
+
+    def give_back_unheard(self) -> int:
+        """Give back holds whose commit was cut off, where it went through nevertheless.
+
+        Returns:
+            How many holds were given back.
+
+        Raises:
+            Refusal: `not_ready`, the store still does not answer; call again.
+        """
+        count = 0
+        while self._unheard:
+            key_id, idempotency_key, held_at = lost = self._unheard[0]
+            values = {"key_id": key_id, "idempotency_key": idempotency_key, "held_at": held_at}
+            with self._store.write() as tx:
+                tx.execute(WAIT_FOR, {"key_id": key_id})
+            count += self._sweep(UNHEARD, values | {"holder": self.holder}, "released")
+            with suppress(ValueError):  # somebody else did the same meanwhile
+                self._unheard.remove(lost)
+        return count
+
+    @contextmanager
+    def _heard_of(self, key_id: str, idempotency_key: str) -> Iterator[tuple[Connection, int]]:
+        """A transaction and its time; if nobody knows what came of it, that is noted."""
+        now = None
+        try:
+            with self._store.write() as tx:
+                now = self._clock()
+                yield tx, now
+        except StoreDown:
+            if now is not None:
+                self._unheard.append((key_id, idempotency_key, now))
+            raise
+
+    def _sweep(
+        self,
+        which: TextClause,
+        values: dict[str, Any],
+        state: Literal["released", "expired"] = "expired",
+    ) -> int:
         with self._store.read() as tx:
             found = tx.execute(which, values).all()
         count = 0
         for row in found:
             with self._store.write() as tx:
-                cost = _release(tx, Hold(*row), "expired")
+                cost = _release(tx, Hold(*row), state)
             if cost is not None:
                 count += 1
                 self._telemetry.units(
-                    "expired", queries=cost["queries"], logit_vectors=cost["logit_vectors"]
+                    state, queries=cost["queries"], logit_vectors=cost["logit_vectors"]
                 )
         return count
 

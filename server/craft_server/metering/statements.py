@@ -89,6 +89,16 @@ STALE = text("""
 ORPHANED = text("""
     SELECT key_id, idem_key, attempt FROM requests WHERE state = 'held' AND holder = :holder""")
 
+HOLDERS = text("SELECT DISTINCT holder FROM requests WHERE state = 'held'")
+
+UNHEARD = text("""
+    SELECT key_id, idem_key, attempt FROM requests
+    WHERE key_id = :key_id AND idem_key = :idempotency_key AND state = 'held'
+      AND holder = :holder AND held_at = :held_at""")
+
+WAIT_FOR = text("UPDATE keys SET version = version WHERE id = :key_id")
+"""A transaction that holds something has locked its key: after this, what came of it is known."""
+
 FORGET = text("""
     UPDATE requests SET reply = NULL WHERE reply IS NOT NULL AND settled_at <= :before""")
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sqlalchemy import func, insert, select, text
 from sqlalchemy.exc import IntegrityError
 
+from craft_server.db.engines import CONNECTIONS
 from craft_server.db.store import Store, from_us, to_us, wall_clock
 from craft_server.db.tables import keys
 from craft_shared.errors import Code, Refusal
@@ -88,7 +89,7 @@ def test_readers_do_not_wait_for_a_writer(store: Store):
 
 def test_running_out_of_connections_is_an_outage(store: Store):
     with ExitStack() as blocks:
-        for _ in range(15):
+        for _ in range(CONNECTIONS):
             blocks.enter_context(store.read())
         with pytest.raises(Refusal, match="does not answer"):
             blocks.enter_context(store.read())

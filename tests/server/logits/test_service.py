@@ -343,11 +343,12 @@ def test_readiness_is_red_for_a_model_that_answers_nonsense(shop, monkeypatch):
     asyncio.run(main())
 
 
-def test_readiness_is_red_while_the_device_is_stuck(shop, monkeypatch):
+def test_readiness_is_red_while_the_device_is_stuck(tmp_path):
+    shop = Shop(tmp_path, device_stalled_s=0.001)
+
     async def main():
         buying = shop.start()
         await shop.scoring()
-        monkeypatch.setattr("craft_server.logits.service._STALLED_S", 0.0)
         await asyncio.sleep(0.01)
         with pytest.raises(Refusal) as caught:
             await shop.service.check_ready()

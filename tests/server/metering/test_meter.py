@@ -618,6 +618,6 @@ def test_a_holder_that_restarts_gives_back_its_own_holds_and_no_others(shop):
     for meter in (mine, other):
         meter.reserve(shop.key_id, str(id(meter)), fingerprint="f", cost=cost(2), hold_s=HOLD_S)
     assert shop.used_held == (0, 4)
-    assert Meter(shop.store, clock=shop.clock, holder="a").recover() == 1
+    assert Meter(shop.store, clock=shop.clock, holder="a").recover("a") == 1
     assert shop.used_held == (0, 2)
     assert mine.audit() == []

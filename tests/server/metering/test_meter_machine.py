@@ -280,7 +280,7 @@ class MeterMachine(RuleBasedStateMachine):
     @rule(replica=REPLICAS)
     def restart(self, replica: str) -> None:
         self._crash(replica)
-        assert self.meters[replica].recover() == self.model.recover(replica)
+        assert self.meters[replica].recover(replica) == self.model.recover(replica)
 
     @rule(limits=LIMITED)
     def set_budget(self, limits: Limits) -> None:

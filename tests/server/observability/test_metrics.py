@@ -281,23 +281,17 @@ def test_the_loops_lag_is_measured():
 # --- the port -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_port_is_its_own_and_is_given_back(tmp_path):
-    settings = settings_in(tmp_path, metrics_port=0)
+    port = free_port()
+    settings = settings_in(tmp_path, metrics_port=port)
     app = create_app(settings, stub_box(settings))
-    metrics = services_of(app).metrics
-    ports = []
-    listening = metrics.listening
-
-    def noted(host, port):
-        return _Noting(listening(host, port), ports)
-
-    metrics.listening = noted
     with TestClient(app) as client:
-        text = urllib.request.urlopen(f"http://127.0.0.1:{ports[0]}/metrics").read().decode()
+        text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
         assert 'craft_build_info{model="stub::0",version=' in text
         assert client.get("/metrics").status_code == 404
     with pytest.raises(OSError, match="refused"):
-        urllib.request.urlopen(f"http://127.0.0.1:{ports[0]}/metrics")
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics")
 
 
 def test_two_servers_in_a_process_count_apart(tmp_path):
@@ -330,17 +324,3 @@ def test_the_real_program_serves_metrics_until_it_ends(tmp_path):
         assert 'craft_queries_total{state="settled"} 1.0' in text
         assert "craft_ledger_discrepancies 0.0" in text
         assert server.stop() in {0, -15}
-
-
-class _Noting:
-    """A context manager that notes what another gives."""
-
-    def __init__(self, inner, notes):
-        self._inner = inner
-        self._notes = notes
-
-    def __enter__(self):
-        self._notes.append(self._inner.__enter__())
-
-    def __exit__(self, *error):
-        return self._inner.__exit__(*error)

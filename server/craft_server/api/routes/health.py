@@ -1,4 +1,7 @@
-"""Probes: alive means the process answers, ready means the device does."""
+"""Probes: alive means that loop and device get on, ready means that device and store answer.
+
+The same are on the port of the metrics, where they answer in time whatever the server has to do.
+"""
 
 from fastapi import APIRouter
 
@@ -9,13 +12,18 @@ router = APIRouter(tags=["health"])
 
 
 @router.get("/livez")
-async def alive() -> Health:
-    """Say that the process answers."""
+async def alive(services: ServicesOf) -> Health:
+    """Say that the process answers, and that its device does not hang."""
+    services.health.check_alive()
     return Health(status="ok")
 
 
 @router.get("/readyz")
 async def ready(services: ServicesOf) -> Health:
-    """Say that the model scores: a canary forward runs unless real work succeeded just now."""
+    """Say that the store answers and the model scores.
+
+    A canary forward runs unless real work succeeded just now.
+    """
+    services.health.check_store()
     await services.logits.check_ready()
     return Health(status="ok")

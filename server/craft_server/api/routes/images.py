@@ -1,6 +1,5 @@
 """Uploads by content address, and image sets."""
 
-import asyncio
 from functools import partial
 from typing import Any
 
@@ -41,7 +40,7 @@ _FILES: dict[str, Any] = {
 async def missing(request: Request, services: ServicesOf, key: ImagesKey) -> ManifestReply:
     """Say which images are not here yet, so that nothing is sent twice."""
     manifest = await read_json(request, Manifest)
-    absent = await asyncio.to_thread(services.images.missing, key.owner, manifest.ids)
+    absent = await services.threads.images.run(services.images.missing, key.owner, manifest.ids)
     return ManifestReply(missing=absent)
 
 
@@ -68,7 +67,7 @@ async def _read_files(request: Request, max_files: int) -> list[bytes]:
 async def create_set(request: Request, services: ServicesOf, key: ImagesKey) -> ImageSet:
     """Name an ordered list of uploaded images; the same list always has the same id."""
     wanted = await read_json(request, ImageSetRequest)
-    return await asyncio.to_thread(
+    return await services.threads.images.run(
         services.images.create_set, key.owner, wanted.images, name=wanted.name
     )
 
@@ -76,4 +75,4 @@ async def create_set(request: Request, services: ServicesOf, key: ImagesKey) -> 
 @router.get("/v1/image-sets/{set_id}")
 async def get_set(set_id: str, services: ServicesOf, key: ImagesKey) -> ImageSet:
     """What a set is called and how many images it has."""
-    return await asyncio.to_thread(services.images.describe_set, key.owner, set_id)
+    return await services.threads.images.run(services.images.describe_set, key.owner, set_id)

@@ -1,0 +1,84 @@
+"""SQLAlchemy engines: how a connection to each kind of database is made, and how many there are.
+
+Owns what is set on a connection. SQLite is set to survive a power cut and to wait for other
+writers; Postgres by psycopg gives up in time (postgres.py).
+"""
+
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError
+
+CONNECTIONS = 24
+"""At a time, of one process: more than all of its threads that use the store."""
+
+_KEPT = 8
+"""Connections that stay open when they are not in use."""
+_WAL_PAUSE_S = 0.01
+
+
+def make_engine(url: str, timeout_s: float, *, connections: int = CONNECTIONS) -> Engine:
+    """An engine for a URL, whose every wait for a connection or a lock ends after `timeout_s`.
+
+    Raises:
+        ValueError: the URL cannot be used.
+    """
+    kept = min(connections, _KEPT)
+    pool = {"pool_timeout": timeout_s, "pool_size": kept, "max_overflow": connections - kept}
+    try:
+        parsed = make_url(url)
+        if parsed.get_backend_name() == "sqlite":
+            return _sqlite(parsed, timeout_s, pool)
+        engine = create_engine(parsed, pool_pre_ping=True, **pool)
+    except (ArgumentError, ModuleNotFoundError) as error:
+        raise ValueError(f"database_url cannot be used: {error}") from error
+    if engine.dialect.driver == "psycopg":
+        _give_up_in_time(engine, timeout_s)
+    return engine
+
+
+def _give_up_in_time(engine: Engine, timeout_s: float) -> None:
+    from craft_server.db.postgres import connect  # noqa: PLC0415 - the driver is an extra
+
+    @event.listens_for(engine, "do_connect")
+    def do_connect(_dialect: Any, _record: Any, args: Any, options: Any) -> Any:
+        return connect(*args, timeout_s=timeout_s, **options)
+
+
+def _sqlite(url: URL, busy_timeout_s: float, pool: dict[str, Any]) -> Engine:
+    if url.database in {None, "", ":memory:"}:
+        raise ValueError("database_url needs a file, as in sqlite:///var/craft.db, got none")
+    Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(url, connect_args={"timeout": busy_timeout_s}, **pool)
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, _record: Any) -> None:
+        connection.isolation_level = None  # the driver begins nothing by itself: `begin` does
+        _switch_to_wal(connection, busy_timeout_s)
+        for pragma in ("synchronous=FULL", "foreign_keys=ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        driver: Any = connection.connection.driver_connection
+        for statement in connection.get_execution_options()["craft_begin"]:
+            driver.execute(statement)
+
+    return engine
+
+
+def _switch_to_wal(connection: Any, patience_s: float) -> None:
+    """Several processes may open a new file at once, and SQLite does not wait here by itself."""
+    end = time.monotonic() + patience_s
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError:
+            if time.monotonic() > end:
+                raise
+            time.sleep(_WAL_PAUSE_S)
+        else:
+            return
