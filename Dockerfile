@@ -64,9 +64,10 @@ ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
     HF_HOME=/models \
     CRAFT_SERVER_HOST=0.0.0.0 \
     CRAFT_SERVER_PORT=8000 \
+    CRAFT_SERVER_METRICS_PORT=9464 \
     CRAFT_SERVER_DATA_DIR=/data
 EXPOSE 8000
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=5s --start-period=10m --retries=3 \
-    CMD ["python3", "-c", "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ[\"CRAFT_SERVER_PORT\"]}/readyz', timeout=4)"]
+    CMD ["python3", "-c", "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ[\"CRAFT_SERVER_METRICS_PORT\"]}/readyz', timeout=4)"]
 CMD ["craft-server", "serve"]

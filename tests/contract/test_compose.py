@@ -82,6 +82,17 @@ def test_prometheus_finds_every_server_at_its_port():
         assert services()[name]["environment"]["CRAFT_SERVER_METRICS_PORT"] == found["port"]
 
 
+def test_containers_are_healthy_by_the_port_that_clients_cannot_reach():
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    [port] = re.findall(r"CRAFT_SERVER_METRICS_PORT=(\d+)", dockerfile)
+    [asked] = re.findall(r"HEALTHCHECK .*\n +CMD .*", dockerfile)
+    assert 'os.environ[\\"CRAFT_SERVER_METRICS_PORT\\"]}/readyz' in asked
+    for name in SERVERS:
+        environment = services()[name]["environment"]
+        assert environment["CRAFT_SERVER_METRICS_PORT"] == int(port)
+        assert not any(f":{port}" in each for each in services()[name].get("ports", []))
+
+
 def test_the_dashboard_asks_for_metrics_that_there_are():
     documented = re.findall(
         r"^\| `(\w+)` \|", (ROOT / "docs/operations.md").read_text(), re.MULTILINE

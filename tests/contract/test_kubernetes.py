@@ -126,11 +126,15 @@ def test_ports_probes_and_services_meet_the_settings():
     container = pod(found)["containers"][0]
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     assert ports == {"http": settings.port, "metrics": settings.metrics_port}
-    paths = {
-        name: container[f"{name}Probe"]["httpGet"]["path"]
+    asked = {
+        name: tuple(container[f"{name}Probe"]["httpGet"].values())
         for name in ("startup", "liveness", "readiness")
     }
-    assert paths == {"startup": "/readyz", "liveness": "/livez", "readiness": "/readyz"}
+    assert asked == {
+        "startup": ("/readyz", "metrics"),
+        "liveness": ("/livez", "metrics"),
+        "readiness": ("/readyz", "metrics"),
+    }
     services = [document for document in found if document["kind"] == "Service"]
     targets = [port["targetPort"] for each in services for port in each["spec"]["ports"]]
     assert targets == ["http", "metrics"]

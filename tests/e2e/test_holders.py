@@ -23,9 +23,9 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def settings(request):
-    """A database for several processes, and a device that works for four seconds a query."""
+    """A database for several processes, and a device that works longer than a server starts."""
     database = {} if request.param == "sqlite" else {"database_url": fresh_postgres()}
-    return database | {"stub_seconds_per_query": 4}
+    return database | {"stub_seconds_per_query": 10}
 
 
 @pytest.mark.parametrize("name", ["", "same"])

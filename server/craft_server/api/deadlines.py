@@ -36,16 +36,20 @@ class Deadlines:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        begun = False
         try:
             async with asyncio.timeout(self._seconds + _GRACE_S) as deadline:
 
                 async def watched(message: Message) -> None:
-                    deadline.reschedule(None)
+                    nonlocal begun
+                    if not begun and not deadline.expired():
+                        deadline.reschedule(None)
+                    begun = True
                     await send(message)
 
                 await self._app(scope, receive, watched)
         except TimeoutError:
-            if not deadline.expired():
+            if begun or not deadline.expired():
                 raise
             detail = f"no answer within {self._seconds:g} s; a retry has the same Idempotency-Key"
             late = Refusal(Code.DEADLINE_EXCEEDED, detail, retry_after_s=_RETRY_AFTER_S)

@@ -6,11 +6,11 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 
 import pytest
-from sqlalchemy import exc, select, text, update
+from sqlalchemy import Connection, exc, select, text, update
 
 from craft_server.accounts.identity import MAY_BE_UNLIMITED
 from craft_server.accounts.keys import Keys
-from craft_server.db.store import Statement, Store, to_us
+from craft_server.db.store import Statement, Store, StoreDown, to_us
 from craft_server.db.tables import LIMITS, keys, ledger, requests
 from craft_server.metering.ledger import Discrepancy, Holds, LedgerFilter
 from craft_server.metering.meter import Hold, LedgerEntry, Meter, Replay
@@ -621,3 +621,57 @@ def test_a_holder_that_restarts_gives_back_its_own_holds_and_no_others(shop):
     assert Meter(shop.store, clock=shop.clock, holder="a").recover("a") == 1
     assert shop.used_held == (0, 2)
     assert mine.audit() == []
+
+
+# --- what nobody heard of -----------------------------------------------------------------------
+
+
+class Deaf(Store):
+    """A store whose commits go through, or not, and are not heard of."""
+
+    def __init__(self, url: str, *, committed: bool) -> None:
+        super().__init__(url)
+        self.deaf, self.committed = False, committed
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        with super().write() as tx:
+            yield tx
+            if self.deaf and not self.committed:
+                raise StoreDown(Code.NOT_READY, "cut off")
+        if self.deaf:
+            raise StoreDown(Code.NOT_READY, "cut off")
+
+
+@pytest.mark.parametrize("committed", [True, False])
+def test_a_hold_whose_commit_was_cut_off_is_given_back(database_url: str, committed: bool):
+    store = Deaf(database_url, committed=committed)
+    shop = Shop(store)
+    store.deaf = True
+    with refused(Code.NOT_READY):
+        shop.reserve("a")
+    with refused(Code.NOT_READY):
+        shop.meter.give_back_unheard()
+    store.deaf = False
+    assert shop.used_held == (0, int(committed))
+    assert shop.meter.give_back_unheard() == int(committed)
+    assert shop.meter.give_back_unheard() == 0
+    shop.buy("a")
+    assert shop.used_held == (1, 0)
+    assert shop.meter.audit() == []
+    store.close()
+
+
+def test_the_hold_of_a_retry_is_not_taken_for_the_one_that_was_cut_off(database_url: str):
+    store = Deaf(database_url, committed=False)
+    shop = Shop(store)
+    store.deaf = True
+    with refused(Code.NOT_READY):
+        shop.reserve("a")
+    store.deaf = False
+    shop.clock.jump(1)
+    hold = shop.hold("a")
+    assert shop.meter.give_back_unheard() == 0
+    shop.settle(hold)
+    assert shop.used_held == (1, 0)
+    store.close()
