@@ -78,10 +78,17 @@ class Campaign:
             for number in range(ASKERS)
         ]
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.over.set()
+        self.pool.shutdown()
+
     def end(self):
+        """Stop asking; nothing that was asked for is lost, doubled or kept from being bought."""
         self.over.set()
         askers = [each.result() for each in self.asking]
-        self.pool.shutdown()
         assert max(second for asker in askers for second in asker.seconds) < DEADLINE_S + OVER_S
         codes = {code for asker in askers for code in asker.refused.values()}
         assert codes
@@ -101,8 +108,7 @@ class Campaign:
 def test_while_postgres_is_frozen_nobody_waits_past_the_deadline_and_nothing_is_lost(tmp_path):
     url, port = fresh_postgres(), free_port()
     settings = {"deadline_s": DEADLINE_S, "metrics_port": port, "sweep_s": 1}
-    with running(tmp_path, database_url=url, **settings) as server:
-        campaign = Campaign(server)
+    with running(tmp_path, database_url=url, **settings) as server, Campaign(server) as campaign:
         time.sleep(1)
         with frozen_postgres():
             began = time.monotonic()
@@ -119,8 +125,7 @@ def test_while_postgres_is_frozen_nobody_waits_past_the_deadline_and_nothing_is_
 
 
 def test_while_sqlite_is_locked_nobody_waits_past_the_deadline_and_nothing_is_lost(tmp_path):
-    with running(tmp_path, deadline_s=DEADLINE_S) as server:
-        campaign = Campaign(server)
+    with running(tmp_path, deadline_s=DEADLINE_S) as server, Campaign(server) as campaign:
         with closing(sqlite3.connect(tmp_path / "craft.db", isolation_level=None)) as other:
             other.execute("BEGIN IMMEDIATE")
             time.sleep(2.5 * DEADLINE_S)
