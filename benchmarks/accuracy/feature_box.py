@@ -31,6 +31,7 @@ from craft_server.engine.blackbox import (
     Piece,
     Pixels,
     Prompts,
+    Steps,
     Texts,
     runs,
 )
@@ -142,6 +143,13 @@ class FeatureBox:
             pieces=runs(len(texts), _TEXTS_PER_PASS // len(names)),
             tokens=len(names),
         )
+
+    def prepare_in_steps(
+        self, request: LogitsRequest, offsets: FloatArray | None
+    ) -> Steps[Prompts]:
+        """Look the names up, in one step."""
+        yield
+        return self.prepare(request, offsets)
 
     def preprocess(self, image: Image.Image) -> Pixels:
         """The number of the row that the picture stands for."""

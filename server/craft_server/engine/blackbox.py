@@ -6,13 +6,13 @@ never look inside, so no route can leak them.
 
     image -> preprocess (any thread) -> Pixels -> encode_images (device thread) -> record
     the records of a set -> load_features (device thread) -> Features
-    request -> prepare (any thread) -> Prompts -> encode_texts (device thread) -> Texts
+    request -> prepare_in_steps (any thread) -> Prompts -> encode_texts (device thread) -> Texts
     Texts x Features -> logits (device thread)
 """
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Generator, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, NewType, Protocol
+from typing import Any, NamedTuple, NewType, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,13 @@ from PIL.Image import Image
 
 from craft_shared.messages import LogitsRequest, ModelCard
 
+T = TypeVar("T")
+
 FloatArray = NDArray[np.float32]
+
+Steps = Generator[None, None, T]
+"""Work on the CPU that can be left off and gone on with: each step takes a few milliseconds at
+most. What comes before the first `yield` costs next to nothing."""
 
 Pixels = NewType("Pixels", object)
 """One image as the model's image tower takes it; whatever the model wants it to be."""
@@ -70,6 +76,16 @@ def runs(count: int, step: int) -> tuple[slice, ...]:
     return tuple(slice(start, min(start + starts.step, count)) for start in starts)
 
 
+def at_once(steps: Steps[T]) -> T:
+    """Do all the steps and give what they return."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+
 class BlackBox(Protocol):
     """A vision-language model that answers prompts with logits."""
 
@@ -95,7 +111,15 @@ class BlackBox(Protocol):
         ...
 
     def prepare(self, request: LogitsRequest, offsets: FloatArray | None) -> Prompts:
-        """Check the prompts against the model and plan their encoding; cheap, on no device.
+        """All of `prepare_in_steps` at once."""
+        ...
+
+    def prepare_in_steps(
+        self, request: LogitsRequest, offsets: FloatArray | None
+    ) -> Steps[Prompts]:
+        """Check the prompts against the model and plan their encoding; on no device.
+
+        Each step reads one text that was not seen before, or looks some up that were.
 
         Raises:
             Refusal: `invalid_request`, `too_many_tokens`, `too_large`, `prompt_kind_denied`.

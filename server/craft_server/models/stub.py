@@ -20,7 +20,9 @@ from craft_server.engine.blackbox import (
     Piece,
     Pixels,
     Prompts,
+    Steps,
     Texts,
+    at_once,
     runs,
 )
 from craft_shared.errors import Code, Refusal
@@ -69,7 +71,13 @@ class StubBlackBox:
         """Nothing to do."""
 
     def prepare(self, request: LogitsRequest, offsets: FloatArray | None) -> Prompts:
-        """Count words as tokens; a soft prompt's context has four of them."""
+        """Count words as tokens, at once; see `prepare_in_steps`."""
+        return at_once(self.prepare_in_steps(request, offsets))
+
+    def prepare_in_steps(
+        self, request: LogitsRequest, offsets: FloatArray | None
+    ) -> Steps[Prompts]:
+        """Count words as tokens, a template in each step; a soft prompt's context has four."""
         names = tuple(request.class_names)
         if isinstance(request.prompts, SoftPrompts):
             templates = [f"{request.prompts.context} {{}}{request.prompts.suffix}"]
@@ -77,11 +85,15 @@ class StubBlackBox:
         else:
             templates = request.prompts.templates
             count = len(templates)
-        texts = [[template.replace("{}", name) for name in names] for template in templates]
-        longest = max((len(text.split()) + 2, text) for row in texts for text in row)
-        if longest[0] > LENGTH:
-            detail = f"{longest[1][:60]!r} takes {longest[0]} tokens, at most {LENGTH} fit"
-            raise Refusal(Code.TOO_MANY_TOKENS, detail, param="prompts")
+        texts: list[list[str]] = []
+        for template in templates:
+            if texts:
+                yield
+            texts.append([template.replace("{}", name) for name in names])
+            longest = max((len(text.split()) + 2, text) for text in texts[-1])
+            if longest[0] > LENGTH:
+                detail = f"{longest[1][:60]!r} takes {longest[0]} tokens, at most {LENGTH} fit"
+                raise Refusal(Code.TOO_MANY_TOKENS, detail, param="prompts")
         return Prompts(
             count=count,
             class_names=names,

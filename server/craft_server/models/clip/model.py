@@ -14,7 +14,9 @@ from craft_server.engine.blackbox import (
     Piece,
     Pixels,
     Prompts,
+    Steps,
     Texts,
+    at_once,
 )
 from craft_server.models.clip.device import compute_here, stay_small, to_host
 from craft_server.models.clip.text import TextEncoder, TextPlan
@@ -61,16 +63,23 @@ class ClipBlackBox:
             torch.cuda.empty_cache()
 
     def prepare(self, request: LogitsRequest, offsets: FloatArray | None) -> Prompts:
-        """Tokenise and check; see `craft_server.engine.blackbox.BlackBox.prepare`."""
+        """Tokenise and check at once; see `craft_server.engine.blackbox.BlackBox.prepare`."""
+        return at_once(self.prepare_in_steps(request, offsets))
+
+    def prepare_in_steps(
+        self, request: LogitsRequest, offsets: FloatArray | None
+    ) -> Steps[Prompts]:
+        """Tokenise and check, text by text; see `BlackBox.prepare_in_steps`."""
         prompts, names = request.prompts, tuple(request.class_names)
         if prompts.kind not in self.card.prompt_kinds:
             detail = f"{prompts.kind} prompts are switched off; allowed: {self.card.prompt_kinds}"
             raise Refusal(Code.PROMPT_KIND_DENIED, detail, param="prompts.kind")
         if isinstance(prompts, SoftPrompts):
             shifts = torch.tensor(offsets, dtype=torch.float32)
-            plan = self._text.plan_soft(prompts.context, names, prompts.suffix, shifts)
+            planning = self._text.soft_in_steps(prompts.context, names, prompts.suffix, shifts)
         else:
-            plan = self._text.plan_templates(prompts.templates, names)
+            planning = self._text.templates_in_steps(prompts.templates, names)
+        plan = yield from planning
         return Prompts(
             count=plan.prompts,
             class_names=names,

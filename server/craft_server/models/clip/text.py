@@ -14,25 +14,33 @@ Shapes: P prompts, K classes, T texts (K for soft prompts, P * K for templates),
 W width of a token embedding, D width of the joint space.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import takewhile
 from typing import Any, Protocol, cast
 
 import torch
+from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 
-from craft_server.engine.blackbox import runs
+from craft_server.engine.blackbox import Steps, at_once, runs
 from craft_server.models.clip.device import to_device
 from craft_server.models.clip.packed import Layout, can_be_packed, lay_out, run_packed
+from craft_server.models.clip.tokens import BoundedTokenizer, Memory, too_many
 from craft_shared.errors import Code, Refusal
 
 PACKED, CUT, FULL = "packed prefix", "cut at end-of-text", "full length"
 
 _TOKENS_PER_PASS = {"cpu": 4096}
 _TOKENS_PER_PASS_ELSEWHERE = 65_536
-_TEXTS_REMEMBERED = 65_536
+_REMEMBERED_BYTES = 2**25
+_A_TEXT = 250
+"""Bytes that a remembered text takes beside its letters and tokens."""
+_A_TOKEN = 8
+_A_LETTER = 4
+_TEXTS_A_STEP = 64
+"""Texts that were tokenised before and are looked up in one step: 64 take 0.05 ms."""
 _LAYOUTS_REMEMBERED = 64
 
 Row = tuple[int, ...]
@@ -109,13 +117,15 @@ class TextEncoder:
         pack: bool = True,
     ) -> None:
         self._tower = tower
-        self._tokenizer = tokenizer
         self._full = full
         self._packed = pack and full is None and can_be_packed(tower)
-        self._tokens = lru_cache(_TEXTS_REMEMBERED)(self._tokenise)
+        self._rows: Memory[str, Row] = Memory(_REMEMBERED_BYTES)
         self._layouts = lru_cache(_LAYOUTS_REMEMBERED)(self._lay_out)
         self.width: int = tower.token_embedding.weight.shape[1]
         self.context_length: int = tower.context_length
+        self._tokenizer = tokenizer
+        if isinstance(tokenizer, SimpleTokenizer):
+            self._tokenizer = BoundedTokenizer(tokenizer, most=self.context_length - 2)
 
     @property
     def path(self) -> str:
@@ -127,30 +137,46 @@ class TextEncoder:
     def plan_soft(
         self, context: str, names: Sequence[str], suffix: str, offsets: Tensor
     ) -> TextPlan:
-        """Plan P soft prompts; `offsets` float32 (P, n_ctx, W).
+        """Plan P soft prompts at once; `offsets` float32 (P, n_ctx, W). See `soft_in_steps`."""
+        return at_once(self.soft_in_steps(context, names, suffix, offsets))
+
+    def plan_templates(self, templates: Sequence[str], names: Sequence[str]) -> TextPlan:
+        """Plan P text templates at once. See `templates_in_steps`."""
+        return at_once(self.templates_in_steps(templates, names))
+
+    def soft_in_steps(
+        self, context: str, names: Sequence[str], suffix: str, offsets: Tensor
+    ) -> Steps[TextPlan]:
+        """Plan P soft prompts, a text or so in each step; `offsets` float32 (P, n_ctx, W).
 
         Raises:
             Refusal: the context's tokens do not match the offsets, or a text is too long.
         """
-        words = tuple(self._tokenizer.encode(context))
+        (framed,) = yield from self._tokenise([context])
+        words = framed[1:-1]
         if offsets.shape[1:] != (len(words), self.width):
             detail = (
                 f"offsets of shape {list(offsets.shape)}; context {context!r} has {len(words)} "
                 f"tokens of width {self.width}: (P, {len(words)}, {self.width}) is needed"
             )
             raise Refusal(Code.INVALID_REQUEST, detail, param="prompts.offsets")
-        rows = tuple(self._tokens(f"{context} {name}{suffix}") for name in names)
+        rows = yield from self._tokenise(f"{context} {name}{suffix}" for name in names)
         for name, row in zip(names, rows, strict=True):
             if row[1 : 1 + len(words)] != words:
                 detail = f"context {context!r} does not stay apart from class name {name!r}"
                 raise Refusal(Code.INVALID_REQUEST, detail, param="prompts.context")
         return TextPlan(rows, len(names), offsets)
 
-    def plan_templates(self, templates: Sequence[str], names: Sequence[str]) -> TextPlan:
-        """Plan P text templates, each with one `{}`; T = P * K, prompts outermost."""
-        rows = tuple(
-            self._tokens(template.replace("{}", name)) for template in templates for name in names
-        )
+    def templates_in_steps(self, templates: Sequence[str], names: Sequence[str]) -> Steps[TextPlan]:
+        """Plan P text templates, each with one `{}`, a text or so in each step.
+
+        T = P * K, prompts outermost.
+
+        Raises:
+            Refusal: a text is too long.
+        """
+        texts = (template.replace("{}", name) for template in templates for name in names)
+        rows = yield from self._tokenise(texts)
         return TextPlan(rows, len(names), None)
 
     def pieces(self, plan: TextPlan) -> tuple[slice, ...]:
@@ -291,13 +317,26 @@ class TextEncoder:
             x = x @ projection.to(x.dtype)
         return x
 
-    def _tokenise(self, text: str) -> Row:
+    def _tokenise(self, texts: Iterable[str]) -> Steps[tuple[Row, ...]]:
+        """Rows of texts; a step ends before each text that is not remembered."""
+        rows = []
+        for number, text in enumerate(texts, 1):
+            row = self._rows.get(text)
+            if row is None:
+                yield
+                row = self._row(text)
+                size = _A_TEXT + _A_LETTER * len(text) + _A_TOKEN * len(row)
+                self._rows.put(text, row, size)
+            elif number % _TEXTS_A_STEP == 0:
+                yield
+            rows.append(row)
+        return tuple(rows)
+
+    def _row(self, text: str) -> Row:
         tokenizer = self._tokenizer
         row = (tokenizer.sot_token_id, *tokenizer.encode(text), tokenizer.eot_token_id)
         if len(row) > self.context_length:
-            shown = text if len(text) <= 60 else text[:57] + "..."
-            detail = f"{shown!r} takes {len(row)} tokens, at most {self.context_length} fit"
-            raise Refusal(Code.TOO_MANY_TOKENS, detail, param="prompts")
+            raise too_many(text, str(len(row)), fit=self.context_length)
         return row
 
 
