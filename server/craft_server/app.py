@@ -137,6 +137,7 @@ def card_limits(settings: Settings) -> CardLimits:
         image_pixels=settings.max_image_pixels,
         body_bytes=settings.max_body_bytes,
         logits=settings.max_logits,
+        offset=settings.max_offset,
     )
 
 

@@ -181,6 +181,13 @@ class Settings(BaseSettings):
     max_logits: int = Field(
         2**28, ge=1, description="most prompts x images x classes in one request"
     )
+    max_offset: float = Field(
+        1000,
+        gt=0,
+        le=1e6,
+        description="largest magnitude of an offset to a token embedding, whose own values are "
+        "below 1; far larger ones overflow in the text tower",
+    )
     max_image_bytes: int = Field(8 * 2**20, ge=1, description="largest image file")
     max_image_pixels: int = Field(32_000_000, ge=1, description="largest width x height")
     max_files: int = Field(1024, ge=1, description="most image files in one upload")

@@ -38,6 +38,7 @@ class Code(StrEnum):
     UNDECODABLE_IMAGE = "undecodable_image"
     TOO_MANY_TOKENS = "too_many_tokens"
     NON_FINITE_OFFSETS = "non_finite_offsets"
+    NON_FINITE_LOGITS = "non_finite_logits"
     IDEMPOTENCY_KEY_REUSED = "idempotency_key_reused"
     RATE_LIMITED = "rate_limited"
     BUDGET_HELD = "budget_held"
@@ -78,6 +79,9 @@ CODES: dict[Code, Rule] = {
     Code.UNDECODABLE_IMAGE: Rule(422, "An image cannot be decoded"),
     Code.TOO_MANY_TOKENS: Rule(422, "A prompt is longer than the model's context"),
     Code.NON_FINITE_OFFSETS: Rule(422, "An offset is not a finite number"),
+    Code.NON_FINITE_LOGITS: Rule(
+        422, "The offsets led to logits that are not finite; their price was charged"
+    ),
     Code.IDEMPOTENCY_KEY_REUSED: Rule(422, "This Idempotency-Key is another request's"),
     Code.RATE_LIMITED: Rule(429, "Too many requests", retryable=True),
     Code.BUDGET_HELD: Rule(
@@ -114,6 +118,8 @@ class CraftProtocolError(Exception):
 
 class Refusal(CraftProtocolError):
     """A request is refused: nothing is charged for it, and the next one works.
+
+    Only `non_finite_logits` is charged: the work was done.
 
     Attributes:
         code: decides status and retry rule (`CODES`).

@@ -11,6 +11,18 @@ MAX_COLONS = 50_000
 """In the JSON of one message. A field has one, and unknown fields are described one by one;
 messages have ten fields, so nearly all of these are for class names and templates."""
 
+MAX_JSON_COMMAS = 2**20
+"""In one message: a million numbers, which are read in 0.1 s; more belong into a tensor body."""
+
+MAX_JSON_QUOTES = 2**18
+"""In one message: 100,000 image ids have 200,000."""
+
+MAX_JSON_BRACKETS = 2**17
+"""Opening ones in one message: the lists of 1,024 prompts of 75 context tokens are 78,000."""
+
+MAX_HEADER_COMMAS = 2**17
+"""In the header of a tensor body, which carries no numbers."""
+
 MAX_IDEMPOTENCY_KEY_CHARS = 128
 """Printable ASCII; derived from what is bought, so that a retry is never a new purchase."""
 

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from craft_shared.errors import CraftProtocolError
-from craft_shared.limits import MAX_TENSOR_HEADER_BYTES
+from craft_shared.limits import MAX_HEADER_COMMAS, MAX_TENSOR_HEADER_BYTES
 
 TENSOR_MEDIA_TYPE = "application/x-safetensors"
 
@@ -123,6 +123,9 @@ def _header(body: bytes) -> tuple[dict[str, Any], int]:
     start = _LENGTH_BYTES + length
     if start > len(body):
         raise MalformedTensors(f"header of {length} bytes does not fit a body of {len(body)}")
+    commas = body.count(b",", _LENGTH_BYTES, start)
+    if commas > MAX_HEADER_COMMAS:
+        raise MalformedTensors(f"header with {commas} commas, allowed: {MAX_HEADER_COMMAS}")
     try:
         header = json.loads(body[_LENGTH_BYTES:start].decode(), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:

@@ -1,6 +1,7 @@
 """The two bodies of POST /v1/logits, and what a server must refuse of them."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from craft_shared.messages import (
     Budget,
     Budgets,
     Counters,
+    ImageSetRequest,
     LogitsReply,
     LogitsRequest,
     Manifest,
@@ -220,3 +222,49 @@ def test_a_card_and_an_event_without_the_newer_fields_are_read():
     card = wire.parse(ModelCard, OLD_CARD)
     assert (card.class_names, card.limits.min_classes, card.output) == (None, 1, "logits")
     assert wire.parse(UsageEvent, OLD_EVENT).logits == 0
+SOFT = '{"kind":"soft","context":"a","offsets":%s}'
+BODY = '{"model":%s,"image_set":"set_%s","class_names":%s,"prompts":%s}'
+
+
+def many(item, count):
+    """A list in JSON."""
+    return f"[{','.join([item] * count)}]"
+
+
+def body_of(*, model='"m"', names='["a"]', prompts='{"kind":"text","templates":["{}"]}'):
+    return (BODY % (model, "0" * 32, names, prompts)).encode()
+
+
+@pytest.mark.parametrize(
+    ("body", "detail"),
+    [
+        (body_of(names=many('"a"', 10**6)), "quotes, at most 262144"),
+        (body_of(prompts=SOFT % f"[[{many('0', 4 * 10**6)}]]"), "commas, at most 1048576"),
+        (body_of(prompts=SOFT % many("[[0]]", 10**6)), "brackets, at most 131072"),
+        (body_of(model=many("0", 10**6)), "got [0, 0, 0"),
+        (body_of(model="1" * 8_000_000), "got b'{"),
+    ],
+)
+def test_no_body_holds_the_interpreter_for_long(body, detail):
+    """Eight megabytes took 0.1 s (names) to 2.7 s (lists), in one piece."""
+    began = time.thread_time()
+    with pytest.raises(Refusal) as caught:
+        wire.parse(LogitsRequest, body)
+    assert time.thread_time() - began < 0.5
+    assert caught.value.code is Code.INVALID_REQUEST
+    assert detail is None or detail in caught.value.detail
+
+
+def test_the_largest_messages_within_the_bounds_are_read():
+    ids = [f"{number:064x}" for number in range(100_000)]
+    body = ImageSetRequest(images=ids).model_dump_json().encode()
+    assert wire.parse(ImageSetRequest, body).images == ids
+    numbers = many(many(many("0", 12), 75), 1024)
+    request = wire.parse(LogitsRequest, body_of(prompts=SOFT % numbers))
+    assert wire.offsets_from_json(request).shape == (1024, 75, 12)
+
+
+def test_a_header_of_many_entries_is_refused_before_it_is_read():
+    header = json.dumps({str(number): 0 for number in range(200_000)}).encode()
+    with pytest.raises(Refusal, match="header with 199999 commas, allowed: 131072"):
+        wire.decode_request(len(header).to_bytes(8, "little") + header)

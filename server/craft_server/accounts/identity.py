@@ -1,7 +1,7 @@
 """Who a key is: owns its fields, how a row holds them, and which values are allowed."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Literal
@@ -28,6 +28,9 @@ ANYTHING = Policy()
 """The policy of a key that has none."""
 
 
+_COUNTED = ("_limit", "_used", "_held")
+"""How the columns end that say what a key may buy, and what it has."""
+
 ANY_VERSION = -1
 """Instead of a key's version: whatever it is."""
 
@@ -50,7 +53,9 @@ class Key:
     """Who is asking, and what they may do; times are UTC.
 
     `version` changes with all of it but the budget. `token_until` is when the token that was shown
-    stops working, where a rotation left it some time.
+    stops working, where a rotation left it some time. `counted` holds the limits and where they
+    stood when the row was read, by column: what a request is measured with before anybody works
+    for it. The meter alone decides.
     """
 
     id: str
@@ -62,6 +67,7 @@ class Key:
     version: int = 0
     policy: Policy = ANYTHING
     token_until: datetime | None = None
+    counted: Mapping[str, int | None] = field(default_factory=dict, compare=False, repr=False)
 
 
 def invalid_key() -> Refusal:
@@ -87,6 +93,7 @@ def key_in(row: Row[Any], *, token_until: datetime | None = None) -> Key:
         version=row.version,
         policy=Policy.model_validate_json(row.policy),
         token_until=token_until,
+        counted={name: value for name, value in row._asdict().items() if name.endswith(_COUNTED)},
     )
 
 

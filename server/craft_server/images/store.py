@@ -151,14 +151,15 @@ class ImageStore:
         row = self._set(owner, identifier)
         return ImageSet(id=row.id, name=row.name, images=row.count)
 
-    def find_set(self, owner: str, identifier: str) -> ImageSetRecord:
-        """A set with its images' digests; raises like `describe_set`.
-
-        Sets never change, so those used last are kept in memory.
-        """
-        place = owner, identifier
+    def known_set(self, owner: str, identifier: str) -> ImageSetRecord | None:
+        """A set that was used lately: sets never change, so those are kept in memory."""
         with self._sets_lock:
-            kept = self._sets.get(place)
+            return self._sets.get((owner, identifier))
+
+    def find_set(self, owner: str, identifier: str) -> ImageSetRecord:
+        """A set with its images' digests; raises like `describe_set`."""
+        place = owner, identifier
+        kept = self.known_set(owner, identifier)
         if kept is not None:
             return kept
         packed: bytes = self._set(owner, identifier).digests

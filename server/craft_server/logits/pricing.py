@@ -1,23 +1,28 @@
 """Check a request against model, limits and owner, and price it: before any work, exactly.
 
-Owns every rule that can be decided without a device and without a budget. One query is one prompt
-on one image set, so a request of P prompts costs P.
+Owns every rule that can be decided without a device and without a budget, in this order: what
+numbers decide (`check`, `price`), then what has to be read (`plan`). One query is one prompt on
+one image set, so a request of P prompts costs P.
 """
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from craft_server.accounts.identity import Key
 from craft_server.accounts.policy import check_count, check_request
-from craft_server.engine.blackbox import BlackBox, FloatArray, Prompts
-from craft_server.images.store import ImageSetRecord, ImageStore
+from craft_server.engine.blackbox import BlackBox, FloatArray, Prompts, Steps
+from craft_server.images.store import ImageSetRecord
 from craft_server.logits.disclosure import numbers_told
 from craft_shared.errors import Code, Refusal
 from craft_shared.limits import MAX_IDEMPOTENCY_KEY_CHARS
 from craft_shared.messages import CardLimits, Counters, LogitsRequest, TextPrompts
+
+_SMALL_BYTES = 2**19
+"""Offsets that are hashed in less than a millisecond."""
 
 
 @dataclass(frozen=True)
@@ -42,53 +47,90 @@ class PricedRequest:
         )
 
 
+@dataclass(frozen=True)
+class Order:
+    """A request as it came, and who asks; `offsets` float32 (P, n_ctx, width) of soft prompts."""
+
+    key: Key
+    idempotency_key: str
+    request: LogitsRequest
+    offsets: FloatArray | None
+
+
 class Pricing:
     """Prices requests to one black box."""
 
-    def __init__(self, blackbox: BlackBox, images: ImageStore) -> None:
+    def __init__(self, blackbox: BlackBox) -> None:
         self._blackbox = blackbox
-        self._images = images
 
-    def price(
-        self, key: Key, request: LogitsRequest, *, offsets: FloatArray | None, idempotency_key: str
-    ) -> PricedRequest:
-        """Check and price a request. Touches no budget.
-
-        Args:
-            key: who asks; sees only its owner's images.
-            request: what is asked.
-            offsets: float32 (P, n_ctx, width) of soft prompts, checked to be finite.
-            idempotency_key: the client's name for this purchase.
+    def check(self, order: Order) -> None:
+        """Refuse what the policy or the card's counts do not allow.
 
         Raises:
             Refusal: whatever is wrong with it.
         """
-        card = self._blackbox.card
-        policy = key.policy
-        _check_idempotency_key(idempotency_key)
-        check_request(policy, request)
+        card, request = self._blackbox.card, order.request
+        check_idempotency_key(order.idempotency_key)
+        check_request(order.key.policy, request)
         if request.model != card.id:
             detail = f"model {request.model!r} is not served here; served: {card.id!r}"
             raise Refusal(Code.UNKNOWN_MODEL, detail, param="model")
-        prompts, classes = count_prompts(request, offsets), len(request.class_names)
+        prompts, classes = count_prompts(request, order.offsets), len(request.class_names)
         _check_limits(card.limits, prompts=prompts, classes=classes)
-        images = self._images.find_set(key.owner, request.image_set)
+
+    def price(self, order: Order, images: ImageSetRecord) -> Counters:
+        """The exact price of a checked request. Touches no budget.
+
+        Raises:
+            Refusal: `too_large`.
+        """
+        request, policy, limits = order.request, order.key.policy, self._blackbox.card.limits
+        prompts, classes = count_prompts(request, order.offsets), len(request.class_names)
+        rows = prompts * len(images.digests)
         check_count(policy.max_images, len(images.digests), "images", "image_set")
-        _check_logits(card.limits, prompts=prompts, images=len(images.digests), classes=classes)
+        _check_logits(limits, prompts=prompts, images=len(images.digests), classes=classes)
+        return Counters(
+            queries=prompts,
+            calls=1,
+            logit_vectors=rows,
+            texts=prompts * classes,
+            logits=rows * numbers_told(policy.output, classes),
+        )
+
+    def plan(
+        self,
+        order: Order,
+        images: ImageSetRecord,
+        cost: Counters,
+        *,
+        compare: Callable[[str], None] = lambda _: None,
+    ) -> Steps[PricedRequest]:
+        """Read what is asked for, step by step. What comes before the first takes little time.
+
+        Args:
+            order: a checked request.
+            images: its set.
+            cost: its price.
+            compare: called with the fingerprint before any text is read; may refuse it.
+
+        Raises:
+            Refusal: whatever the model finds wrong with the prompts.
+        """
+        card, request, offsets = self._blackbox.card, order.request, order.offsets
+        if offsets is not None and offsets.nbytes > _SMALL_BYTES:
+            yield
+        fingerprint = _fingerprint(card.digest, request, offsets)
+        compare(fingerprint)
+        _check_offsets(card.limits, offsets)
+        prompts = yield from self._blackbox.prepare_in_steps(request, offsets)
         return PricedRequest(
-            key=key,
-            idempotency_key=idempotency_key,
+            key=order.key,
+            idempotency_key=order.idempotency_key,
             request=request,
-            prompts=self._blackbox.prepare(request, offsets),
+            prompts=prompts,
             images=images,
-            cost=Counters(
-                queries=prompts,
-                calls=1,
-                logit_vectors=prompts * len(images.digests),
-                texts=prompts * classes,
-                logits=prompts * len(images.digests) * numbers_told(policy.output, classes),
-            ),
-            fingerprint=_fingerprint(card.digest, request, offsets),
+            cost=cost,
+            fingerprint=fingerprint,
         )
 
 
@@ -126,7 +168,22 @@ def _check_logits(limits: CardLimits, *, prompts: int, images: int, classes: int
         raise Refusal(Code.TOO_LARGE, detail, param="prompts")
 
 
-def _check_idempotency_key(value: str) -> None:
+def _check_offsets(limits: CardLimits, offsets: FloatArray | None) -> None:
+    """Refuse offsets by which a tower could overflow; so much is far beyond any embedding."""
+    if offsets is None or limits.offset is None:
+        return
+    largest = max(float(offsets.max()), -float(offsets.min()))
+    if largest > limits.offset:
+        where = [int(axis) for axis in np.argwhere(np.abs(offsets) > limits.offset)[0]]
+        detail = (
+            f"offsets{where} is {offsets[tuple(where)]}; every offset must be from "
+            f"{-limits.offset:g} to {limits.offset:g}"
+        )
+        raise Refusal(Code.INVALID_REQUEST, detail, param="prompts.offsets")
+
+
+def check_idempotency_key(value: str) -> None:
+    """Refuse the name of a purchase that is missing, or cannot be kept."""
     if not value:
         detail = "send the header Idempotency-Key: a value of your own, the same on every retry"
         raise Refusal(Code.IDEMPOTENCY_KEY_MISSING, detail, param="Idempotency-Key")

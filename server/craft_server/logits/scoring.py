@@ -47,6 +47,14 @@ def fits_a_block(shape: tuple[int, int, int]) -> bool:
     return shape[0] * shape[1] * shape[2] <= BLOCK_LOGITS
 
 
+class NotFinite(RuntimeError):
+    """The model gave a logit that is not finite, after so many seconds on the device."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__("the model gave a logit that is not finite")
+        self.seconds = seconds
+
+
 class _Part(NamedTuple):
     """One task of a request: encode a piece, then multiply with these images."""
 
@@ -84,6 +92,7 @@ class Scorer:
 
         Raises:
             Refusal: `deadline_exceeded`, `draining`.
+            NotFinite: the offsets, or the model, led to numbers that are none.
             RuntimeError: the model gave nonsense.
         """
         clock = _Clock(self._deadline_s, self._tracer)
@@ -114,7 +123,7 @@ class Scorer:
 
     async def _features(self, priced: PricedRequest, clock: "_Clock") -> Features:
         async def run(job: Callable[[], T]) -> T:
-            task = DeviceTask.alone(priced.key.id, job)
+            task = DeviceTask.alone(priced.key.owner, job)
             (done,) = await self._worker.run([task], deadline=clock.deadline)
             return clock.count(done)
 
@@ -135,7 +144,7 @@ class Scorer:
         prompts = priced.prompts
         tasks: list[DeviceTask[_Encoded]] = [
             DeviceTask(
-                priced.key.id,
+                priced.key.owner,
                 self._launch,
                 _Part(Piece(prompts, run), features, images),
                 group=prompts.group,
@@ -146,7 +155,8 @@ class Scorer:
         done = await self._worker.run(tasks, deadline=clock.deadline, finish=True)
         parts = [clock.count(part) for part in done]
         for run, part in zip(prompts.pieces, parts, strict=True):
-            _check(part.logits, (run.stop - run.start, images.stop - images.start, priced.shape[2]))
+            shape = run.stop - run.start, images.stop - images.start, priced.shape[2]
+            _check(part.logits, shape, seconds=clock.seconds["model"])
         return parts
 
     def _launch(self, parts: Sequence[_Part]) -> list[Callable[[], _Encoded]]:
@@ -167,7 +177,7 @@ class Scorer:
         _, images, classes = priced.shape
         for block in cut(priced.prompts.pieces, images, classes=classes, limit=BLOCK_LOGITS):
             launch = partial(self._launch_block, texts[block.piece], features, block)
-            task: DeviceTask[FloatArray] = DeviceTask(priced.key.id, launch)
+            task: DeviceTask[FloatArray] = DeviceTask(priced.key.owner, launch)
             (done,) = await self._worker.run([task], deadline=Deadline(self._deadline_s))
             _trace(self._tracer, done)
             disclosed = await _disclosed(done.value, priced)
@@ -220,11 +230,11 @@ def _trace(tracer: Tracer, done: Done[Any]) -> None:
     tracer.past("device", began=began, ended=done.ended)
 
 
-def _check(logits: FloatArray, shape: tuple[int, int, int]) -> None:
+def _check(logits: FloatArray, shape: tuple[int, int, int], *, seconds: float = 0.0) -> None:
     if logits.shape != shape:
         raise RuntimeError(f"the model gave logits {logits.shape}, expected {shape}")
     if not np.isfinite(logits).all():
-        raise RuntimeError("the model gave a logit that is not finite")
+        raise NotFinite(seconds)
 
 
 def cut(pieces: Sequence[slice], images: int, *, classes: int, limit: int) -> Iterator[Block]:

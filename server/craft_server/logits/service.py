@@ -1,8 +1,10 @@
 """The use case that everything else serves: one purchase of logits.
 
-    check -> price -> admit -> reserve -> queue and score -> settle -> reply
+    foresee -> read -> check and price -> foresee -> plan
+            -> admit -> reserve -> queue and score -> settle -> reply
 
-The price is exact before any work. Nothing is charged unless the logits exist, and they do not
+Nobody works for a key whose budget has no room: not for its body, not for its texts. The price is
+exact before any work. Nothing is charged unless the logits exist, and they do not
 leave unless they are charged. Of a reply too large to be held in memory, the encoded texts exist
 and are known to give finite logits; its blocks are computed while they leave. Routes hand in
 messages and get messages back.
@@ -11,6 +13,7 @@ messages and get messages back.
 import asyncio
 import hashlib
 import logging
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from typing import Any, TypeVar
@@ -19,27 +22,39 @@ import numpy as np
 
 from craft_server.accounts.identity import Key
 from craft_server.accounts.shares import Caller, ShareLimits, Shares
+from craft_server.concurrency import Workers
 from craft_server.db.group_commit import GroupCommit
-from craft_server.engine.blackbox import BlackBox, FloatArray
+from craft_server.engine.blackbox import BlackBox, FloatArray, Steps
+from craft_server.engine.desk import Desk
 from craft_server.engine.features import ImageFeatures
 from craft_server.engine.scheduler import DeviceWorker, shutting_down
-from craft_server.images.store import ImageStore
+from craft_server.engine.tasks import Deadline
+from craft_server.images.store import ImageSetRecord, ImageStore
 from craft_server.logits.payment import Payment
-from craft_server.logits.pricing import PricedRequest, Pricing, count_prompts
+from craft_server.logits.pricing import Order, PricedRequest, Pricing
 from craft_server.logits.results import Reply, Result, WholeResult, dtype_of, proof_of
-from craft_server.logits.scoring import Scorer, fits_a_block
-from craft_server.metering.meter import Hold, LedgerEntry, Meter, Replay
+from craft_server.logits.scoring import NotFinite, Scorer, fits_a_block
+from craft_server.metering.ledger import budgets_in
+from craft_server.metering.meter import Hold, LedgerEntry, Meter, Replay, check_same, fits
 from craft_server.observability.telemetry import ServerStats, Telemetry
 from craft_server.observability.tracing import Tracer
 from craft_server.settings import Settings
 from craft_shared.errors import Code, Refusal
-from craft_shared.messages import Budgets, LogitsReply, LogitsRequest
+from craft_shared.messages import Budgets, Counters, LogitsReply, LogitsRequest, SoftPrompts
 
 T = TypeVar("T")
 
 _LOG = logging.getLogger(__name__)
 _SMALL_TEXTS = 256
-"""Pricing a request of so few texts takes less than handing it to another thread."""
+"""Looking so few texts up takes less than handing them to another thread."""
+
+_LEAST = Counters(queries=1, calls=1, logit_vectors=1, texts=1, logits=1)
+"""What every purchase costs at least."""
+
+_SPOILED = b""
+"""Kept instead of a reply where what was bought came to nothing by the buyer's numbers. A reply has
+at least one logit, so that no other has this digest."""
+_SPOILED_SHA256 = hashlib.sha256(_SPOILED).hexdigest()
 
 _CANARY_FRESH_S = 10.0
 _CANARY_DEADLINE_S = 60.0
@@ -63,6 +78,10 @@ class LogitsService:
         self._tracer = tracer
         self.card = blackbox.card
         self._settings = settings
+        self._meter = meter
+        self._images = images
+        self._desk = Desk()
+        self._orders = Workers("orders", threads=2, wait_s=settings.store_wait_s)
         self._running: set[asyncio.Future[Any]] = set()
         self._payment = Payment(
             settings,
@@ -82,7 +101,7 @@ class LogitsService:
             recover=blackbox.recover,
             telemetry=telemetry,
         )
-        self._pricing = Pricing(blackbox, images)
+        self._pricing = Pricing(blackbox)
         self._replays = Shares(
             "replays computed again", ShareLimits(settings.key_replays, 2 * settings.key_replays)
         )
@@ -94,16 +113,64 @@ class LogitsService:
             tracer=tracer,
         )
 
+    async def foresee(
+        self, key: Key, idempotency_key: str, cost: Counters = _LEAST
+    ) -> Callable[[str], None]:
+        """Refuse a key that has no room for a price, unless it asks for what it bought before.
+
+        What the key's row said when it was verified may let it pass. Only the store refuses it.
+
+        Returns:
+            Refuses the fingerprint of another request than the one bought under that name.
+
+        Raises:
+            Refusal: see `Meter.foresee`.
+        """
+        if fits(budgets_in(key.counted), cost):
+            return _anything
+        look = partial(self._meter.foresee, version=key.version)
+        found = await self._orders.run(look, key.id, idempotency_key, cost)
+        return _anything if found is None else partial(check_same, found)
+
+    async def read(self, key: Key, decode: Callable[[bytes], T], body: bytes) -> T:
+        """Decode a body when it is its owner's turn, off the event loop."""
+        return await self._at_desk(key, _in_one_step(decode, body))
+
     async def price(
         self, key: Key, request: LogitsRequest, *, offsets: FloatArray | None, idempotency_key: str
     ) -> PricedRequest:
-        """Check and price a request; a large one off the event loop. See `Pricing.price`."""
-        price = partial(
-            self._pricing.price, key, request, offsets=offsets, idempotency_key=idempotency_key
-        )
-        texts = count_prompts(request, offsets) * len(request.class_names)
-        with self._tracer.span("order", texts=texts):
-            return price() if texts <= _SMALL_TEXTS else await asyncio.to_thread(price)
+        """Check, price and plan a request; its texts are tokenised off the event loop.
+
+        If the caller is cancelled, what is not done is left undone.
+
+        Raises:
+            Refusal: see `Pricing`, `foresee` and `Desk.run`.
+        """
+        order = Order(key, idempotency_key, request, offsets)
+        self._pricing.check(order)
+        images = await self._image_set(key.owner, request.image_set)
+        cost = self._pricing.price(order, images)
+        compare = await self.foresee(key, idempotency_key, cost)
+        steps = self._pricing.plan(order, images, cost, compare=compare)
+        with self._tracer.span("order", texts=cost.texts):
+            if cost.texts <= _SMALL_TEXTS:
+                try:
+                    next(steps)
+                except StopIteration as known:
+                    priced: PricedRequest = known.value
+                    return priced
+            return await self._at_desk(key, steps)
+
+    async def _image_set(self, owner: str, identifier: str) -> ImageSetRecord:
+        known = self._images.known_set(owner, identifier)
+        if known is not None:
+            return known
+        return await self._orders.run(self._images.find_set, owner, identifier)
+
+    async def _at_desk(self, key: Key, steps: Steps[T]) -> T:
+        if self._worker.draining:
+            raise shutting_down()
+        return await self._desk.run(key.owner, steps, deadline=Deadline(self._settings.deadline_s))
 
     async def buy(self, priced: PricedRequest) -> Reply:
         """Compute a request, once per idempotency key, and charge it.
@@ -168,7 +235,9 @@ class LogitsService:
                 task.cancel()
             if late:
                 await asyncio.wait(late, timeout=_LAST_MOMENT_S)
+        self._desk.close()
         self._worker.close()
+        await asyncio.to_thread(self._orders.close)
         await asyncio.to_thread(self._image_features.close)
 
     def _wait_for(self, work: "asyncio.Future[Any]") -> None:
@@ -201,6 +270,13 @@ class LogitsService:
     async def _sell(self, priced: PricedRequest, hold: Hold) -> Reply:
         try:
             result = await self._score(priced)
+        except NotFinite as error:
+            if not isinstance(priced.request.prompts, SoftPrompts):  # texts: the model's own fault
+                await self._payment.release(priced, hold)
+                raise
+            entry = _entry(priced, error.seconds)
+            await self._payment.settle(priced, hold, _SPOILED, entry=entry, keep=True)
+            raise _spoiled(priced) from error
         except BaseException:
             await self._payment.release(priced, hold)
             raise
@@ -212,6 +288,8 @@ class LogitsService:
     async def _replay(self, priced: PricedRequest, replay: Replay) -> Reply:
         """What was paid for before, from the store or computed again; never charged again."""
         result: Result
+        if replay.reply_sha256 == _SPOILED_SHA256:
+            raise _spoiled(priced)
         if replay.reply is not None:
             logits = np.frombuffer(replay.reply, dtype_of(priced.request)).reshape(priced.shape)
             result = WholeResult(logits, {})
@@ -247,6 +325,23 @@ class LogitsService:
 def _set(future: "asyncio.Future[None]") -> None:
     if not future.done():
         future.set_result(None)
+
+
+def _anything(_fingerprint: str) -> None:
+    """No request was bought under that name."""
+
+
+def _in_one_step(decode: Callable[[bytes], T], body: bytes) -> Steps[T]:
+    yield
+    return decode(body)
+
+
+def _spoiled(priced: PricedRequest) -> Refusal:
+    detail = (
+        f"these offsets overflow in the model: a logit is not finite. The price of "
+        f"{priced.cost.queries} queries is charged, once: the work was done. Send smaller offsets"
+    )
+    return Refusal(Code.NON_FINITE_LOGITS, detail, param="prompts.offsets")
 
 
 def _entry(priced: PricedRequest, seconds: float) -> LedgerEntry:

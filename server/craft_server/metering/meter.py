@@ -166,6 +166,28 @@ class Meter(Ledger):
             _check_in_work(tx, key_id, at_a_time)
             return Hold(key_id, idempotency_key, opened["attempt"])
 
+    def foresee(
+        self, key_id: str, idempotency_key: str, cost: Counters, *, version: int = ANY_VERSION
+    ) -> Row[Any] | None:
+        """Would `reserve` find a price too high? Nothing is held; only `reserve` is exact.
+
+        Returns:
+            The row of a request that was bought, or is being worked on, under that name: asking
+            for it again costs nothing. None where there is room for a new one.
+
+        Raises:
+            Refusal: `budget_exhausted`, `budget_held` or `invalid_key`, as `reserve`.
+        """
+        where = requests.c.key_id == key_id, requests.c.idempotency_key == idempotency_key
+        known = requests.c.state.in_(("held", "settled"))
+        columns: list[Any] = [requests.c.idempotency_key, requests.c.fingerprint]
+        with self._store.read() as tx:
+            found = tx.execute(select(*columns).where(*where, known)).first()
+            if found is None and not fits(budgets := budgets_of(tx, key_id), cost):
+                _check_unchanged(tx, key_id, self._clock(), version)
+                raise _no_room(budgets, cost)
+            return found
+
     def settle(self, hold: Hold, reply: bytes, *, entry: LedgerEntry, keep: bool = True) -> Budgets:
         """Charge a held request; only then may its reply leave the server.
 
@@ -280,6 +302,22 @@ class Meter(Ledger):
         return count
 
 
+def fits(budgets: Budgets, cost: Counters) -> bool:
+    """Is there room for a price in every limit?"""
+    limits: dict[str, Budget | None] = dict(budgets)
+    return all(
+        limit is None or getattr(cost, name) <= limit.remaining for name, limit in limits.items()
+    )
+
+
+def check_same(found: Row[Any], fingerprint: str) -> None:
+    """Refuse a request that asks for something else than what was bought under its name."""
+    if found.fingerprint != fingerprint:
+        name = f"Idempotency-Key {found.idempotency_key!r}"
+        detail = f"{name} belongs to another request; every request needs its own"
+        raise Refusal(Code.IDEMPOTENCY_KEY_REUSED, detail, param="Idempotency-Key")
+
+
 def _check_unchanged(tx: Connection, key_id: str, now: int, version: int) -> None:
     key = tx.execute(select(keys).where(keys.c.id == key_id)).first()
     if key is not None and not (is_live(key, now) and version in {ANY_VERSION, key.version}):
@@ -330,9 +368,7 @@ def _replay(found: Row[Any], fingerprint: str, wanted: Counters) -> Replay:
     a release that did not count logits has 0 of them.
     """
     name, param = f"Idempotency-Key {found.idempotency_key!r}", "Idempotency-Key"
-    if found.fingerprint != fingerprint:
-        detail = f"{name} belongs to another request; every request needs its own"
-        raise Refusal(Code.IDEMPOTENCY_KEY_REUSED, detail, param=param)
+    check_same(found, fingerprint)
     if found.state != "settled":
         detail = f"the request with {name} is still being worked on"
         raise Refusal(Code.REQUEST_IN_PROGRESS, detail, param=param, retry_after_s=RETRY_AFTER_S)

@@ -413,15 +413,17 @@ def test_waiting_for_another_requests_images_is_bounded_too(tmp_path):
     assert (third.logits.shape, shop.stands()) == ((2, 2, 2), (2, 0))
 
 
-@pytest.mark.parametrize(("prompts", "on_the_loop"), [(2, True), (200, False)])
-def test_a_priced_request_of_many_texts_is_checked_off_the_event_loop(
-    tmp_path, prompts, on_the_loop
-):
+@pytest.mark.parametrize(("names", "on_the_loop"), [(2, True), (200, False)])
+def test_a_priced_request_of_many_texts_is_checked_off_the_event_loop(tmp_path, names, on_the_loop):
     shop, threads = Shop(tmp_path), []
-    prepare = shop.box.prepare
-    shop.box.prepare = lambda *what: (threads.append(threading.current_thread()), prepare(*what))[1]
-    shop.request = LogitsRequest.model_validate(
-        text_request(shop.request.image_set, prompts=prompts)
-    )
+    prepare = shop.box.prepare_in_steps
+
+    def watched(*what):
+        threads.append(threading.current_thread())
+        return (yield from prepare(*what))
+
+    shop.box.prepare_in_steps = watched
+    fields = {"class_names": [f"name {number}" for number in range(names)]}
+    shop.request = LogitsRequest.model_validate(text_request(shop.request.image_set) | fields)
     asyncio.run(shop.price())
     assert (threads == [threading.current_thread()]) is on_the_loop

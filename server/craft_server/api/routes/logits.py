@@ -1,8 +1,9 @@
 """POST /v1/logits: the only route by which a model's answers leave."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Header, Request, Response
 from starlette.requests import ClientDisconnect
@@ -15,6 +16,7 @@ from craft_server.api.responses import Writer, disconnected
 from craft_server.engine.blackbox import FloatArray
 from craft_server.logits.reply_memory import memory_of
 from craft_server.logits.results import Reply
+from craft_server.logits.service import LogitsService
 from craft_shared.errors import CODES, Code, Refusal
 from craft_shared.messages import LogitsReply, LogitsRequest
 from craft_shared.tensors import TENSOR_MEDIA_TYPE
@@ -42,13 +44,15 @@ async def logits(
     idempotency_key: Annotated[str, Header(description="the same on every retry")] = "",
 ) -> Response:
     """Score P prompts of K classes on an image set. Costs P queries, once per Idempotency-Key."""
-    message, offsets = await _read(request)
+    key = await _with_room(services.logits, key, key_now, idempotency_key)
+    message, offsets = await _read(request, services.logits, key)
     tensors, caller = wants_tensors(request), Caller.of(key)
 
     async def buy(key: Key) -> Reply:
-        priced = await services.logits.price(
+        pricing = services.logits.price(
             key, message, offsets=offsets, idempotency_key=idempotency_key
         )
+        priced = await _unless_disconnected(request, asyncio.ensure_future(pricing))
         memory = memory_of(priced, width=services.logits.card.context_width, tensors=tensors)
         with ExitStack() as held:  # before the work: what cannot leave is not computed
             held.enter_context(services.replies.lease(caller, memory))
@@ -69,11 +73,30 @@ async def logits(
     return await writer.response(reply, tensors=tensors)
 
 
-async def _read(request: Request) -> tuple[LogitsRequest, FloatArray | None]:
+async def _with_room(
+    service: LogitsService, key: Key, key_now: Callable[[], Awaitable[Key]], idempotency_key: str
+) -> Key:
+    """The key, unless its budget is spent: then nothing of the body is read."""
+    try:
+        await service.foresee(key, idempotency_key)
+    except Refusal as refusal:
+        if refusal.code is not Code.INVALID_KEY:
+            raise
+        key = await key_now()
+        await service.foresee(key, idempotency_key)
+    return key
+
+
+async def _read(
+    request: Request, service: LogitsService, key: Key
+) -> tuple[LogitsRequest, FloatArray | None]:
     kind = media_type(request, JSON_MEDIA_TYPE, TENSOR_MEDIA_TYPE)
     decode = decode_request if kind == TENSOR_MEDIA_TYPE else _decode_json
     body = await request.body()
-    return decode(body) if len(body) <= _SMALL else await asyncio.to_thread(decode, body)
+    if len(body) <= _SMALL:
+        return decode(body)
+    reading = asyncio.ensure_future(service.read(key, decode, body))
+    return await _unless_disconnected(request, reading)
 
 
 def _decode_json(body: bytes) -> tuple[LogitsRequest, FloatArray | None]:
@@ -81,11 +104,12 @@ def _decode_json(body: bytes) -> tuple[LogitsRequest, FloatArray | None]:
     return message, offsets_from_json(message)
 
 
-async def _unless_disconnected(request: Request, task: "asyncio.Task[T]") -> T:
+async def _unless_disconnected(request: Request, task: "asyncio.Future[T]") -> T:
     """Await work, cancelling it if the client hangs up meanwhile."""
     watcher = asyncio.ensure_future(disconnected(request.receive))
+    both: list[asyncio.Future[Any]] = [task, watcher]
     try:
-        await asyncio.wait([task, watcher], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():
             task.cancel()
             await asyncio.wait([task])
