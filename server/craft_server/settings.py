@@ -181,10 +181,10 @@ class Settings(BaseSettings):
     max_logits: int = Field(
         2**28, ge=1, description="most prompts x images x classes in one request"
     )
-    max_offset: float = Field(
+    max_offset: int = Field(
         1000,
-        gt=0,
-        le=1e6,
+        ge=1,
+        le=10**6,
         description="largest magnitude of an offset to a token embedding, whose own values are "
         "below 1; far larger ones overflow in the text tower",
     )

@@ -99,7 +99,7 @@ class CardLimits(Reply):
     body_bytes: int = Field(description="bytes of one request body")
     texts: int = Field(description="prompts x classes in one request")
     logits: int = Field(description="prompts x images x classes in one request")
-    offset: float | None = Field(None, description="largest magnitude of an offset")
+    offset: int | None = Field(None, description="largest magnitude of an offset")
     min_classes: int = Field(1, description="fewest class names in one request")
 
 

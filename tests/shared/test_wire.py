@@ -222,6 +222,8 @@ def test_a_card_and_an_event_without_the_newer_fields_are_read():
     card = wire.parse(ModelCard, OLD_CARD)
     assert (card.class_names, card.limits.min_classes, card.output) == (None, 1, "logits")
     assert wire.parse(UsageEvent, OLD_EVENT).logits == 0
+
+
 SOFT = '{"kind":"soft","context":"a","offsets":%s}'
 BODY = '{"model":%s,"image_set":"set_%s","class_names":%s,"prompts":%s}'
 

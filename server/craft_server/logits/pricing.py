@@ -177,7 +177,7 @@ def _check_offsets(limits: CardLimits, offsets: FloatArray | None) -> None:
         where = [int(axis) for axis in np.argwhere(np.abs(offsets) > limits.offset)[0]]
         detail = (
             f"offsets{where} is {offsets[tuple(where)]}; every offset must be from "
-            f"{-limits.offset:g} to {limits.offset:g}"
+            f"{-limits.offset} to {limits.offset}"
         )
         raise Refusal(Code.INVALID_REQUEST, detail, param="prompts.offsets")
 
