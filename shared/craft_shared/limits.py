@@ -12,7 +12,7 @@ MAX_COLONS = 50_000
 messages have ten fields, so nearly all of these are for class names and templates."""
 
 MAX_JSON_COMMAS = 2**20
-"""In one message: a million numbers, which are read in 0.1 s; more belong into a tensor body."""
+"""In one message: a million numbers, which are parsed in 0.1 s; more belong into a tensor body."""
 
 MAX_JSON_QUOTES = 2**18
 """In one message: 100,000 image ids have 200,000."""

