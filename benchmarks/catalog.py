@@ -80,6 +80,7 @@ GROUPS: dict[str, tuple[Benchmark, ...]] = {
         Benchmark("meter-model", f"{_RELIABILITY}.meter_model", "5 min", writes_json=False),
         Benchmark("killed-fit", f"{_RELIABILITY}.killed_fit", "6 min"),
         Benchmark("bombs", f"{_RELIABILITY}.bombs", "1 min"),
+        Benchmark("existence-oracle", f"{_RELIABILITY}.existence_oracle", "2 min"),
         Benchmark("soak", f"{_RELIABILITY}.soak", "30 min"),
         Benchmark("fuzz", "scripts.fuzz", "3 min", writes_json=False, in_group=False),
         Benchmark("faults-compose", f"{_RELIABILITY}.faults_compose", "5 min", in_group=False),
