@@ -4,6 +4,7 @@ Owns what is set on a connection. SQLite is set to survive a power cut and to wa
 writers; Postgres by psycopg gives up in time (postgres.py).
 """
 
+import contextlib
 import sqlite3
 import time
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError
+
+from craft_server import private_files
 
 CONNECTIONS = 24
 """At a time, of one process: more than all of its threads that use the store."""
@@ -51,7 +54,7 @@ def _give_up_in_time(engine: Engine, timeout_s: float) -> None:
 def _sqlite(url: URL, busy_timeout_s: float, pool: dict[str, Any]) -> Engine:
     if url.database in {None, "", ":memory:"}:
         raise ValueError("database_url needs a file, as in sqlite:///var/craft.db, got none")
-    Path(str(url.database)).parent.mkdir(parents=True, exist_ok=True)
+    _make_private(Path(str(url.database)))
     engine = create_engine(url, connect_args={"timeout": busy_timeout_s}, **pool)
 
     @event.listens_for(engine, "connect")
@@ -68,6 +71,15 @@ def _sqlite(url: URL, busy_timeout_s: float, pool: dict[str, Any]) -> Engine:
             driver.execute(statement)
 
     return engine
+
+
+def _make_private(path: Path) -> None:
+    """The files that SQLite makes beside this one take its mode; older ones are tightened here."""
+    private_files.make_folder(path.parent)
+    with contextlib.suppress(OSError):  # SQLite says better what is wrong with the place
+        private_files.make_file(path)
+    for suffix in ("-wal", "-shm"):
+        private_files.tighten(path.with_name(path.name + suffix))
 
 
 def _switch_to_wal(connection: Any, patience_s: float) -> None:

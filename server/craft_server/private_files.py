@@ -1,0 +1,59 @@
+"""Folders and files that only the account of this server may read: 0700, 0600, whatever the umask.
+
+What exists already is tightened if it is ours to change. A mount that knows no modes, or a folder
+of another account, stays as it is: that is the operator's choice and no error.
+"""
+
+import contextlib
+import os
+import stat
+from pathlib import Path
+
+_FOLDER, _FILE = 0o700, 0o600
+_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+
+
+def prepare(folder: Path) -> None:
+    """Make or tighten a folder; if it cannot be made, whoever needs it will say so."""
+    with contextlib.suppress(OSError):
+        make_folder(folder)
+    tighten(folder)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above that are missing, for this account alone."""
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(mode=_FOLDER, exist_ok=True)
+
+
+def make_file(path: Path) -> None:
+    """Make an empty file for this account alone, or tighten the one that is there.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    if path.exists():
+        tighten(path)
+    else:
+        os.close(opener(str(path), os.O_RDWR | os.O_CREAT))
+
+
+def opener(path: str, flags: int) -> int:
+    """For `open(..., opener=...)`: a file that is made is for this account alone."""
+    return os.open(path, flags, _FILE)
+
+
+def tighten(path: Path) -> None:
+    """Take what others may do with a file or folder away, if it is there and ours.
+
+    A folder with the sticky bit, such as /tmp, is shared on purpose and stays as it is.
+    """
+    with contextlib.suppress(OSError):
+        found = path.stat()
+        if found.st_uid == os.geteuid() and found.st_mode & _OTHERS and not _is_shared(found):
+            path.chmod(stat.S_IMODE(found.st_mode) & ~_OTHERS)
+
+
+def _is_shared(found: os.stat_result) -> bool:
+    return bool(found.st_mode & stat.S_ISVTX)
