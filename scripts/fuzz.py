@@ -33,7 +33,13 @@ LONGEST_S = 20.0
 """Far above what any of these inputs takes; a bomb takes minutes."""
 
 _LIMITS = ImageLimits(
-    bytes=2**20, pixels=2**20, owner_bytes=2**30, owner_images=10, images_per_set=10
+    bytes=2**20,
+    pixels=2**20,
+    owner_bytes=2**30,
+    owner_images=10,
+    images_per_set=10,
+    owner_sets=10,
+    owner_set_images=10,
 )
 
 

@@ -11,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from craft_server import runtime
+from craft_server import private_files, runtime
 from craft_server.accounts.cache import KeyCache
 from craft_server.accounts.keys import Keys
 from craft_server.accounts.rate_limit import RateLimiter
@@ -28,8 +28,10 @@ from craft_server.db.group_commit import GroupCommit
 from craft_server.db.holders import Holder
 from craft_server.db.store import Store
 from craft_server.engine.blackbox import BlackBox
+from craft_server.images import claims
 from craft_server.images.admission import UploadAdmission
 from craft_server.images.decoding import ImageLimits
+from craft_server.images.sets import KEPT_S
 from craft_server.images.store import ImageStore
 from craft_server.logits.service import LogitsService
 from craft_server.metering.maintenance import (
@@ -55,6 +57,7 @@ _LOG = logging.getLogger(__name__)
 def create_app(settings: Settings, blackbox: BlackBox) -> FastAPI:
     """The server's application around a black box; it opens the store, but no socket."""
     tracer = make_tracer(settings)
+    private_files.prepare(settings.data_dir)
     store = Store(
         settings.resolved_database_url,
         busy_timeout_s=settings.store_wait_s,
@@ -67,6 +70,7 @@ def create_app(settings: Settings, blackbox: BlackBox) -> FastAPI:
         settings.image_place,
         limits=_image_limits(settings),
         decoders=settings.decode_workers,
+        linger_s=2 * settings.deadline_s + KEPT_S,
     )
     uploads = UploadAdmission(images, slots=settings.uploads, deadline_s=settings.deadline_s)
     group_commit = GroupCommit(store, wait_s=settings.store_wait_s)
@@ -209,8 +213,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         sweeps = sweep(
             meter, metrics, every_s=settings.sweep_s, audit_s=settings.audit_s, holder=holder
         )
+        removals = claims.sweep(services.images.remove_old_claims, every_s=settings.sweep_s)
         await services.logits.check_ready()
-        looks = [sweeps, watch_loop(metrics, services.health)]
+        looks = [sweeps, removals, watch_loop(metrics, services.health)]
         if settings.metrics_port is not None:
             looks.append(watch_device(services.logits.check_ready, services.health))
         for look in looks:
@@ -255,4 +260,6 @@ def _image_limits(settings: Settings) -> ImageLimits:
         owner_bytes=settings.owner_image_bytes,
         owner_images=settings.owner_images,
         images_per_set=settings.max_images,
+        owner_sets=settings.owner_sets,
+        owner_set_images=settings.owner_set_images,
     )

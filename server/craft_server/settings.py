@@ -193,6 +193,10 @@ class Settings(BaseSettings):
     max_files: int = Field(1024, ge=1, description="most image files in one upload")
     owner_image_bytes: int = Field(16 * 2**30, ge=1, description="bytes of images per owner")
     owner_images: int = Field(1_000_000, ge=1, description="images per owner")
+    owner_sets: int = Field(10_000, ge=1, description="image sets per owner")
+    owner_set_images: int = Field(
+        5_000_000, ge=1, description="images in all image sets of an owner, 32 bytes each"
+    )
 
     default_logit_vectors_limit: int | None = Field(
         None,

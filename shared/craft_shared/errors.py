@@ -33,6 +33,7 @@ class Code(StrEnum):
     UNKNOWN_IMAGE_SET = "unknown_image_set"
     METHOD_NOT_ALLOWED = "method_not_allowed"
     REQUEST_IN_PROGRESS = "request_in_progress"
+    IMAGE_IN_USE = "image_in_use"
     TOO_LARGE = "too_large"
     MEDIA_TYPE = "media_type"
     UNDECODABLE_IMAGE = "undecodable_image"
@@ -74,6 +75,7 @@ CODES: dict[Code, Rule] = {
     Code.REQUEST_IN_PROGRESS: Rule(
         409, "A request with this Idempotency-Key is running", retryable=True
     ),
+    Code.IMAGE_IN_USE: Rule(409, "An image set holds this image"),
     Code.TOO_LARGE: Rule(413, "The request is larger than this server allows"),
     Code.MEDIA_TYPE: Rule(415, "This media type or encoding is not accepted"),
     Code.UNDECODABLE_IMAGE: Rule(422, "An image cannot be decoded"),

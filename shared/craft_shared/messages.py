@@ -174,6 +174,13 @@ class ImageSet(Reply):
     images: int = Field(description="how many images the set has")
 
 
+class ImageSets(Reply):
+    """GET /v1/image-sets: a page, in the order of ids; ask again with `after=next` for more."""
+
+    sets: list[ImageSet]
+    next: ImageSetId | None
+
+
 # --- logits -------------------------------------------------------------------------------------
 
 

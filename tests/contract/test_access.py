@@ -12,7 +12,7 @@ from craft_server.accounts.identity import CLIENT_SCOPES, Scope
 from craft_server.accounts.tokens import mint_token
 from craft_server.api.services import services_of
 from craft_server.app import create_app
-from tests.support.serving import image_set, settings_in, stub_box
+from tests.support.serving import image_set, png, settings_in, stub_box, upload
 
 PUBLIC = {"GET /livez", "GET /readyz", "GET /openapi.json", "GET /docs"}
 """Told to anybody."""
@@ -23,6 +23,9 @@ NEEDS = {
     "POST /v1/images/missing": Scope.IMAGES_WRITE,
     "POST /v1/image-sets": Scope.IMAGES_WRITE,
     "GET /v1/image-sets/{set_id}": Scope.IMAGES_WRITE,
+    "GET /v1/image-sets": Scope.IMAGES_WRITE,
+    "DELETE /v1/image-sets/{set_id}": Scope.IMAGES_WRITE,
+    "DELETE /v1/images/{image_id}": Scope.IMAGES_WRITE,
     "GET /v1/usage": Scope.USAGE_READ,
     "GET /v1/usage/events": Scope.USAGE_READ,
     "POST /v1/admin/keys": Scope.ADMIN,
@@ -80,10 +83,16 @@ def keys(app, client):
 def known(app, client, keys):
     """Parameters that name what exists, and ones that name nothing."""
     made = image_set(client, Authorization=keys["good"])
+    [image] = upload(client, [png(0)], Authorization=keys["good"])
     key_id = services_of(app).keys.create("bob", 1).key.id
     return [
-        {"set_id": made, "model_id": "stub::0", "key_id": key_id},
-        {"set_id": "set_" + "0" * 32, "model_id": "no such model", "key_id": "no such key"},
+        {"set_id": made, "image_id": image, "model_id": "stub::0", "key_id": key_id},
+        {
+            "set_id": "set_" + "0" * 32,
+            "image_id": "0" * 64,
+            "model_id": "no such model",
+            "key_id": "no such key",
+        },
     ]
 
 

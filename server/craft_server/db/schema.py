@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from craft_server.db.tables import metadata
 
-REVISIONS = ("0001", "0002", "0003")
+REVISIONS = ("0001", "0002", "0003", "0004")
 """Every revision, oldest first; each is a script in migrations/versions."""
 HEAD = REVISIONS[-1]
 """The one that tables.py describes."""

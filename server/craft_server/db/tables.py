@@ -195,6 +195,7 @@ images = Table(
     Column("height", Integer, nullable=False),
 )
 
+Index("images_of_digest", images.c.digest)
 
 image_sets = Table(
     "image_sets",
@@ -205,3 +206,36 @@ image_sets = Table(
     Column("count", Integer, nullable=False),
     Column("digests", LargeBinary, nullable=False),
 )
+
+image_claims = Table(
+    "image_claims",
+    metadata,
+    Column("owner", String, primary_key=True),
+    Column("digest", String(64), primary_key=True),
+    _count("bytes"),
+    _count("since"),
+)
+"""Bytes that may be kept though no row of `images` of this owner announces them.
+
+An upload that is being written, one that failed, or an image that was deleted. They count for the
+owner until the bytes are taken away.
+"""
+
+Index("image_claims_since", image_claims.c.since)
+
+image_totals = Table(
+    "image_totals",
+    metadata,
+    Column("owner", String, primary_key=True),
+    _total("images"),
+    _total("bytes"),
+    _total("sets"),
+    _total("set_images"),
+    _total("sets_made"),
+    _total("images_removed"),
+)
+"""What an owner has, changed in the transaction that changes the rows, so that nobody counts them.
+
+`images` and `bytes` are those of `images` and `image_claims`, `set_images` the ids in all sets. The
+last two only grow: whoever looked before it writes sees by them that another came between.
+"""

@@ -3,11 +3,14 @@
 Owns one SQLite file. It is a cache and no ledger: whatever is wrong with the file, a caller sees
 images that are not there, never an error.
 
-    features(key, digest, record)   record = what the model gave + its CRC-32, little-endian
+    records(key, digest, record)   record = what the model gave + its CRC-32, little-endian
+
+The table `features` of older servers shared records among owners; it is dropped.
 
 SQLite checks no page, so each record carries its own sum: a wrong feature is worse than none.
 """
 
+import contextlib
 import logging
 import sqlite3
 import threading
@@ -16,6 +19,8 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
+
+from craft_server import private_files
 
 T = TypeVar("T")
 
@@ -28,15 +33,16 @@ _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _SCHEMA = """
 PRAGMA journal_mode = WAL;
 PRAGMA synchronous = NORMAL;
-CREATE TABLE IF NOT EXISTS features (
+CREATE TABLE IF NOT EXISTS records (
     key TEXT NOT NULL, digest BLOB NOT NULL, record BLOB NOT NULL, PRIMARY KEY (key, digest)
 );
 """
 _PUT = """
-INSERT INTO features (key, digest, record) VALUES (?, ?, ?)
+INSERT INTO records (key, digest, record) VALUES (?, ?, ?)
 ON CONFLICT (key, digest) DO UPDATE SET record = excluded.record
 """
-_TRIM = "DELETE FROM features WHERE rowid <= (SELECT max(rowid) FROM features) - ?"
+_FIND_OLD = "SELECT 1 FROM sqlite_master WHERE name = 'features'"
+_TRIM = "DELETE FROM records WHERE rowid <= (SELECT max(rowid) FROM records) - ?"
 """Row ids only grow, so the newest `capacity` of them hold at most that many records."""
 
 
@@ -99,11 +105,13 @@ class FeatureCache:
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
+            private_files.make_folder(self._path.parent)
+            private_files.make_file(self._path)
             self._connection = sqlite3.connect(
                 self._path, timeout=_BUSY_TIMEOUT_S, check_same_thread=False
             )
             self._connection.executescript(_SCHEMA)
+            _drop_old(self._connection)
         return self._connection
 
     def _give_up(self, error: Exception) -> None:
@@ -127,12 +135,20 @@ class FeatureCache:
             self._connection = None
 
 
+def _drop_old(connection: sqlite3.Connection) -> None:
+    """Give back the room of records that nothing asks for any more."""
+    if connection.execute(_FIND_OLD).fetchone():
+        connection.execute("DROP TABLE IF EXISTS features")
+        with contextlib.suppress(sqlite3.OperationalError):  # another process is at the file
+            connection.execute("VACUUM")
+
+
 def _get(connection: sqlite3.Connection, key: str, digests: Sequence[str]) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     for start in range(0, len(digests), _DIGESTS_PER_QUERY):
         some = [bytes.fromhex(digest) for digest in digests[start : start + _DIGESTS_PER_QUERY]]
         marks = ", ".join("?" * len(some))
-        query = f"SELECT digest, record FROM features WHERE key = ? AND digest IN ({marks})"  # noqa: S608 - marks only
+        query = f"SELECT digest, record FROM records WHERE key = ? AND digest IN ({marks})"  # noqa: S608 - marks only
         for digest, sealed in connection.execute(query, (key, *some)):
             record, ending = sealed[:-_SUM_BYTES], sealed[-_SUM_BYTES:]
             if ending == _sum(record):

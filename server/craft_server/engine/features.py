@@ -4,9 +4,13 @@
 
 Owns the caches of matrices and records, and the order of the work. A caller hands in the function
 that runs a job on the device thread.
+
+Nothing is shared among owners: the first use of an image takes an owner as long as if nobody else
+had it (docs/decisions/0025).
 """
 
 import asyncio
+import hashlib
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -37,7 +41,7 @@ class RunOnDevice(Protocol):
 
 
 class ImageFeatures:
-    """Features of image sets, encoded once each, for all callers.
+    """Features of image sets, encoded once for each owner, for all callers.
 
     Callers encode in turns of at most 16 batches, so a large new set does not shut out a small
     one. Within a turn one batch is decoded while the device encodes the one before: at most two
@@ -54,10 +58,10 @@ class ImageFeatures:
         self._images = images
         self._key = blackbox.image_key
         self._batch = settings.encode_batch
-        self._matrices: LRUCache[str, tuple[Features, int]] = LRUCache(
+        self._matrices: LRUCache[tuple[str, str], tuple[Features, int]] = LRUCache(
             settings.resident_images, getsizeof=lambda kept: kept[1]
         )
-        self._records: LRUCache[str, bytes] = LRUCache(settings.feature_cache)
+        self._records: LRUCache[tuple[str, str], bytes] = LRUCache(settings.feature_cache)
         self._record_bytes = 0
         self._lock = threading.Lock()
         self._disk = FeatureCache(
@@ -80,20 +84,19 @@ class ImageFeatures:
             TimeoutError: others encoded for longer than `patience_s`.
             RuntimeError: the model gave a feature that is not finite.
         """
-        kept = self._matrices.get(images.id)
+        place = images.owner, images.id
+        kept = self._matrices.get(place)
         self._count("device", len(images.digests), found=len(images.digests) if kept else 0)
         if kept:
             return kept[0]
-        records = await self._all_records(
-            list(dict.fromkeys(images.digests)), run, patience_s=patience_s
-        )
+        records = await self._all_records(images, run, patience_s=patience_s)
         async with _within(patience_s, self._loading):
-            if kept := self._matrices.get(images.id):
+            if kept := self._matrices.get(place):
                 return kept[0]
             ordered = [records[digest] for digest in images.digests]
             matrix = await run(lambda: self._blackbox.load_features(ordered))
             if len(ordered) <= self._matrices.maxsize:
-                self._matrices[images.id] = matrix, len(ordered)
+                self._matrices[place] = matrix, len(ordered)
         return matrix
 
     def tiers(self) -> list[Tier]:
@@ -114,77 +117,90 @@ class ImageFeatures:
         self._disk.close()
 
     async def _all_records(
-        self, digests: list[str], run: RunOnDevice, *, patience_s: float
+        self, images: ImageSetRecord, run: RunOnDevice, *, patience_s: float
     ) -> dict[str, bytes]:
-        """Records of distinct images, encoding what is nowhere yet."""
-        records = await _in(self._thread, partial(self._known, first=True), digests)
+        """Records of a set's images by digest, encoding what the owner has nowhere yet."""
+        digests = list(dict.fromkeys(images.digests))
+        known_of = partial(self._known, images.owner)
+        records = await _in(self._thread, partial(known_of, first=True), digests)
         absent = _without(digests, records)
         for some in _slices(absent, self._batch * _TURN_BATCHES):
             async with _within(patience_s, self._turn):
-                known = await _in(self._thread, self._known, some)  # encoded in the turns before
-                fresh = await self._encoded(_without(some, known), run)
+                known = await _in(self._thread, known_of, some)  # encoded in the turns before
+                fresh = await self._encoded(images.owner, _without(some, known), run)
             records |= known | fresh
         return records
 
-    def _known(self, digests: Sequence[str], *, first: bool = False) -> dict[str, bytes]:
-        """Records that memory or disk has; those from disk are in memory then.
+    def _known(
+        self, owner: str, digests: Sequence[str], *, first: bool = False
+    ) -> dict[str, bytes]:
+        """The owner's records that memory or disk has; those from disk are in memory then.
 
         A look is counted if it is the `first` at these images, not one to see what came meanwhile.
         """
         with self._lock:
-            records = {key: self._records[key] for key in digests if key in self._records}
+            kept = ((digest, self._records.get((owner, digest))) for digest in digests)
+            records = {digest: record for digest, record in kept if record is not None}
         if first:
             self._count("memory", len(digests), found=len(records))
         if absent := _without(digests, records):
-            stored = self._disk.get(self._key, absent)
+            stored = self._disk.get(self._shelf(owner), absent)
             if first:
                 self._count("disk", len(absent), found=len(stored))
-            self._keep(stored)
+            self._keep(owner, stored)
             records |= stored
         return records
 
-    def _keep(self, records: Mapping[str, bytes]) -> None:
+    def _keep(self, owner: str, records: Mapping[str, bytes]) -> None:
         """Keep records in memory, on whatever thread; all records of a model have one size."""
         with self._lock:
             for digest, record in records.items():
-                self._records[digest] = record
+                self._records[owner, digest] = record
                 self._record_bytes = len(record)
+
+    def _shelf(self, owner: str) -> str:
+        """The key of an owner's records on disk: they are of this checkpoint and that owner."""
+        return hashlib.sha256(f"{self._key}\0{owner}".encode()).hexdigest()
 
     def _count(self, tier: str, images: int, *, found: int) -> None:
         """Count a look at a tier; each is looked at by one thread alone."""
         self._lookups[tier, "hit"] += found
         self._lookups[tier, "miss"] += images - found
 
-    async def _encoded(self, digests: list[str], run: RunOnDevice) -> dict[str, bytes]:
+    async def _encoded(self, owner: str, digests: list[str], run: RunOnDevice) -> dict[str, bytes]:
         """Encode images, each batch while the next is decoded; kept in memory and on disk."""
         batches = list(_slices(digests, self._batch))
         records: dict[str, bytes] = {}
         writes: list[Future[None]] = []
-        ahead = self._decode(batches[0]) if batches else []
+        ahead = self._decode(owner, batches[0]) if batches else []
         try:
             for number, batch in enumerate(batches):
                 pixels = await _results(ahead)
-                ahead = self._decode(batches[number + 1]) if batch is not batches[-1] else []
-                records |= await run(self._job(batch, pixels, writes))
+                ahead = self._decode(owner, batches[number + 1]) if batch is not batches[-1] else []
+                records |= await run(self._job(owner, batch, pixels, writes))
         finally:
             for future in ahead:
                 future.cancel()
         await asyncio.shield(_results(writes))
         return records
 
-    def _decode(self, batch: Sequence[str]) -> list[Future[Pixels]]:
-        return self._images.decode(batch, self._blackbox.preprocess)
+    def _decode(self, owner: str, batch: Sequence[str]) -> list[Future[Pixels]]:
+        return self._images.decode(owner, batch, self._blackbox.preprocess)
 
     def _job(
-        self, batch: Sequence[str], pixels: list[Pixels], writes: list[Future[None]]
+        self,
+        owner: str,
+        batch: Sequence[str],
+        pixels: list[Pixels],
+        writes: list[Future[None]],
     ) -> Callable[[], dict[str, bytes]]:
         """Keeps what it encodes itself, so that it is kept if the caller is cancelled meanwhile."""
 
         def encode() -> dict[str, bytes]:
             records = dict(zip(batch, self._blackbox.encode_images(pixels), strict=True))
             pixels.clear()  # the device's thread may hold the job a moment longer
-            self._keep(records)
-            writes.append(self._thread.submit(self._disk.put, self._key, records))
+            self._keep(owner, records)
+            writes.append(self._thread.submit(self._disk.put, self._shelf(owner), records))
             return records
 
         return encode

@@ -9,10 +9,14 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
+from typing import TypeVar
 
 from craft_server.images.store import ImageStore
 from craft_shared.errors import Code, Refusal
 from craft_shared.messages import StoredImage
+
+T = TypeVar("T")
 
 _RETRY_AFTER_S = 5
 
@@ -48,26 +52,35 @@ class UploadAdmission:
             Refusal: `deadline_exceeded`, or what `read` or `ImageStore.add` refuse.
         """
         end = time.monotonic() + self._deadline_s
-
-        def keep(files: Sequence[bytes]) -> list[StoredImage]:
-            return self._images.add(owner, files, owner_bytes=owner_bytes, end=end)
-
         try:
             async with asyncio.timeout(self._deadline_s), self._slots.slot(owner):
-                return await self._on_thread(keep, await read())
+                files = await read()
+                keep = partial(self._images.add, owner, files, owner_bytes=owner_bytes, end=end)
+                return await self._on_thread(keep)
         except TimeoutError as error:
             detail = f"the upload was not read after {self._deadline_s:g} s; send fewer files"
+            raise Refusal(Code.DEADLINE_EXCEEDED, detail, retry_after_s=_RETRY_AFTER_S) from error
+
+    async def do(self, owner: str, work: Callable[[], T]) -> T:
+        """Wait for a slot and do other work on images, which reads all that an owner has.
+
+        Raises:
+            Refusal: `deadline_exceeded`, or what the work refuses.
+        """
+        try:
+            async with asyncio.timeout(self._deadline_s), self._slots.slot(owner):
+                return await self._on_thread(work)
+        except TimeoutError as error:
+            detail = f"no slot was free for {self._deadline_s:g} s; others of this owner have them"
             raise Refusal(Code.DEADLINE_EXCEEDED, detail, retry_after_s=_RETRY_AFTER_S) from error
 
     def close(self) -> None:
         """Let running uploads finish and end the threads."""
         self._threads.shutdown()
 
-    async def _on_thread(
-        self, keep: Callable[[Sequence[bytes]], list[StoredImage]], files: Sequence[bytes]
-    ) -> list[StoredImage]:
-        """Store on a thread; the slot is taken until that ends, also if the caller leaves."""
-        work = asyncio.get_running_loop().run_in_executor(self._threads, keep, files)
+    async def _on_thread(self, do: Callable[[], T]) -> T:
+        """Work on a thread; the slot is taken until that ends, also if the caller leaves."""
+        work = asyncio.get_running_loop().run_in_executor(self._threads, do)
         try:
             return await asyncio.shield(work)
         finally:

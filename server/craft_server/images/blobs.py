@@ -1,6 +1,10 @@
-"""Image bytes by the SHA-256 of their content, in a folder or an object store.
+"""Bytes of images by name, in a folder or an object store.
 
-Owns the port, a folder, an object store, and what it takes for bytes to survive a power cut.
+Each owner has bytes of its own: to replace a file takes a little longer than to make one, so a file
+that owners shared would tell each that the other has it (docs/decisions/0025).
+
+Owns the names, the port, a folder, an object store, and what it takes for bytes to survive a power
+cut.
 """
 
 import hashlib
@@ -12,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
+from craft_server import private_files
 from craft_shared.errors import Code, Refusal
 
 WRITERS = 8
@@ -27,27 +32,41 @@ class BlobsDown(Refusal):
         super().__init__(Code.NOT_READY, detail, retry_after_s=_RETRY_AFTER_S)
 
 
-class Blobs(Protocol):
-    """Bytes by digest; thread-safe, and safe with other processes on the same place."""
+def name_of(owner: str, digest: str) -> str:
+    """The name of an owner's bytes, 64 hexadecimal digits.
 
-    def read(self, digest: str) -> bytes:
-        """The bytes of a blob.
+    Servers before this one took the digest itself, for all owners.
+    """
+    return hashlib.sha256(f"{owner}\0{digest}".encode()).hexdigest()
+
+
+class Blobs(Protocol):
+    """Bytes by name; thread-safe, and safe with other processes on the same place."""
+
+    def read(self, name: str) -> bytes:
+        """The bytes of a blob, which the caller holds against their digest.
 
         Raises:
-            OSError: it is not there, or is damaged.
+            OSError: it is not there.
             BlobsDown: the place does not answer.
         """
         ...
 
     def write(self, contents: Mapping[str, bytes]) -> None:
-        """Keep bytes by their digest; when this returns, they survive a power cut.
+        """Keep bytes by name; when this returns, they survive a power cut.
 
-        A blob that is there already is written again, so that the time it takes does not
-        reveal that. No
-        reader ever sees half of one.
+        A blob that is there already is written again. No reader ever sees half of one.
 
         Raises:
             BlobsDown: not all are kept; what is kept is whole.
+        """
+        ...
+
+    def remove(self, name: str) -> None:
+        """Take bytes away, if they are there; the caller knows that nobody needs them.
+
+        Raises:
+            BlobsDown: they could not be taken away.
         """
         ...
 
@@ -61,11 +80,12 @@ class BlobFolder:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        private_files.tighten(folder)  # and with it all below, without a look at each file
         self._writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="blobs")
 
-    def read(self, digest: str) -> bytes:
+    def read(self, name: str) -> bytes:
         """The bytes of a blob; raises OSError if it is not here or cannot be read."""
-        return self._path(digest).read_bytes()
+        return self._path(name).read_bytes()
 
     def write(self, contents: Mapping[str, bytes]) -> None:
         """Keep bytes; see `Blobs.write`. Nothing half written is left if the disk is full."""
@@ -74,25 +94,33 @@ class BlobFolder:
             # Syncing a file makes its bytes durable, not the name that `replace` gave it: without
             # this the store could announce, after a power cut, a name that the folder has lost.
             # One sync of each folder for all its files, after the last: the first takes longest.
-            touched = {self._path(digest).parent for digest in contents}
+            touched = {self._path(name).parent for name in contents}
             list(self._writers.map(_sync_folder, [self._folder, *touched]))
         except OSError as error:
             detail = f"the image store takes no files ({error.strerror}); none of these is kept"
+            raise BlobsDown(detail) from error
+
+    def remove(self, name: str) -> None:
+        """Take bytes away; see `Blobs.remove`."""
+        try:
+            self._path(name).unlink(missing_ok=True)
+        except OSError as error:
+            detail = f"the image store gives up no files ({error.strerror})"
             raise BlobsDown(detail) from error
 
     def close(self) -> None:
         """Let running writes finish and end the threads."""
         self._writers.shutdown()
 
-    def _path(self, digest: str) -> Path:
-        return self._folder / digest[:2] / digest
+    def _path(self, name: str) -> Path:
+        return self._folder / name[:2] / name
 
-    def _write(self, digest: str, data: bytes) -> None:
-        path = self._path(digest)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_name(f".{digest}.{secrets.token_hex(8)}")
+    def _write(self, name: str, data: bytes) -> None:
+        path = self._path(name)
+        private_files.make_folder(path.parent)
+        draft = path.with_name(f".{name}.{secrets.token_hex(8)}")
         try:
-            with draft.open("wb") as file:
+            with open(draft, "wb", opener=private_files.opener) as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -161,16 +189,14 @@ class BlobBucket:
         self._root = path.strip("/")
         self._writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="blobs")
 
-    def read(self, digest: str) -> bytes:
-        """The bytes of a blob, checked against its name."""
+    def read(self, name: str) -> bytes:
+        """The bytes of a blob; see `Blobs.read`."""
         try:
-            data: bytes = self._files.cat_file(self._path(digest))
+            data: bytes = self._files.cat_file(self._path(name))
         except FileNotFoundError:
             raise
         except Exception as error:  # each store has its own, down to its HTTP client's
             raise BlobsDown("the image store does not answer") from error
-        if hashlib.sha256(data).hexdigest() != digest:
-            raise OSError(f"{len(data)} bytes of another content stand under this name")
         return data
 
     def write(self, contents: Mapping[str, bytes]) -> None:
@@ -185,15 +211,24 @@ class BlobBucket:
             for put in puts:
                 put.cancel()
 
+    def remove(self, name: str) -> None:
+        """Take bytes away; see `Blobs.remove`."""
+        try:
+            self._files.rm_file(self._path(name))
+        except FileNotFoundError:
+            return
+        except Exception as error:
+            raise BlobsDown("the image store gives up no files") from error
+
     def close(self) -> None:
         """Let running writes finish and end the threads."""
         self._writers.shutdown()
 
-    def _path(self, digest: str) -> str:
-        return f"{self._root}/{digest[:2]}/{digest}"
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name[:2]}/{name}"
 
-    def _put(self, digest: str, data: bytes) -> None:
-        self._files.pipe_file(self._path(digest), data)
+    def _put(self, name: str, data: bytes) -> None:
+        self._files.pipe_file(self._path(name), data)
 
 
 def _open(scheme: str, url: str) -> Any:

@@ -38,6 +38,8 @@ class ImageLimits:
     owner_bytes: int
     owner_images: int
     images_per_set: int
+    owner_sets: int
+    owner_set_images: int
 
 
 def open_image(data: bytes, limits: ImageLimits) -> Image.Image:

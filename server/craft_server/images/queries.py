@@ -1,4 +1,4 @@
-"""The statements on images and image sets.
+"""The statements on images: whose they are, and who else has them.
 
 Owns their SQL. Each is built once: building a statement takes longer than running it.
 """
@@ -27,9 +27,7 @@ _OWNED = select(images.c.digest).where(
     images.c.owner == bindparam("owner"),
     images.c.digest.in_(bindparam("digests", expanding=True)),
 )
-_TOTALS = select(func.count(), func.coalesce(func.sum(images.c.bytes), 0)).where(
-    images.c.owner == bindparam("owner")
-)
+_HAD = select(images.c.owner).where(images.c.digest == bindparam("digest")).limit(1)
 _FIND_SET = select(image_sets).where(
     image_sets.c.owner == bindparam("owner"), image_sets.c.id == bindparam("id")
 )
@@ -40,7 +38,7 @@ _LOCKS = 0x696D6167
 
 
 def lock_owner(connection: Connection, owner: str) -> None:
-    """Let no other transaction add images of this owner before this one ends.
+    """Let no other transaction change what this owner has before this one ends.
 
     SQLite has one writer at a time and needs no lock. Two owners of one hash only wait in turn.
     """
@@ -59,10 +57,9 @@ def owned(connection: Connection, owner: str, digests: Iterable[str]) -> set[str
     return found
 
 
-def totals(connection: Connection, owner: str) -> tuple[int, int]:
-    """How many images an owner has, and their bytes."""
-    count, size = connection.execute(_TOTALS, {"owner": owner}).one()
-    return count, size
+def had_by_anybody(connection: Connection, digest: str) -> bool:
+    """Does any owner have this image?"""
+    return connection.execute(_HAD, {"digest": digest}).first() is not None
 
 
 def find_set(connection: Connection, owner: str, identifier: str) -> Any:

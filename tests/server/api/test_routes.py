@@ -428,6 +428,7 @@ def test_each_scope_opens_its_own_routes_only(app, anonymous, mint_key, scope):
         Scope.LOGITS_READ: {"/v1/logits"},
         Scope.IMAGES_WRITE: {
             "/v1/images",
+            "/v1/images/x",
             "/v1/images/missing",
             "/v1/image-sets",
             "/v1/image-sets/x",

@@ -184,7 +184,8 @@ def test_an_upgrade_keeps_every_row(old: str):
     before = rows(old)
     after = rows(opened(old))
     assert after.pop("alembic_version") == [{"version_num": HEAD}]
-    assert after.pop("admin_acts") == []
+    assert after.pop("admin_acts") == after.pop("image_claims") == []
+    assert [one["owner"] for one in after.pop("image_totals")] == ["lab"]
     expected = {
         table: [row | ADDED.get(table, {}) for row in content] for table, content in before.items()
     }
@@ -192,6 +193,22 @@ def test_an_upgrade_keeps_every_row(old: str):
         expected[table] = [row | more for row, more in zip(expected[table], counted, strict=True)]
     assert after == expected
     assert [len(before[name]) for name in ("keys", "requests", "ledger", "images")] == [2, 3, 1, 1]
+
+
+def test_an_upgrade_sums_up_what_each_owner_has(old: str):
+    run_script(
+        old,
+        """INSERT INTO images VALUES ('lab', 'i2', 50, 8, 8), ('other', 'i1', 100, 8, 8);
+        INSERT INTO image_sets VALUES ('lab', 's1', '', 3, 'x'), ('lab', 's2', '', 4, 'x');
+        INSERT INTO image_sets VALUES ('sets alone', 's1', '', 5, 'x');
+        """,
+    )
+    totals = {one.pop("owner"): tuple(one.values()) for one in rows(opened(old))["image_totals"]}
+    assert totals == {
+        "lab": (2, 150, 2, 7, 0, 0),
+        "other": (1, 100, 0, 0, 0, 0),
+        "sets alone": (0, 0, 1, 5, 0, 0),
+    }
 
 
 def test_the_meter_goes_on_where_the_first_release_stopped(old: str):

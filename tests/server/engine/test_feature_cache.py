@@ -77,9 +77,7 @@ def test_putting_a_record_again_drops_no_other(open_store):
 def test_a_record_that_is_not_whole_is_not_there(open_store, path, damage):
     store = open_store()
     store.put(KEY, records(1, 2))
-    change(
-        path, "UPDATE features SET record = ? WHERE digest = ?", damage, bytes.fromhex(digest(1))
-    )
+    change(path, "UPDATE records SET record = ? WHERE digest = ?", damage, bytes.fromhex(digest(1)))
     assert store.get(KEY, [digest(1), digest(2)]) == records(2)
     store.put(KEY, records(1))
     assert store.get(KEY, [digest(1)]) == records(1)
@@ -124,3 +122,31 @@ def test_capacity_zero_makes_no_file(open_store, path):
     store.put(KEY, records(1))
     assert store.get(KEY, [digest(1)]) == {}
     assert not path.exists()
+
+
+def test_records_that_an_older_server_shared_among_owners_give_their_room_back(open_store, path):
+    path.parent.mkdir()
+    change(path, "CREATE TABLE features (key TEXT, digest BLOB, record BLOB)")
+    for number in range(100):
+        row = (KEY, bytes.fromhex(digest(number)), bytes(10_000))
+        change(path, "INSERT INTO features VALUES (?, ?, ?)", *row)
+    before = path.stat().st_size
+    store = open_store()
+    assert store.get(KEY, [digest(1)]) == {}
+    store.put(KEY, records(1))
+    store.close()
+    assert path.stat().st_size < before / 10
+    assert open_store().get(KEY, [digest(1)]) == records(1)
+
+
+def test_an_old_file_that_another_process_reads_is_used_all_the_same(open_store, path):
+    path.parent.mkdir()
+    change(path, "PRAGMA journal_mode = WAL")
+    change(path, "CREATE TABLE features (key TEXT, digest BLOB, record BLOB)")
+    with sqlite3.connect(path) as other:
+        other.execute("BEGIN")
+        other.execute("SELECT * FROM features").fetchall()
+        store = open_store()
+        store.put(KEY, records(1))
+        assert store.get(KEY, [digest(1)]) == records(1)
+    other.close()

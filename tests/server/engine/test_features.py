@@ -9,12 +9,19 @@ import pytest
 
 from craft_server.db.store import Store
 from craft_server.engine.features import ImageFeatures
+from craft_server.images.blobs import name_of
 from craft_server.images.decoding import ImageLimits
 from craft_server.images.store import ImageSetRecord, ImageStore, StoredImageError
 from tests.support.serving import features_of, png, settings_in, stub_box
 
 LIMITS = ImageLimits(
-    bytes=20_000, pixels=10_000, owner_bytes=10**9, owner_images=10**6, images_per_set=10**6
+    bytes=20_000,
+    pixels=10_000,
+    owner_bytes=10**9,
+    owner_images=10**6,
+    images_per_set=10**6,
+    owner_sets=10**6,
+    owner_set_images=10**9,
 )
 
 
@@ -63,14 +70,15 @@ class Place:
         self._caches.append(ImageFeatures(self.settings, self.box, self.images))
         return self._caches[-1]
 
-    def set_of(self, *places):
+    def set_of(self, *places, owner="ann"):
         digests = [self.digests[place] for place in places]
-        made = self.images.create_set("ann", digests, name="")
-        return ImageSetRecord(id=made.id, digests=tuple(digests))
+        made = self.images.create_set(owner, digests, name="")
+        return ImageSetRecord(owner=owner, id=made.id, digests=tuple(digests))
 
     def path(self, place):
         digest = self.digests[place]
-        return self.settings.data_dir / "images" / digest[:2] / digest
+        name = name_of("ann", digest)
+        return self.settings.data_dir / "images" / name[:2] / name
 
     async def run(self, job):
         self.jobs += 1
@@ -104,7 +112,7 @@ def place(make_place):
 def test_features_are_the_models_own_in_the_sets_order_with_repeats(place):
     order = (3, 0, 3, 9)
     found = asyncio.run(place.features().of(place.set_of(*order), place.run))
-    pictures = [place.images.open(place.digests[number]) for number in order]
+    pictures = [place.images.open("ann", place.digests[number]) for number in order]
     assert np.array_equal(found, features_of(stub_box(place.settings), pictures))
     assert place.box.encoded == 3
 
@@ -326,3 +334,36 @@ def test_a_model_that_fails_leaves_the_shelf_usable(place):
         return await features.of(place.set_of(0, 1), place.run)
 
     assert asyncio.run(main()).shape[0] == 2
+
+
+@pytest.mark.parametrize("resident", [0, 100])
+@pytest.mark.parametrize("memory", [1, 100])
+def test_what_another_owner_had_encoded_saves_no_work(make_place, resident, memory):
+    """On the device, in memory or on disk: each would tell that another owner has the images."""
+    place = make_place(resident_images=resident, feature_cache=memory)
+    place.images.add("bob", [png(seed) for seed in range(10)])
+    features = place.features()
+
+    async def main():
+        of_ann, of_bob = place.set_of(0, 1, 2), place.set_of(0, 1, 2, owner="bob")
+        assert of_ann.id == of_bob.id
+        first = await features.of(of_ann, place.run)
+        jobs = place.jobs
+        assert np.array_equal(await features.of(of_bob, place.run), first)
+        assert place.jobs == 2 * jobs
+        await place.features().of(of_bob, place.run)
+
+    asyncio.run(main())
+    assert place.box.encoded == 6
+
+
+def test_owners_that_ask_at_the_same_time_share_no_work_either(place):
+    place.images.add("bob", [png(seed) for seed in range(10)])
+    features = place.features()
+
+    async def main():
+        sets = [place.set_of(*range(6), owner=owner) for owner in ("ann", "bob", "ann")]
+        await asyncio.gather(*(features.of(images, place.run) for images in sets))
+
+    asyncio.run(main())
+    assert place.box.encoded == 12

@@ -129,14 +129,6 @@ def test_a_bucket_that_does_not_answer_is_not_ready_and_keeps_its_secrets(bucket
     bucket.close()
 
 
-def test_an_object_of_another_content_is_not_believed(bucket_url):
-    bucket = BlobBucket(bucket_url)
-    bucket.write({ONE: b"half"})
-    with pytest.raises(OSError, match="4 bytes of another content"):
-        bucket.read(ONE)
-    bucket.close()
-
-
 @pytest.mark.parametrize("url", ["ftp://host/images", "bucket/prefix", "s3://", "memory:///"])
 def test_a_url_of_no_store_that_will_do_is_refused_with_those_that_do(url):
     with pytest.raises(ValueError, match=r"image_url .* cannot be used.*file://, s3://"):
@@ -212,4 +204,4 @@ def test_an_image_lost_from_the_bucket_is_a_fault_that_says_so(app, client, buck
     reply = ask(client, set_id)
     assert (reply.status_code, reply.json()["code"]) == (500, "internal")
     with pytest.raises(StoredImageError, match="restore its file"):
-        services_of(app).images.open(sha256(png(0)).hexdigest())
+        services_of(app).images.open("test", sha256(png(0)).hexdigest())

@@ -15,15 +15,20 @@ from PIL import Image, ImageFile
 
 from benchmarks.common import forged
 from craft_server.db.store import Store
-from craft_server.db.tables import image_sets
-from craft_server.images import queries as image_tables
+from craft_server.images import claims, totals
 from craft_server.images.decoding import ImageLimits, open_image
 from craft_server.images.store import ImageStore, StoredImageError
 from craft_shared.errors import Code, Refusal
 from tests.support.serving import as_bytes, png
 
 LIMITS = ImageLimits(
-    bytes=20_000, pixels=10_000, owner_bytes=100_000, owner_images=10, images_per_set=5
+    bytes=20_000,
+    pixels=10_000,
+    owner_bytes=100_000,
+    owner_images=10,
+    images_per_set=5,
+    owner_sets=4,
+    owner_set_images=12,
 )
 
 
@@ -99,7 +104,7 @@ def test_an_upload_is_known_by_its_digest_and_new_once(images):
     assert [image.new for image in first] == [True, True, False]
     assert first[0].id == first[2].id
     assert [image.new for image in images.add("ann", [png(1)])] == [False]
-    assert images.open(first[1].id).size == (16, 12)
+    assert images.open("ann", first[1].id).size == (16, 12)
 
 
 def test_one_bad_file_keeps_all_out_and_is_named(images):
@@ -127,94 +132,6 @@ def test_the_quota_counts_what_is_new_and_leaves_nothing_behind(images):
     assert caught.value.code is Code.TOO_LARGE
     assert "11 images" in caught.value.detail
     images.add("bob", [png(11)])
-
-
-def test_a_set_keeps_order_and_repeats_and_has_one_id(images):
-    a, b = (image.id for image in images.add("ann", [png(1), png(2)]))
-    made = images.create_set("ann", [b, a, b], name="train")
-    assert (made.name, made.images) == ("train", 3)
-    assert images.find_set("ann", made.id).digests == (b, a, b)
-    assert images.create_set("ann", [b, a, b], name="other") == made
-    assert images.create_set("ann", [a, b], name="").id != made.id
-
-
-def test_a_set_is_its_owners_alone(images):
-    made = images.create_set("ann", [images.add("ann", [png(1)])[0].id], name="")
-    for look in (images.find_set, images.describe_set):
-        with pytest.raises(Refusal) as caught:
-            look("bob", made.id)
-        assert caught.value.code is Code.UNKNOWN_IMAGE_SET
-
-
-def test_a_set_has_a_largest_size(images):
-    [image] = images.add("ann", [png(1)])
-    with pytest.raises(Refusal) as caught:
-        images.create_set("ann", [image.id] * 6, name="")
-    assert caught.value.code is Code.TOO_LARGE
-
-
-def test_thousands_of_ids_are_looked_up(images):
-    [image] = images.add("ann", [png(1)])
-    asked = [image.id, *(f"{number:064x}" for number in range(40_000))]
-    assert len(images.missing("ann", asked)) == 40_000
-
-
-def test_a_set_is_read_from_the_store_once_and_an_unknown_one_again(images):
-    with pytest.raises(Refusal):
-        images.find_set("ann", "set_" + "0" * 32)
-    made = images.create_set("ann", [images.add("ann", [png(1)])[0].id], name="")
-    assert images.find_set("ann", made.id) is images.find_set("ann", made.id)
-
-
-def test_a_set_larger_than_all_room_for_sets_is_read_again(tmp_path, monkeypatch):
-    monkeypatch.setattr("craft_server.images.store._KEPT_DIGESTS", 1)
-    store = Store(f"sqlite:///{tmp_path / 'craft.db'}")
-    images = ImageStore(store, tmp_path / "images", limits=LIMITS)
-    [image] = images.add("ann", [png(1)])
-    large = images.create_set("ann", [image.id] * 2, name="").id
-    small = images.create_set("ann", [image.id], name="").id
-    assert images.find_set("ann", small) is images.find_set("ann", small)
-    assert images.find_set("ann", large) == images.find_set("ann", large)
-    assert images.find_set("ann", large) is not images.find_set("ann", large)
-    assert images.find_set("ann", small) is images.find_set("ann", small)
-    images.close()
-    store.close()
-
-
-def test_replicas_that_add_the_same_at_once_both_succeed(images, monkeypatch):
-    """What another replica inserts between the look and the insert is no error."""
-    from craft_server.images import store as module
-
-    [image] = images.add("ann", [png(1)])
-    first = images.create_set("ann", [image.id], name="first")
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "owned", lambda *_: set())
-        assert images.add("ann", [png(1)])[0].new
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "find_set", Unseen(module.find_set))
-        again = images.create_set("ann", [image.id], name="second")
-    assert again == first
-    assert images.add("ann", [png(1)])[0].new is False
-
-
-class Unseen:
-    """A look that finds nothing the first time."""
-
-    def __init__(self, look):
-        self._look, self._first = look, True
-
-    def __call__(self, *asked):
-        first, self._first = self._first, False
-        return None if first else self._look(*asked)
-
-
-def test_conflicts_are_ignored_by_postgres_too():
-    from sqlalchemy.dialects import postgresql
-
-    from craft_server.images.queries import insertion
-
-    statement = insertion(postgresql.dialect(), image_sets)
-    assert "ON CONFLICT DO NOTHING" in str(statement.compile(dialect=postgresql.dialect()))
 
 
 def test_bytes_are_on_disk_before_the_row_that_announces_them(images, monkeypatch):
@@ -291,9 +208,9 @@ def test_a_file_that_is_lost_or_damaged_is_repaired_by_the_next_upload(images, t
     for harm in (file.unlink, lambda: file.write_bytes(b"damaged")):
         harm()
         with pytest.raises(StoredImageError):
-            images.open(image.id)
+            images.open("ann", image.id)
         assert not images.add("ann", [png(1)])[0].new
-        assert images.open(image.id).size == (16, 12)
+        assert images.open("ann", image.id).size == (16, 12)
 
 
 def test_a_key_may_lower_the_quota_of_its_owner_and_not_raise_it(images):
@@ -316,21 +233,19 @@ def test_an_upload_whose_time_is_up_keeps_nothing(images):
 
 
 def test_two_uploads_at_once_do_not_pass_the_quota(database_url, tmp_path, monkeypatch):
-    """Both look before either inserts; the second look, under a lock, is the one that counts."""
-    from craft_server.images import store as image_store
-
+    """Both look before either claims; the second look, under a lock, is the one that counts."""
     quota = replace(LIMITS, owner_images=10)
     store = Store(database_url)
     images = ImageStore(store, tmp_path / "images", limits=quota, decoders=2)
-    both, insert = threading.Barrier(2), image_store.insert_new
-    write = images._blobs.write
-    monkeypatch.setattr(images._blobs, "write", lambda files: (write(files), both.wait(30)))
+    both, claim, insert = threading.Barrier(2), images._claim, claims.claim
+    monkeypatch.setattr(images, "_claim", lambda *asked: (both.wait(30), claim(*asked)))
 
-    def slowly(connection, table, rows):
-        insert(connection, table, rows)
+    def slowly(*asked):
+        fresh = insert(*asked)
         time.sleep(0.2)  # before it commits: the other must wait for that
+        return fresh
 
-    monkeypatch.setattr(image_store, "insert_new", slowly)
+    monkeypatch.setattr(claims, "claim", slowly)
 
     def add(first):
         try:
@@ -342,7 +257,7 @@ def test_two_uploads_at_once_do_not_pass_the_quota(database_url, tmp_path, monke
     with ThreadPoolExecutor(2) as pool:
         ends = set(pool.map(add, [0, 6]))
     with store.read() as connection:
-        assert image_tables.totals(connection, "ann")[0] == 6
+        assert totals.look(connection, "ann").images == 6
     assert ends == {None, Code.TOO_LARGE}
     images.close()
     store.close()

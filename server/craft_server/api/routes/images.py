@@ -1,15 +1,23 @@
-"""Uploads by content address, and image sets."""
+"""Uploads by content address, image sets, and how to be rid of them."""
 
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 from starlette.datastructures import UploadFile
 
 from craft_server.api.bodies import describe, media_type, read_json
 from craft_server.api.dependencies import ImagesKey, ServicesOf
 from craft_shared.errors import Code, Refusal
-from craft_shared.messages import ImageSet, ImageSetRequest, Manifest, ManifestReply, UploadReply
+from craft_shared.messages import (
+    ImageSet,
+    ImageSetId,
+    ImageSetRequest,
+    ImageSets,
+    Manifest,
+    ManifestReply,
+    UploadReply,
+)
 
 router = APIRouter(tags=["images"])
 
@@ -72,7 +80,33 @@ async def create_set(request: Request, services: ServicesOf, key: ImagesKey) -> 
     )
 
 
+@router.get("/v1/image-sets")
+async def list_sets(
+    services: ServicesOf,
+    key: ImagesKey,
+    after: Annotated[ImageSetId | None, Query(description="`next` of the page before")] = None,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+) -> ImageSets:
+    """Page through the owner's image sets."""
+    page = partial(services.images.page_sets, key.owner, after=after or "", limit=limit)
+    return await services.threads.images.run(page)
+
+
 @router.get("/v1/image-sets/{set_id}")
 async def get_set(set_id: str, services: ServicesOf, key: ImagesKey) -> ImageSet:
     """What a set is called and how many images it has."""
     return await services.threads.images.run(services.images.describe_set, key.owner, set_id)
+
+
+@router.delete("/v1/image-sets/{set_id}", status_code=204)
+async def delete_set(set_id: str, services: ServicesOf, key: ImagesKey) -> None:
+    """Forget a set. What was bought on it is asked for again only once the set is made again."""
+    delete = partial(services.images.delete_set, key.owner, set_id)
+    await services.uploads.do(key.owner, delete)
+
+
+@router.delete("/v1/images/{image_id}", status_code=204)
+async def delete_image(image_id: str, services: ServicesOf, key: ImagesKey) -> None:
+    """Forget an image that is in no set; its bytes count until they are gone, some time later."""
+    delete = partial(services.images.delete, key.owner, image_id)
+    await services.uploads.do(key.owner, delete)
