@@ -54,6 +54,9 @@ class Faulty:
     def pipe_file(self, path, data):
         self._files.pipe_file(self._checked(path), data)
 
+    def rm_file(self, path):
+        self._files.rm_file(self._checked(path))
+
     def _checked(self, path):
         if self.down is not None:
             raise self.down
@@ -72,6 +75,15 @@ def test_what_is_written_is_read_also_through_another_process_eyes(blobs, place)
 def test_what_was_never_written_is_an_error_of_its_own(blobs):
     with pytest.raises(FileNotFoundError):
         blobs.read(ONE)
+
+
+def test_what_is_removed_is_gone_and_may_be_removed_again(blobs):
+    blobs.write(CONTENTS)
+    blobs.remove(ONE)
+    blobs.remove(ONE)
+    with pytest.raises(FileNotFoundError):
+        blobs.read(ONE)
+    assert [blobs.read(name) for name in CONTENTS if name != ONE]
 
 
 def test_many_writers_of_the_same_bytes_leave_them_whole(blobs):
@@ -118,7 +130,12 @@ def test_a_bucket_that_does_not_answer_is_not_ready_and_keeps_its_secrets(bucket
     bucket.write({ONE: b"one"})
     bucket._files = Faulty(bucket._files)
     bucket._files.down = fault
-    for act in (lambda: bucket.read(ONE), lambda: bucket.write(CONTENTS)):
+    acts = (
+        lambda: bucket.read(ONE),
+        lambda: bucket.write(CONTENTS),
+        lambda: bucket.remove(ONE),
+    )
+    for act in acts:
         with pytest.raises(BlobsDown) as caught:
             act()
         assert caught.value.code is Code.NOT_READY
