@@ -1,90 +1,32 @@
-"""Hostile requests against the real program: what answers each, after how long, at what memory.
+"""Hostile requests, each a single one: what must answer it, after how long, at what memory.
 
-    python -m benchmarks bombs [--json FILE]
-
-Prints the table of docs/security.md: for each bomb the code of the refusal, seconds until it, and
-how far the server's memory rose above where it stood. After each bomb a good request must be
-served, and the key must have paid nothing. tests/e2e/test_bombs.py holds the codes and bounds.
+attacks.py throws them and those of floods.py; tests/e2e/test_bombs.py holds codes and bounds.
 """
 
 import json
-import select
-import socket
-import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
-from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from benchmarks.common import forged
-from benchmarks.common.machine import (
-    Row,
-    describe,
-    options_of,
-    peak_mb,
-    print_heading,
-    print_table,
-    resident_mb,
-    write_json,
-)
-from benchmarks.common.servers import HOST, MULTIPART, Server, Wire, multipart, noise_png, serving
+from benchmarks.common.machine import Row, peak_mb, resident_mb
+from benchmarks.common.servers import MULTIPART, Server, Wire, multipart, noise_png
+from benchmarks.reliability.target import JSON, Target
 from craft_shared import testing, wire
 from craft_shared.messages import LogitsRequest
 from craft_shared.tensors import TENSOR_MEDIA_TYPE
 from craft_shared.wire import FloatArray
 
-COLUMNS = {
-    "bomb": "bomb",
-    "code": "answer",
-    "seconds": "seconds|.2f",
-    "peak_mb": "memory, MB|+.0f",
-}
 SETTINGS = {"model": "stub", "head_s": 2, "body_s": 3, "max_image_pixels": 32_000_000}
-"""Slow senders are cut off sooner than by default, so that a run takes a minute."""
+"""Slow senders are cut off sooner than by default, so that a run takes minutes."""
 
-_JSON = "application/json"
 _GIGABYTE = 10**9
 _MEGABYTE = bytes(2**20)
-
-
-class Target(NamedTuple):
-    """A server to attack, and what a client with a key has on it."""
-
-    port: int
-    key: str
-    image_set: str
-
-    def ask(self, path: str, kind: str, body: bytes, **headers: str) -> str:
-        """POST a whole body; what answers it."""
-        sized = {"Content_Length": str(len(body))}
-        return self.send(path, kind, iter([body]), **(sized | headers))
-
-    def send(self, path: str, kind: str, pieces: Iterable[bytes], **headers: str) -> str:
-        """POST a body piece by piece; what answers it."""
-        named = {"Content_Type": kind, "Idempotency_Key": "bomb"} | headers
-        lines = [f"{name.replace('_', '-')}: {value}" for name, value in named.items()]
-        head = [f"POST {path} HTTP/1.1", "Host: x", f"Authorization: Bearer {self.key}", *lines]
-        return self.exchange([("\r\n".join(head) + "\r\n\r\n").encode()], pieces)
-
-    def exchange(self, *parts: Iterable[bytes]) -> str:
-        """Send bytes until an answer comes; its code, or its status, or `closed`."""
-        with socket.create_connection((HOST, self.port), timeout=60) as line:
-            with suppress(ConnectionError):
-                for piece in (piece for part in parts for piece in part):
-                    if select.select([line], [], [], 0)[0]:
-                        break
-                    line.sendall(piece)
-            return _answer(line)
-
-    def logits(self, **fields: object) -> bytes:
-        """A request for logits as JSON."""
-        return json.dumps(testing.valid_request(image_set=self.image_set, **fields)).encode()
 
 
 class Bomb(NamedTuple):
@@ -147,7 +89,7 @@ def _json_bodies() -> Iterator[Bomb]:
     def filled(text: bytes) -> Callable[[Target], str]:
         """Ask with `text` in the place of the class names."""
         return lambda target: target.ask(
-            "/v1/logits", _JSON, target.logits(prompts=soft, class_names="@").replace(b'"@"', text)
+            "/v1/logits", JSON, target.logits(prompts=soft, class_names="@").replace(b'"@"', text)
         )
 
     for name, code, text in [
@@ -182,11 +124,11 @@ def _bodies() -> Iterator[Bomb]:
         return target.ask("/v1/images", MULTIPART, body)
 
     def zipped(target: Target) -> str:
-        return target.ask("/v1/logits", _JSON, b"\x1f\x8b" + _MEGABYTE, Content_Encoding="gzip")
+        return target.ask("/v1/logits", JSON, b"\x1f\x8b" + _MEGABYTE, Content_Encoding="gzip")
 
     yield Bomb("1 GB body with its length", "too_large", announced)
     yield Bomb("1 GB body of tensors in chunks", "too_large", chunked(TENSOR_MEDIA_TYPE))
-    yield Bomb("1 GB body of JSON in chunks", "too_large", chunked(_JSON))
+    yield Bomb("1 GB body of JSON in chunks", "too_large", chunked(JSON))
     yield Bomb("Content-Encoding: gzip", "media_type", zipped)
     yield Bomb("upload of 10,000 parts", "invalid_request", partial(_upload, files=[b""] * 10_000))
     yield Bomb("part header of 32 MB", "invalid_request", part_headers)
@@ -200,14 +142,14 @@ def _slow() -> Iterator[Bomb]:
             yield b"x"
 
     def body(target: Target) -> str:
-        return target.send("/v1/logits", _JSON, drops(), Content_Length="1000")
+        return target.send("/v1/logits", JSON, drops(), Content_Length="1000")
 
     def upload(target: Target) -> str:
         return target.send("/v1/images", MULTIPART, drops(part), Content_Length="1000")
 
     def trailers(target: Target) -> str:
         head = f"POST /v1/logits HTTP/1.1\r\nAuthorization: Bearer {target.key}\r\n"
-        head += f"Content-Type: {_JSON}\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n"
+        head += f"Content-Type: {JSON}\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n"
         return target.exchange([head.encode()], (b"x" * 2**16 for _ in range(1000)))
 
     part = multipart([b""])[:-60]
@@ -222,13 +164,11 @@ def _slow() -> Iterator[Bomb]:
 
 def _names() -> Iterator[Bomb]:
     def get(path: str) -> Callable[[Target], str]:
-        return lambda target: target.exchange(
-            [f"GET {path} HTTP/1.1\r\nAuthorization: Bearer {target.key}\r\n\r\n".encode()]
-        )
+        return partial(Target.get, path=path)
 
     def missing(target: Target) -> str:
         body = json.dumps({"ids": ["../../../../etc/passwd"]}).encode()
-        return target.ask("/v1/images/missing", _JSON, body)
+        return target.ask("/v1/images/missing", JSON, body)
 
     yield Bomb("set id with a NUL", "unknown_image_set", get("/v1/image-sets/set_%00"))
     yield Bomb("set id ../../../etc/passwd", "not_found", get("/v1/image-sets/../../etc/passwd"))
@@ -237,19 +177,6 @@ def _names() -> Iterator[Bomb]:
 
 def _upload(target: Target, files: list[bytes]) -> str:
     return target.ask("/v1/images", MULTIPART, multipart(files))
-
-
-def _answer(line: socket.socket) -> str:
-    reply = HTTPResponse(line)
-    try:
-        reply.begin()
-        content = reply.read()
-    except (OSError, HTTPException):
-        return "closed"
-    try:
-        return str(json.loads(content)["code"])
-    except (ValueError, KeyError):
-        return str(reply.status)
 
 
 class Range:
@@ -266,39 +193,25 @@ class Range:
 
     def serve(self) -> int:
         """Ask the good request, which is paid for once; queries spent by then."""
-        self._wire.read(
-            "POST", "/v1/logits", self._good, Content_Type=_JSON, Idempotency_Key="good"
-        )
+        self._wire.read("POST", "/v1/logits", self._good, Content_Type=JSON, Idempotency_Key="good")
         budget = json.loads(self._wire.read("GET", "/v1/key"))["budgets"]["queries"]
         self._wire.hang_up()
         return int(budget["used"]) + int(budget["held"])
 
     def throw(self, bomb: Bomb) -> Row:
         """Throw a bomb: what answered it, when, and how far memory rose."""
-        Path(f"/proc/{self._pid}/clear_refs").write_text("5")
-        before = resident_mb(self._pid)
-        began = time.perf_counter()
-        code = bomb.throw(self.target)
-        seconds = time.perf_counter() - began
-        risen = peak_mb(self._pid) - before
-        return {"bomb": bomb.name, "code": code, "seconds": seconds, "peak_mb": max(0, risen)}
+        with risen_mb(self._pid) as risen:
+            began = time.perf_counter()
+            code = bomb.throw(self.target)
+            seconds = time.perf_counter() - began
+        return {"bomb": bomb.name, "code": code, "seconds": seconds, "peak_mb": risen[0]}
 
 
-def main() -> None:
-    """Throw every bomb and print the table."""
-    options = options_of(__doc__)
-    about, rows = describe(), list[Row]()
-    with tempfile.TemporaryDirectory() as folder, serving(Path(folder), **SETTINGS) as server:
-        field = Range(server)
-        for bomb in [*bombs(), *costly()]:
-            rows.append(field.throw(bomb))
-            if rows[-1]["code"] != bomb.code or field.serve() != 1:
-                sys.exit(f"{rows[-1]}: expected {bomb.code}, and 1 query spent")
-        server.totals()
-    print_heading("Bombs", about)
-    print_table(rows, COLUMNS)
-    write_json(options.json, about, rows=rows)
-
-
-if __name__ == "__main__":
-    main()
+@contextmanager
+def risen_mb(pid: int) -> Iterator[list[float]]:
+    """How far a process's memory rises above where it stands: the one item, at the end."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+    before = resident_mb(pid)
+    risen: list[float] = []
+    yield risen
+    risen.append(max(0, peak_mb(pid) - before))

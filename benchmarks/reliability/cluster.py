@@ -260,12 +260,14 @@ class Cluster:
         self._keys_store.close()
         self.store.close()
 
-    def mint(self, queries: int, *, texts: int | None = None) -> tuple[str, str]:
+    def mint(
+        self, queries: int, owner: str = OWNER, *, texts: int | None = None
+    ) -> tuple[str, str]:
         """Id and token of a new key; its other limits are those that go with so many texts."""
         logits = None if texts is None else texts * IMAGES
         vectors = None if texts is None else queries * IMAGES
         minted = self._keys.create(
-            OWNER, queries, logit_vectors_limit=vectors, texts_limit=texts, logits_limit=logits
+            owner, queries, logit_vectors_limit=vectors, texts_limit=texts, logits_limit=logits
         )
         return minted.key.id, minted.token
 

@@ -36,12 +36,14 @@ from benchmarks.reliability.invariants import COUNTED
 from benchmarks.reliability.scenarios import SCENARIOS, Played, Scenario, play
 from benchmarks.reliability.stores import Faulty, Postgres, SqliteFile
 
+ADDED = ("rounds", "queries", "samples", "purchases", *COUNTED)
 HEADINGS = {
     "overshoot": "overshoot|,",
     "double": "double charges|,",
     "lost": "lost charges|,",
     "unexpected": "unexpected 5xx|,",
     "drained": "lost in drain|,",
+    "starved": "starved|,",
     "other": "other|,",
 }
 
@@ -101,6 +103,8 @@ def row_of(store: str, scenario: str, played: Played, seconds: float) -> Row:
         "rounds": 1,
         "queries": played.queries,
         "samples": played.samples,
+        "purchases": played.seen.purchases,
+        "p99_ms": 1000 * played.seen.p99_s,
         "seconds": seconds,
         "said": played.said,
         "details": played.findings.details,
@@ -113,17 +117,19 @@ def progress(row: Row, which: str) -> str:
     line = (
         f"{row['store']:8} {which:>7}  {row['scenario']:12}  {row['queries']:3} queries  "
         f"{row['samples']:4} samples  {row['seconds']:5.1f} s  "
-        f"{sum(row[kind] for kind in COUNTED)} findings  {row['said']}"
+        f"{sum(row[kind] for kind in COUNTED)} findings  "
+        f"onlooker {row['p99_ms']:4.0f} ms  {row['said']}"
     )
     return "\n    ".join([line, *row["details"]])
 
 
 def summed(rows: list[Row], *by: str) -> list[Row]:
-    """Rows added up by what they have in common."""
+    """Rows added up by what they have in common; of the onlooker's percentiles, the worst."""
     sums: dict[tuple[str, ...], Counter[str]] = {}
     for row in rows:
         one = sums.setdefault(tuple(row[name] for name in by), Counter())
-        one.update({name: row[name] for name in ("rounds", "queries", "samples", *COUNTED)})
+        one.update({name: row[name] for name in ADDED})
+        one["p99_ms"] = max(one["p99_ms"], row["p99_ms"])
     return [dict(zip(by, key, strict=True)) | dict(found) for key, found in sums.items()]
 
 
@@ -146,6 +152,7 @@ def conclude(rows: list[Row], seconds: float, options: argparse.Namespace, about
     """Add up and exit, with 1 if anything was found."""
     print()
     figures = {"rounds": "rounds|,", "queries": "queries|,", "samples": "samples|,", **HEADINGS}
+    figures |= {"purchases": "purchases of another owner|,", "p99_ms": "99th percentile, ms|.0f"}
     print_table(
         sorted(summed(rows, "store", "scenario"), key=lambda row: (row["store"], row["scenario"])),
         {"store": "store", "scenario": "scenario", **figures},

@@ -5,6 +5,7 @@ double        a purchase charged twice, or charged though nobody was or will be 
 lost          a purchase that a client has, but the ledger has not
 unexpected    an answer of 500 or above that is not 503 or 504, or has no code of the protocol
 drained       a request in work at SIGTERM that was never answered
+starved       another owner, at a replica that nothing was done to, failed or waited over a second
 other         all else that must not be, each in a sentence
 """
 
@@ -20,7 +21,7 @@ from benchmarks.reliability.fault_client import HOST, TIMEOUT_S, Answer, ask
 from benchmarks.reliability.load import Clients
 from craft_shared.errors import CODES, Code
 
-COUNTED = ("overshoot", "double", "lost", "unexpected", "drained", "other")
+COUNTED = ("overshoot", "double", "lost", "unexpected", "drained", "starved", "other")
 GIVEN_BACK_S = HOLD_S + 60.0
 Answers = dict[str, list[Answer]]
 """Replies of clients to each purchase, by its name."""

@@ -7,15 +7,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http.client import HTTPException
 from pathlib import Path
 from typing import NamedTuple
 
-from benchmarks.common.servers import MULTIPART, Wire, multipart, noise_png
+from benchmarks.common.servers import MULTIPART, PLENTY, Wire, multipart, noise_png
 from benchmarks.reliability.cluster import Cluster, Replica
 from benchmarks.reliability.invariants import Findings, Sampler, check
 from benchmarks.reliability.load import Clients, Purchase, draw
+from benchmarks.reliability.onlooker import MOST_S, Onlooker, Seen
 from benchmarks.reliability.proxy import Proxy
 from craft_shared.errors import Code
 
@@ -28,13 +29,20 @@ MOMENT_S = 0.7
 """Faults come so long after the first answers at most: while clients buy."""
 
 ANSWERED_S = 30.0
+AFTER_S = 2.0
+"""After a store came back: retries come once a second, and the first finds what was left."""
+
+ONLOOKER = "onlooker"
 ENDED_BY_SIGTERM = {0, -15, 143}
 """Exit codes: its own, that of the signal, and that as a container's init says it."""
 
 
 @dataclass
 class Round:
-    """One round as a scenario sees it; `said` is for the line of progress."""
+    """One round as a scenario sees it; `said` is for the line of progress.
+
+    `outages` are the times, by `monotonic`, in which the store could not serve anybody.
+    """
 
     cluster: Cluster
     rng: random.Random
@@ -43,6 +51,14 @@ class Round:
     clients: Clients
     findings: Findings
     said: str = ""
+    outages: list[tuple[float, float]] = field(default_factory=list)
+
+    @contextmanager
+    def outage(self) -> Iterator[None]:
+        """The store is taken from everybody within the block, and needs a moment afterwards."""
+        began = time.monotonic()
+        yield
+        self.outages.append((began, time.monotonic() + AFTER_S))
 
     def wait(self) -> None:
         """Until a random moment of the load."""
@@ -58,12 +74,14 @@ class Scenario(NamedTuple):
         ports: how many of the cluster's ports the clients know.
         proxied: is there a proxy in front of these?
         tight: is the budget less than what the clients want?
+        spared: the replica that nothing is done to, at which the onlooker buys.
     """
 
     disturb: Callable[[Round], None]
     ports: int = 1
     proxied: bool = False
     tight: bool = False
+    spared: int = 1
 
 
 class Played(NamedTuple):
@@ -73,6 +91,7 @@ class Played(NamedTuple):
     queries: int
     samples: int
     said: str
+    seen: Seen
 
 
 def race(_: Round) -> None:
@@ -119,14 +138,16 @@ def disk_full(now: Round) -> None:
     server = now.cluster.replicas[0]
     uploads = threading.Thread(target=_upload_until_done, args=(now, now.cluster.ports[0]))
     uploads.start()
-    now.said = now.cluster.store.full(now.rng, server.pids)
+    with now.outage():
+        now.said = now.cluster.store.full(now.rng, server.pids)
     uploads.join()
 
 
 def store_down(now: Round) -> None:
     """The store stops answering, in one of several ways, and comes back."""
     now.wait()
-    now.said = now.cluster.store.down(now.rng)
+    with now.outage():
+        now.said = now.cluster.store.down(now.rng)
 
 
 def drain(now: Round) -> None:
@@ -180,7 +201,7 @@ SCENARIOS = {
     "disk-full": Scenario(disk_full),
     "store-down": Scenario(store_down, ports=2),
     "drain": Scenario(drain),
-    "kill-replica": Scenario(kill_replica, ports=2),
+    "kill-replica": Scenario(kill_replica, ports=2, spared=0),
     "storm": Scenario(storm, proxied=True),
 }
 
@@ -195,25 +216,42 @@ def play(cluster: Cluster, scenario: Scenario, folder: Path, rng: random.Random)
     key_id, token = cluster.mint(limit, texts=texts)
     clients = Clients(folder, token, shares)
     now = Round(cluster, rng, key_id, token, clients, Findings())
-    with Sampler(cluster.ledger, key_id) as sampler, _ports(scenario, now) as ports:
+    with (
+        Sampler(cluster.ledger, key_id) as sampler,
+        _ports(scenario, now) as ports,
+        _onlooker(cluster, scenario) as onlooker,
+    ):
+        began = time.monotonic()
         try:
             clients.start(ports)
             scenario.disturb(now)
             complaints = clients.finish()
         finally:
             clients.close()
+        seen = onlooker.during(began, time.monotonic(), without=now.outages)
     cluster.heal()
     findings = check(cluster, key_id, token, clients=clients, sampler=sampler)
     findings.counts.update(now.findings.counts)
     findings.details += now.findings.details
     for complaint in complaints:
         findings.add("other", complaint)
+    if not seen.good:
+        detail = f"another owner: {seen.failures} failed ({', '.join(seen.codes)})"
+        findings.add("starved", f"{detail}, 99th percentile {seen.p99_s:.2f} s (at most {MOST_S})")
     balance = cluster.ledger.balance(key_id)
     sold = 0 if balance is None else balance.queries.sold
     if sold != limit:
         findings.add("other", f"{sold} queries were sold, {limit} were to be")
     said = "; ".join(part for part in (now.said, clients.statuses()) if part)
-    return Played(findings, sold, sampler.samples, said)
+    return Played(findings, sold, sampler.samples, said, seen)
+
+
+def _onlooker(cluster: Cluster, scenario: Scenario) -> Onlooker:
+    """Another owner at the replica that is spared, or at the one address that all have."""
+    port = cluster.ports[min(scenario.spared, len(cluster.ports) - 1)]
+    _, token = cluster.mint(PLENTY, ONLOOKER)
+    image_set = Wire(port, token).image_set([noise_png(0)])
+    return Onlooker([port], token, image_set)
 
 
 def _shares(cluster: Cluster, rng: random.Random, name: str) -> list[list[Purchase]]:
