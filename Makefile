@@ -6,7 +6,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PAGE := tests/e2e/test_page.py
 UNITS := $(addprefix tests/,shared server tuner benchmarks)
+# Tests start hundreds of programs: modules are compiled once, not by each of them; a worker has a core.
+unexport PYTHONDONTWRITEBYTECODE
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
@@ -29,14 +32,14 @@ demo: install  ## the main job: start a model server, run CraFT against it over 
 	$(BIN)/craft-tuner demo
 
 .PHONY: test
-test: install  ## all tests, with coverage
-	$(BIN)/pytest -n 2 --cov --cov-report= tests
+test: install  ## tests with coverage, all but the long ones: ten minutes on two cores
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 3 --dist worksteal -m 'not long' --ignore $(PAGE) --cov --cov-report= tests
 	$(BIN)/coverage report --include='shared/*' --fail-under=100
 	$(BIN)/coverage report --include='server/*,tuner/*' --fail-under=90
 
 .PHONY: test-fast
 test-fast: install  ## unit tests alone, under a minute
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -p no:schemathesis -m 'not slow' $(UNITS)  # a worker has a core
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -p no:schemathesis -m 'not slow' $(UNITS)
 
 .PHONY: lint
 lint: install  ## ruff (rules and format) and the dependency rules
@@ -60,7 +63,7 @@ bench: install  ## time and memory on this machine, about ten minutes; figures i
 	$(BIN)/python -m benchmarks speed
 
 .PHONY: check
-check: test lint type demo  ## what CI runs
+check: test lint type demo test-long  ## what CI runs
 	$(BIN)/python -m benchmarks demo-seeds
 	$(MAKE) gpu-check FLAGS='--device cpu --small'
 	$(BIN)/python -m benchmarks soak --minutes 1
@@ -71,6 +74,10 @@ clean:  ## remove the virtual environment, caches and runs
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage* runs var bench fuzz gpu-wheels
 
 # --- what needs more than a machine with Python -------------------------------------------------
+
+.PHONY: test-long
+test-long: install  # programs that are killed in the middle of their work and go on, five minutes
+	$(BIN)/pytest -n 2 -m long tests
 
 .PHONY: ray
 ray: install  # installs Ray
@@ -88,7 +95,7 @@ chromium: install  # installs Chromium by apt where there is none
 
 .PHONY: page-test
 page-test: chromium  # looks at the page of runs in a headless Chromium
-	$(BIN)/pytest tests/e2e/test_page.py
+	$(BIN)/pytest $(PAGE)
 
 .PHONY: docker-test
 docker-test: install  # builds both images and runs what docs/docker.md promises on a real engine

@@ -3,6 +3,8 @@
 import os
 import signal
 
+import pytest
+
 from tests.support.benches import (
     BBT,
     PLANNED,
@@ -18,6 +20,7 @@ from tests.support.benches import (
 from tests.support.serving import running
 
 
+@pytest.mark.long
 def test_killed_workers_and_killed_benches_cost_no_other_cell_and_no_query(tmp_path):
     """The key covers the plans and not a query more."""
     photos, out = build_photos(tmp_path / "photos"), tmp_path / "out"

@@ -13,6 +13,8 @@ import pytest
 from craft_server.metering.ledger import Ledger
 from tests.support.serving import SCRIPTS, png, running
 
+pytestmark = pytest.mark.long
+
 QUERIES = 90
 SETTINGS = {"method": "craft", "population": 6, "validation_folds": 2, "views": 2, "shots": 2}
 

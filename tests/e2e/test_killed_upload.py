@@ -8,6 +8,8 @@ import pytest
 from tests.support.serving import SCRIPTS, png, running
 from tests.support.slow_line import SlowLine
 
+pytestmark = pytest.mark.long
+
 FLAGS = {"population": 4, "validation_folds": 2, "views": 1, "head_hidden": 8, "shots": 2}
 
 

@@ -15,7 +15,7 @@ from tests.support.serving import image_set, running, text_request
 
 ENDS_S = 60
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 class Pair:
