@@ -7,6 +7,7 @@ import socket
 import subprocess
 import threading
 import time
+from collections import Counter
 
 import pytest
 
@@ -92,6 +93,9 @@ def test_where_the_queries_of_a_fit_went_is_one_command(photos, tmp_path):
 PLANNED = {"zero-shot": 1, "fitness": 72, "head": 12, "test": 1}
 """90 queries: 12 generations of 6 + 1 prompts, and two tests."""
 
+LIMITS = ("--logit-vectors", "348", "--texts", "172", "--logits", "696")
+"""What these cost: 84 prompts on 4 shots and 2 on 6 test images, two names each."""
+
 
 @pytest.fixture(scope="module")
 def undisturbed(photos, tmp_path_factory):
@@ -110,7 +114,7 @@ def test_a_tuner_killed_again_and_again_ends_with_the_same_adapter_and_bill(
 ):
     run = tmp_path / "run"
     with running(tmp_path, stub_seconds_per_query=0.02) as server:
-        key = server.mint(QUERIES)
+        key = server.mint(QUERIES, *LIMITS)
         fit = start_fit(server, key, photos, run)
         kills = 0
         for generations in (1, 4, 8):
@@ -168,6 +172,70 @@ def test_a_budget_that_ends_in_the_middle_leaves_an_adapter_and_a_way_on(photos,
         server.command("keys", "set-budget", key_id, "--queries", str(QUERIES))
         finish(tuner(server, key, "fit", "--resume", run))
         assert spent(server, run)[0] == sum(PLANNED.values())
+
+
+def start_auto(server, key, photos, run, seed):
+    flags = [f"--set={name}={value}" for name, value in SETTINGS.items() if name != "method"]
+    return tuner(server, key, "fit", "--data", photos, "--run", run, f"--seed={seed}", *flags)
+
+
+def test_a_key_of_two_thousand_texts_is_planned_fits_and_is_not_overshot(photos, tmp_path):
+    """An image set of shots and views and one of test images: 2 x 4 x 249 names, zero-shot's 2."""
+    with running(tmp_path) as server:
+        key = server.mint(QUERIES, "--texts", "2000")
+        said = finish(start_auto(server, key, photos, tmp_path / "run", 1))
+        plan = json.loads((tmp_path / "run" / "plan.json").read_text())
+        result = json.loads((tmp_path / "run" / "result.json").read_text())
+        (budgets,) = budgets_of(server)
+    assert (plan["method"], plan["population"], plan["binds"]) == ("bank", 4, "texts")
+    for name, value in result["spent_total"].items():
+        assert value == sum(phase["cost"][name] for phase in plan["phases"])
+    assert budgets.texts.used == result["spent_total"]["texts"] == 2 * 4 * 249 + 2 <= 2000
+    assert "the key has 90 queries, 2,000 texts left" in said
+    assert "after this run: 81 queries, 6 texts" in said
+
+
+@pytest.mark.parametrize("limit", [("--texts", "2000"), ("--logits", "20000")])
+def test_fits_that_race_for_one_key_never_spend_more_than_it_has(photos, tmp_path, limit):
+    """Each plans with all of it, as there is nobody else when it looks."""
+    with running(tmp_path, stub_seconds_per_query=0.05) as server:
+        key = server.mint(QUERIES, *limit)
+        runs = [tmp_path / f"run-{seed}" for seed in (1, 2)]
+        fits = [start_auto(server, key, photos, run, seed) for seed, run in enumerate(runs, 1)]
+        outputs = [fit.communicate(timeout=120)[0] for fit in fits]
+        (budgets,) = budgets_of(server)
+    said = "\n".join(outputs)
+    assert {fit.returncode for fit in fits} <= {0, 5}, said
+    assert any((run / "adapter.safetensors").exists() for run in runs), said
+    assert "Traceback" not in said
+    for name, budget in budgets:
+        if budget is not None:
+            assert budget.held == 0
+            assert budget.used <= budget.limit
+            bought = [bought_by(run)[name] for run in runs]
+            assert sum(bought) == budget.used
+
+
+def budgets_of(server):
+    """Where the limits of all keys stand; the books balance."""
+    store = server.store()
+    ledger = Ledger(store)
+    assert ledger.audit() == []
+    found = [ledger.budgets(key_id) for key_id in ledger.totals()]
+    store.close()
+    return found
+
+
+def bought_by(run):
+    """What a run believes it spent."""
+    file = run / "purchases.jsonl"
+    lines = file.read_text().splitlines() if file.exists() else []
+    return Counter(
+        {
+            name: sum(json.loads(line)["cost"][name] for line in lines)
+            for name in ("queries", "logit_vectors", "texts", "logits")
+        }
+    )
 
 
 def wait_for_lines(path, count, process):

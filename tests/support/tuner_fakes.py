@@ -11,11 +11,22 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from craft_shared.messages import Budget, Budgets, CardLimits, ModelCard, OutputKind, PromptKind
+from craft_shared.messages import (
+    Budget,
+    Budgets,
+    CardLimits,
+    Counters,
+    ModelCard,
+    OutputKind,
+    PromptKind,
+)
 from craft_tuner.blackbox import FloatArray, Images, IntArray, Purpose, Task, Texts
+from craft_tuner.client.purchases import add
 from craft_tuner.errors import BudgetExhausted
+from craft_tuner.plan import lacks, left_of
 
 LOGIT_SCALE = 100.0
+NOTHING = add([])
 
 
 def a_card(*, width: int = 6, digest: str = "d" * 64) -> ModelCard:
@@ -42,11 +53,16 @@ def a_card(*, width: int = 6, digest: str = "d" * 64) -> ModelCard:
     )
 
 
-def some_budgets(left: int, *, vectors: int | None = None) -> Budgets:
-    def budget(remaining: int) -> Budget:
-        return Budget(limit=remaining, used=0, held=0, remaining=remaining)
-
-    return Budgets(queries=budget(left), logit_vectors=None if vectors is None else budget(vectors))
+def some_budgets(left: int, *, vectors: int | None = None, **others: int) -> Budgets:
+    """So much left of each; `others` by counter: texts, logits."""
+    limits = {"queries": left, "logit_vectors": vectors, **others}
+    return Budgets(
+        **{
+            name: Budget(limit=limit, used=0, held=0, remaining=limit)
+            for name, limit in limits.items()
+            if limit is not None
+        }
+    )
 
 
 @dataclass
@@ -76,7 +92,11 @@ class SmoothBox:
     paid: dict[str, Question] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     templates: list[str] = field(default_factory=list)
-    used: int = 0
+    limits: dict[str, int] = field(default_factory=dict)
+    """Limits beside `limit`, by counter."""
+    names: list[str] | None = None
+    """The only names that may be asked about."""
+    spent: Counters = NOTHING
 
     def __post_init__(self) -> None:
         draw = np.random.RandomState(self.seed)
@@ -85,11 +105,21 @@ class SmoothBox:
 
     @property
     def card(self) -> ModelCard:
-        reported = {"prompt_kinds": [*self.kinds], "output": self.output}
+        reported = {
+            "prompt_kinds": [*self.kinds],
+            "output": self.output,
+            "class_names": self.names,
+        }
         return a_card(width=self.width).model_copy(update=reported)
 
+    @property
+    def used(self) -> int:
+        return self.spent.queries
+
     def budgets(self) -> Budgets:
-        return some_budgets(self.limit - self.used)
+        others = {name: limit - getattr(self.spent, name) for name, limit in self.limits.items()}
+        vectors = others.pop("logit_vectors", None)
+        return some_budgets(self.limit - self.used, vectors=vectors, **others)
 
     def text_features(self, offsets: FloatArray, more: Sequence[str] = ()) -> FloatArray:
         """Unit vectors (K + len(more), F) of the texts under offsets (n_ctx, width).
@@ -107,12 +137,13 @@ class SmoothBox:
     ) -> FloatArray:
         assert offsets.dtype == np.float32
         assert offsets.shape[1:] == (self.n_ctx, self.width)
+        assert self.names is None or set(self.names) == set(texts.class_names)
         more = texts.class_names[self.classes :]
         if step in self.paid:
             assert self.paid[step].content == offsets.tobytes(), f"{step} asked with other bytes"
             self.asked.append(step)
             return self.paid[step].logits
-        self._pay(len(offsets) * len(images.sets))
+        self._pay(len(offsets), images, names=len(texts.class_names))
         features = np.concatenate([self.sets[name] for name in images.sets])
         logits = np.stack([LOGIT_SCALE * features @ self.text_features(o, more).T for o in offsets])
         self.paid[step] = Question(purpose, step, len(offsets), offsets.tobytes(), logits)
@@ -135,10 +166,19 @@ class SmoothBox:
                 moved += draw.normal(0, 0.3, moved.shape).astype(np.float32)
         return moved
 
-    def _pay(self, queries: int) -> None:
-        if self.used + queries > self.limit:
-            raise BudgetExhausted(f"{queries} queries asked, {self.limit - self.used} left.")
-        self.used += queries
+    def _pay(self, prompts: int, images: Images, *, names: int) -> None:
+        cost = Counters(
+            queries=prompts * len(images.sets),
+            calls=1,
+            logit_vectors=prompts * images.count,
+            texts=prompts * len(images.sets) * names,
+            logits=prompts * images.count * (1 if self.output == "label" else names),
+        )
+        left = left_of(self.budgets())
+        short = lacks(cost, left)
+        if short is not None:
+            raise BudgetExhausted(f"{getattr(cost, short)} {short} asked, {left[short]} left.")
+        self.spent = add([self.spent, cost])
 
 
 def a_task(

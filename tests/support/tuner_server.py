@@ -38,6 +38,7 @@ from craft_shared.messages import (
     ManifestReply,
     ModelCard,
     ModelList,
+    Policy,
     StoredImage,
     TextPrompts,
     UploadReply,
@@ -49,6 +50,7 @@ from craft_tuner.client.purchases import add
 from craft_tuner.client.transport import Patience, Transport
 from craft_tuner.config.connection import Connection
 from craft_tuner.data.pictures import encode_png
+from craft_tuner.plan import numbers_told
 
 WIDTH = 4
 N_CTX = 4
@@ -123,9 +125,14 @@ def model_card(model: str = "fake::1", **changes: int) -> ModelCard:
 class FakeServer:
     """Images, sets, budget and purchases in memory; see the module's docstring."""
 
-    def __init__(self, *, queries: int = 10_000, cards: list[ModelCard] | None = None) -> None:
+    def __init__(
+        self, *, queries: int = 10_000, cards: list[ModelCard] | None = None, **limits: int
+    ) -> None:
+        """`limits` are those beside `queries`, by counter."""
         self.cards = cards or [model_card()]
         self.queries = queries
+        self.limits = limits
+        self.policy = Policy()
         self.images: dict[str, bytes] = {}
         self.sets: dict[str, list[str]] = {}
         self.bought: dict[str, tuple[Counters, bytes]] = {}
@@ -183,13 +190,20 @@ class FakeServer:
             owner="tests",
             scopes=["logits:read"],
             budgets=self._budgets(),
+            policy=self.policy,
             created_at=datetime(2026, 1, 1, tzinfo=UTC),
         )
 
     def _budgets(self) -> Budgets:
-        used = self.spent.queries
-        left = self.queries - used
-        return Budgets(queries=Budget(limit=self.queries, used=used, held=0, remaining=left))
+        spent = self.spent.model_dump()
+        return Budgets(
+            **{
+                name: Budget(
+                    limit=limit, used=spent[name], held=0, remaining=max(0, limit - spent[name])
+                )
+                for name, limit in {"queries": self.queries, **self.limits}.items()
+            }
+        )
 
     def spent_by_run(self) -> dict[str, Counters]:
         found: dict[str, list[Counters]] = {}
@@ -249,10 +263,15 @@ class FakeServer:
         found = logits_of(request, offsets, self.sets[request.image_set])
         prompts, images, classes = found.shape
         cost = Counters(
-            queries=prompts, calls=1, logit_vectors=prompts * images, texts=prompts * classes
+            queries=prompts,
+            calls=1,
+            logit_vectors=prompts * images,
+            texts=prompts * classes,
+            logits=prompts * images * min(classes, numbers_told(self.policy.output)),
         )
-        if self.spent.queries + prompts > self.queries:
-            raise Refusal(Code.BUDGET_EXHAUSTED, f"needs {prompts} queries")
+        for counter, budget in self._budgets():
+            if budget is not None and getattr(cost, counter) > budget.remaining:
+                raise Refusal(Code.BUDGET_EXHAUSTED, f"needs {getattr(cost, counter)} {counter}")
         self.bought[name] = (cost, _bytes(found))
         self.runs[name] = request.run
         return self._deliver(request, cost, found, replayed=False)

@@ -122,11 +122,14 @@ def score_in_parts(
 
 
 def names_at_once(card: ModelCard) -> int:
-    """Most names that a request may have; 0 where others than the classes do harm.
+    """Most names that a request may have; 0 where it may or should have the classes alone.
 
-    To a key that gets the best names alone, others would be disclosed in the classes' place.
+    A key with a list of names may ask about no others. To a key that gets the best names alone,
+    others would be disclosed in the classes' place.
     """
-    return 0 if card.output in PARTIAL else min(card.limits.classes, card.limits.texts)
+    if card.class_names is not None or card.output in PARTIAL:
+        return 0
+    return min(card.limits.classes, card.limits.texts)
 
 
 PARTIAL = ("top_k", "label")

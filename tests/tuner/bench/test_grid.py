@@ -140,8 +140,12 @@ def test_a_refusal_lists_what_there_is_to_leave_out():
     ]
 
 
-def test_logit_vectors_are_counted_where_the_key_is_limited_in_them():
-    few = [Bill(bills()[0].cell, Counters(queries=1, calls=1, logit_vectors=900, texts=1))]
-    check_payable(few, some_budgets(10, vectors=900))
-    with pytest.raises(BudgetExhausted, match="need 900 logit vectors and the key has 899 left"):
-        check_payable(few, some_budgets(10, vectors=899))
+@pytest.mark.parametrize("counter", ["logit_vectors", "texts", "logits"])
+def test_every_counter_is_checked_where_the_key_is_limited_in_it(counter):
+    small = {"queries": 1, "calls": 1, "logit_vectors": 1, "texts": 1, "logits": 1, counter: 900}
+    few = [Bill(bills()[0].cell, Counters(**small))]
+    name = "vectors" if counter == "logit_vectors" else counter
+    check_payable(few, some_budgets(10, **{name: 900}))
+    what = counter.replace("_", " ")
+    with pytest.raises(BudgetExhausted, match=f"need 900 {what} and the key has 899 left"):
+        check_payable(few, some_budgets(10, **{name: 899}))

@@ -23,6 +23,7 @@ def a_record(data="pets", method="craft", shots=16, seed=1, accuracy=0.9, **fiel
         "calls": 10,
         "logit_vectors": 2000,
         "texts": 1000,
+        "logits": 20_000,
         "prompts_per_image": 1,
         "seconds": 2.0,
         "adapter_bytes": 2048,
@@ -90,14 +91,23 @@ def test_published_numbers_stand_beside_where_they_are_known(records):
 
 
 def test_costs_are_means_of_what_is_done(records):
-    rows = rows_of(table.to_markdown(records), "Cost of a run")
-    assert rows[1][:4] == ["pets", "zero_shot", "all", "1"]
-    assert rows[2][:4] == ["pets", "bbt", "16", "100"]
-    assert rows[3] == [
-        *("pets", "craft", "16", "100", "10", "2,000", "1,000", "1", "2.0", "2.0"),
+    rows = rows_of(table.to_markdown(records), "Accuracy and cost of a run")
+    assert rows[0][3:9] == [
+        *("accuracy, %", "queries", "calls", "logit vectors", "texts", "logits"),
     ]
-    assert rows[4][8] == "4.0"
+    assert rows[1][:5] == ["pets", "zero_shot", "all", "70.00", "1"]
+    assert rows[2][:5] == ["pets", "bbt", "16", "50.00", "100"]
+    assert rows[3] == [
+        *("pets", "craft", "16", "85.00 ± 5.00", "100", "10", "2,000", "1,000", "20,000"),
+        *("1", "2.0", "2.0"),
+    ]
+    assert rows[4][10] == "4.0"
     assert len(rows) == 5
+
+
+def test_a_cost_that_a_run_of_before_did_not_count_is_not_shown_as_nothing():
+    rows = rows_of(table.to_markdown([a_record(logits=None)]), "Accuracy and cost of a run")
+    assert rows[1][7:9] == ["1,000", "-"]
 
 
 def test_several_datasets_have_a_table_for_each_number_of_shots_with_their_average():

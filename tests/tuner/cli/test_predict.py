@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from craft_shared.errors import Code
+from craft_shared.messages import Output
 from craft_tuner.adapter.adapter import Adapter
 from craft_tuner.client.client import Client
 from craft_tuner.commands import predict as classify
@@ -51,7 +52,8 @@ def test_it_says_its_price_and_writes_one_line_per_image(tuner, server):
     code, out, error = tuner("predict", "run", "photos/0.png", "photos", "photos/0.png")
     rows = rows_of(out)
     assert code == 0, error
-    assert "7 images in 1 image set(s) cost 1 queries (7 logit vectors), nothing if" in error
+    assert "7 images in 1 image set(s) cost 1 queries, 7 logit vectors, 3 texts, 21 logits" in error
+    assert "nothing if asked before" in error
     assert "to send: about " in error
     assert "the key has 10,000 queries left" in error
     assert server.spent.queries == 1
@@ -77,7 +79,7 @@ def test_each_batch_costs_a_query_for_each_prompt(tuner, server, tmp_path):
     saved(an_adapter(prompts=3), tmp_path / "run")
     code, out, error = tuner("predict", "run", "photos", "--batch", "3")
     assert code == 0, error
-    assert "7 images in 3 image set(s) cost 9 queries (21 logit vectors)" in error
+    assert "7 images in 3 image set(s) cost 9 queries, 21 logit vectors, 27 texts" in error
     assert (server.spent.queries, server.spent.logit_vectors) == (9, 21)
     assert len(rows_of(out)) == 7
 
@@ -214,13 +216,19 @@ def test_what_the_key_cannot_pay_is_refused_before_anything_is_sent(tuner, serve
     assert (tmp_path / "labels.jsonl").read_text() == "kept\n"
 
 
-def test_a_budget_of_logit_vectors_is_checked_too():
+@pytest.mark.parametrize(
+    ("counter", "cost"), [("vectors", 7), ("texts", 3), ("logits", 21), ("logits of labels", 7)]
+)
+def test_every_limit_of_the_key_is_checked(counter, cost):
     pictures = [FilePicture(Path(name), name) for name in SEVEN]
-    asked = price(batches(pictures, an_adapter(), limits()), an_adapter())
-    asked.check(some_budgets(1, vectors=7))
-    assert "and 7 logit vectors left" in price_sentence(asked, some_budgets(1, vectors=7))
-    with pytest.raises(BudgetExhausted, match="cost 7 logit vectors and the key has 6 left"):
-        asked.check(some_budgets(1, vectors=6))
+    output = Output(kind="label" if "labels" in counter else "logits")
+    asked = price(batches(pictures, an_adapter(), limits()), an_adapter(), output)
+    counter = counter.partition(" ")[0]
+    enough, short = (some_budgets(1, **{counter: left}) for left in (cost, cost - 1))
+    asked.check(enough)
+    assert f"1 queries, {cost}" in price_sentence(asked, enough).split("the key has ")[1]
+    with pytest.raises(BudgetExhausted, match=f"cost {cost} .*{counter} .* has {cost - 1} left"):
+        asked.check(short)
 
 
 def test_anyway_buys_what_can_be_paid_and_resume_the_rest(tuner, server, tmp_path):

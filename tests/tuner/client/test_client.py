@@ -370,7 +370,9 @@ def test_usage_is_asked_for_by_bucket():
     scene = a_scene()
     scene.score(some_offsets())
     total = fetch_usage(transport_to(scene.server))
-    assert total.buckets[0].counters == Counters(queries=5, calls=1, logit_vectors=35, texts=15)
+    assert total.buckets[0].counters == Counters(
+        queries=5, calls=1, logit_vectors=35, texts=15, logits=105
+    )
     assert fetch_usage(transport_to(scene.server), bucket="day").buckets[0].start is not None
 
 

@@ -94,12 +94,15 @@ def test_plan_upload_and_test_are_reported():
     )
     screen, text = watch()
     with screen:
-        screen.plan(plan, some_budgets(8000))
+        screen.plan(plan, some_budgets(8000, texts=2), cost)
+        screen.plan(plan, some_budgets(8000, texts=1), cost)
         screen.uploading(2877)(100)
         screen.testing(1437)
     reported = text.getvalue()
     assert "9 test images" in reported
-    assert "the key has 8,000 queries left" in reported
+    assert "the key has 8,000 queries, 2 texts left" in reported
+    assert "after this run: 7,999 queries, 0 texts" in reported
+    assert "less than this run still costs" in reported.split("1 texts left")[1]
     assert "uploading 2,877 images" in reported
     assert "testing it on 1,437 images" in reported
 

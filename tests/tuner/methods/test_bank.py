@@ -9,11 +9,11 @@ from craft_tuner import methods
 from craft_tuner.adapter.adapter import Adapter
 from craft_tuner.config.fit_config import FitConfig, build
 from craft_tuner.errors import BudgetExhausted, UsageError
-from craft_tuner.plan import Workload
+from craft_tuner.plan import Workload, lacks, left_of
 from craft_tuner.runs.diagnostics import BY_PROMPTS
 from craft_tuner.texts import anchors
 from tests.support.tuner_fakes import SmoothBox, a_bundle, a_task, some_budgets
-from tests.support.tuner_runs import fit
+from tests.support.tuner_runs import TEST, fit
 
 pytestmark = pytest.mark.slow
 
@@ -173,6 +173,59 @@ def test_many_classes_need_one_prompt_and_fit_into_memory_by_asking_about_fewer_
     (bank,) = [phase for phase in plan.phases if phase.purpose == "bank"]
     assert bank.cost.queries == 1
     assert bank.cost.logit_vectors == 50_000
+
+
+@pytest.mark.parametrize(
+    ("texts", "method", "prompts", "names"),
+    [
+        (8202, "bank", 8, 512),
+        (8201, "bank", 8, 511),
+        (2000, "bank", 4, 248),
+        (1000, "bank", 2, 247),
+        (300, "craft_plus", 1, 145),
+        (30, "craft_plus", 1, 10),
+        (29, "zero_shot", 0, 0),
+    ],
+)
+def test_auto_asks_fewer_names_of_a_key_of_few_texts_and_keeps_to_them(
+    texts, method, prompts, names
+) -> None:
+    """Ten texts are zero-shot's; what is left is shots and test, P prompts of N names each."""
+    plan = methods.get("auto").plan(
+        build({"method": "auto"}), WORK, some_budgets(8000, texts=texts)
+    )
+    assert (plan.method, plan.population) == (method, prompts)
+    assert plan.total.texts == 10 + 2 * prompts * names <= texts
+    assert texts - plan.total.texts < max(2 * prompts, 20)
+    assert plan.binds == ("texts" if 0 < names < 512 else "")
+    if plan.binds:
+        assert f"texts allow {names} names each" in plan.why
+
+
+@pytest.mark.parametrize("kinds", [("soft", "text"), ("text",)])
+@pytest.mark.parametrize("counter", ["queries", "logit_vectors", "texts", "logits"])
+def test_a_fit_on_a_key_of_half_spends_what_was_planned_of_every_counter(
+    tmp_path, counter, kinds
+) -> None:
+    settings, box = config("auto", bank_names=40), SmoothBox(kinds=kinds)
+    task = bundled(box, settings)
+    whole = methods.get("auto").plan(settings, Workload.of(task, TEST, card=box.card))
+    limits = {"queries": 10**9, counter: getattr(whole.total, counter) // 2}
+    box.limit, box.limits = limits.pop("queries"), limits
+    before = left_of(box.budgets())
+    plan = fit(tmp_path / "run", box, task, settings).run.plan
+    assert box.spent == plan.fit
+    assert lacks(plan.total, before) is None
+    assert plan.total != whole.total
+
+
+def test_a_key_with_a_list_of_names_is_asked_the_classes_alone(tmp_path) -> None:
+    settings, box = config("auto"), SmoothBox()
+    box.names = ["class 2", "class 0", "class 1"]
+    done = fit(tmp_path / "run", box, bundled(box, settings), settings)
+    assert done.run.plan.population == 4
+    assert done.adapter.asked.class_names == ("class 0", "class 1", "class 2")
+    assert box.spent.texts == 4 * 3
 
 
 def test_a_prompt_of_many_names_keeps_to_what_the_server_takes() -> None:

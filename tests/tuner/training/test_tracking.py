@@ -46,8 +46,8 @@ class Shown:
     def __init__(self):
         self.seen = []
 
-    def plan(self, plan, budgets):
-        self.seen.append(("plan", plan, budgets))
+    def plan(self, plan, budgets, ahead):
+        self.seen.append(("plan", plan, budgets, ahead))
 
     def traffic(self, traffic, line):
         self.seen.append(("traffic", traffic, line))
@@ -112,12 +112,12 @@ def test_everything_else_passes_through(run, notebook):
     notebook()
     watcher = Shown()
     with tracking.following("notes:make", run, watcher, say=print) as watching:
-        watching.plan("plan", "budgets")
+        watching.plan("plan", "budgets", "ahead")
         watching.traffic("traffic", "line")
         watching.uploading(3)(2)
         watching.testing(5)
     assert watcher.seen == [
-        ("plan", "plan", "budgets"),
+        ("plan", "plan", "budgets", "ahead"),
         ("traffic", "traffic", "line"),
         ("uploading", 3),
         2,

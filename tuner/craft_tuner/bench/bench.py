@@ -73,7 +73,7 @@ def bench(request: BenchRequest, settings: Settings) -> str:
         raise UsageError(f"--start-server or --server {settings.server}? give one of them")
     results_dir = ResultsDir(request.out.absolute())
     if request.dry_run:
-        planned_cells = plan_grid(request.grid, CARD, settings.allow_outside)
+        planned_cells = plan_grid(request.grid, CARD, outside=settings.allow_outside)
         statuses = [results_dir.look(planned) for planned in planned_cells]
         announce(_say, statuses, bills_of(_to_do(request, statuses), None))
         return ""
@@ -86,11 +86,11 @@ def _bench(request: BenchRequest, settings: Settings, *, allow: Allow | None = N
     results_dir = ResultsDir(request.out.absolute())
     with open_server(settings) as (screen, transport):
         card = choose_model(transport, settings.model)
-        planned_cells = plan_grid(request.grid, card, settings.allow_outside)
-        statuses = [results_dir.look(planned) for planned in planned_cells]
+        key = fetch_key(transport)
+        planned = plan_grid(request.grid, card, key.policy, outside=settings.allow_outside)
+        statuses = [results_dir.look(each) for each in planned]
         todo = _to_do(request, statuses)
-        bills = bills_of(todo, transport)
-        budgets = fetch_key(transport).budgets
+        bills, budgets = bills_of(todo, transport), key.budgets
         if allow is not None:
             allow(budgets.queries.used + add(bill.left for bill in bills).queries)
             budgets = fetch_key(transport).budgets

@@ -6,16 +6,18 @@ writes nothing.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from operator import attrgetter
 from pathlib import Path
 
-from craft_shared.messages import Budgets, Counters, ModelCard
+from craft_shared.messages import Budgets, Counters, ModelCard, Policy
 from craft_tuner import methods
 from craft_tuner.bench.grid import Cell, Grid
 from craft_tuner.config.fit_config import FitConfig
 from craft_tuner.data.dataset import Dataset
 from craft_tuner.data.sources import read_dataset
 from craft_tuner.errors import BudgetExhausted, CraftTunerError
-from craft_tuner.plan import Plan
+from craft_tuner.plan import Plan, left_of, words
 from craft_tuner.training.prepare import gather
 
 _TESTS = {"zero-shot", "test"}
@@ -38,7 +40,9 @@ class Bill:
     left: Counters
 
 
-def plan_grid(grid: Grid, card: ModelCard, outside: Sequence[Path] = ()) -> list[Planned]:
+def plan_grid(
+    grid: Grid, card: ModelCard, policy: Policy | None = None, *, outside: Sequence[Path] = ()
+) -> list[Planned]:
     """Every cell with its plan, dataset by dataset, method by method.
 
     A method that asks about nothing but test images cannot depend on shots, seed or budget: it has
@@ -52,34 +56,35 @@ def plan_grid(grid: Grid, card: ModelCard, outside: Sequence[Path] = ()) -> list
         planned
         for source in grid.data
         for dataset in [read_dataset(source, outside=outside)]
+        for plan in [partial(_plan_cell, dataset, card, policy)]
         for method in grid.methods
-        for planned in _plan_method(grid, source, method, dataset=dataset, card=card)
+        for planned in _plan_method(grid, source, method, plan=plan)
     ]
 
 
 def _plan_method(
-    grid: Grid, source: str, method: str, *, dataset: Dataset, card: ModelCard
+    grid: Grid, source: str, method: str, *, plan: Callable[[Cell], Planned]
 ) -> Iterator[Planned]:
-    alone = _plan_cell(grid.alone(source, method), dataset, card)
+    alone = plan(grid.alone(source, method))
     if alone.plan and {phase.purpose for phase in alone.plan.phases} <= _TESTS:
         yield alone
         return
     for cell in grid.cells(source, method):
-        yield _plan_cell(cell, dataset, card)
+        yield plan(cell)
 
 
-def _plan_cell(cell: Cell, dataset: Dataset, card: ModelCard) -> Planned:
+def _plan_cell(dataset: Dataset, card: ModelCard, policy: Policy | None, cell: Cell) -> Planned:
     try:
-        return Planned(cell, _plan(cell.config, dataset, card))
+        return Planned(cell, _plan(cell.config, dataset, card, policy))
     except CraftTunerError as error:
         return Planned(cell, None, error.message)
 
 
-def _plan(config: FitConfig, dataset: Dataset, card: ModelCard) -> Plan:
+def _plan(config: FitConfig, dataset: Dataset, card: ModelCard, policy: Policy | None) -> Plan:
     method = methods.get(config.method)
     method.check_key(card)
     samples = gather(config, dataset, method, card=card)
-    return method.plan(config, samples.workload(card))
+    return method.plan(config, samples.workload(card, policy))
 
 
 def check_payable(bills: Sequence[Bill], budgets: Budgets) -> None:
@@ -88,10 +93,8 @@ def check_payable(bills: Sequence[Bill], budgets: Budgets) -> None:
     Raises:
         BudgetExhausted: says what there is to leave out, and how much that saves.
     """
-    _check(bills, budgets.queries.remaining, "queries", lambda cost: cost.queries)
-    if budgets.logit_vectors is not None:
-        left = budgets.logit_vectors.remaining
-        _check(bills, left, "logit vectors", lambda cost: cost.logit_vectors)
+    for name, left in left_of(budgets).items():
+        _check(bills, left, words(name), attrgetter(name))
 
 
 def _check(bills: Sequence[Bill], left: int, what: str, count: Callable[[Counters], int]) -> None:

@@ -7,9 +7,10 @@ from craft_shared.messages import Budgets, Counters
 from craft_tuner.bench.plans import Bill
 from craft_tuner.bench.results_dir import CellStatus, spent
 from craft_tuner.client.account import fetch_spent_by_run
-from craft_tuner.client.purchases import add
+from craft_tuner.client.purchases import add, subtract
 from craft_tuner.client.transport import Transport
 from craft_tuner.errors import AccessDenied
+from craft_tuner.plan import LIMITS, amounts, left_of, left_words
 
 Say = Callable[[str], None]
 
@@ -31,7 +32,7 @@ def bills_of(todo: Sequence[CellStatus], transport: Transport | None) -> list[Bi
 def _left(status: CellStatus, bought: Counters | None) -> Counters:
     total = status.plan.total if status.plan else add([])
     bought = bought or add([])
-    return Counters(**{name: max(0, value - getattr(bought, name)) for name, value in total})
+    return subtract(total, bought)
 
 
 def announce(
@@ -50,7 +51,7 @@ def announce(
         mine = [bill.left for bill in bills if bill.cell.config.method == method]
         say(f"  {method:<18}{len(mine):>5} cells  {_price(add(mine))}")
     total = _price(add(bill.left for bill in bills))
-    left = f"; the key has {budgets.queries.remaining:,} queries left" if budgets else ""
+    left = f"; the key has {left_words(left_of(budgets))} left" if budgets else ""
     say(f"all together: {total}{left}")
 
 
@@ -70,4 +71,5 @@ def short(names: Sequence[str]) -> str:
 
 
 def _price(cost: Counters) -> str:
-    return f"{cost.queries:,} queries ({cost.logit_vectors:,} logit vectors, {cost.calls:,} calls)"
+    queries, *others = LIMITS
+    return f"{amounts(cost, [queries])} ({amounts(cost, [*others, 'calls'])})"

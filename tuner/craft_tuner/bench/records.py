@@ -9,9 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-from craft_shared.messages import Counters
 from craft_tuner import csv_text
 from craft_tuner.bench.results_dir import CellStatus, State
+from craft_tuner.plan import COUNTERS
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class Record:
     calls: int | None = None
     logit_vectors: int | None = None
     texts: int | None = None
+    logits: int | None = None
     queries_planned: int | None = None
     prompts_per_image: int | None = None
     seconds: float | None = None
@@ -68,7 +69,7 @@ def _measured(result: Mapping[str, Any]) -> dict[str, Any]:
         "accuracy": before if after is None else after,
         "zero_shot": before,
         "prompt_only": prompt,
-        **Counters.model_validate(result["spent_total"]).model_dump(),
+        **{name: result["spent_total"].get(name) for name in COUNTERS},
         "prompts_per_image": result["prompts_per_image_at_inference"],
         "seconds": sum(result["seconds"].values()),
         "adapter_bytes": result["adapter_bytes"],

@@ -9,11 +9,10 @@ from statistics import fmean, stdev
 
 from craft_tuner.bench.published import Published, published
 from craft_tuner.bench.records import Record, TableRow, columns_of, rows_of, select, shots_words
+from craft_tuner.plan import COUNTERS, words
 from craft_tuner.report.markdown import code, plain
 
 NOTHING = "-"
-
-_COST = ("queries", "calls", "logit_vectors", "texts")
 
 
 def to_markdown(records: Sequence[Record], *, command: str = "") -> str:
@@ -26,7 +25,7 @@ def to_markdown(records: Sequence[Record], *, command: str = "") -> str:
         for shots in columns_of(records):
             parts += ["", f"## All datasets, {shots_words(shots)}: accuracy, %", ""]
             parts += _by_dataset(records, datasets, shots)
-    parts += ["", "## Cost of a run", "", *_costs(records)]
+    parts += ["", "## Accuracy and cost of a run", "", *_costs(records)]
     parts += _troubles(records)
     parts += ["", "## Published", "", *_published_averages()]
     return "\n".join(parts) + "\n"
@@ -99,7 +98,7 @@ def _by_dataset(
 
 
 def _costs(records: Sequence[Record]) -> Iterator[str]:
-    """Means over seeds of what is done."""
+    """What the accuracies cost in every counter, means over seeds of what is done."""
     rows = []
     for data in dict.fromkeys(one.data for one in records):
         for line in rows_of([one for one in records if one.data == data]):
@@ -111,21 +110,23 @@ def _costs(records: Sequence[Record]) -> Iterator[str]:
             for shots in dict.fromkeys(one.shots for one in mine):
                 some = [one for one in mine if one.shots == shots and one.state == "done"]
                 rows += [(plain(data), _cost_row(line, shots, some))] if some else []
-    head = ["data", "method", "shots", "queries", "calls", "logit vectors", "texts"]
+    head = ["data", "method", "shots", "accuracy, %", *map(words, COUNTERS)]
     yield from grid([*head, "prompts per image", "seconds", "adapter, KiB"], rows)
 
 
 def _cost_row(line: TableRow, shots: int | None, records: Sequence[Record]) -> list[str]:
-    def mean(name: str) -> float:
-        return fmean(getattr(one, name) for one in records)
+    def mean(name: str, digits: int = 0, *, unit: int = 1) -> str:
+        found = [getattr(one, name) for one in records]
+        return NOTHING if None in found else f"{fmean(found) / unit:,.{digits}f}"
 
     return [
         line.label,
         "all" if shots is None else str(shots),
-        *(f"{mean(name):,.0f}" for name in _COST),
-        f"{mean('prompts_per_image'):,.0f}",
-        f"{mean('seconds'):,.1f}",
-        f"{mean('adapter_bytes') / 1024:,.1f}",
+        entry(records),
+        *map(mean, COUNTERS),
+        mean("prompts_per_image"),
+        mean("seconds", 1),
+        mean("adapter_bytes", 1, unit=1024),
     ]
 
 

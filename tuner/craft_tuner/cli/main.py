@@ -241,6 +241,7 @@ def usage(
 ) -> None:
     """Show what the key has left and what the server's ledger says that it spent."""
     from craft_tuner.commands import fit as commands
+    from craft_tuner.plan import COUNTERS, words
 
     sources = gather_sources(config, server=server, key=key, timeout_s=timeout)
     info, spent = commands.usage(sources.settings, bucket=by)
@@ -249,9 +250,10 @@ def usage(
             json.dumps({"key": info.model_dump(mode="json"), **spent.model_dump(mode="json")})
         )
         return
-    queries = info.budgets.queries
-    say(f"key {info.id} of {info.owner}: {queries.remaining:,} of {queries.limit:,} queries left")
-    give("start\tqueries\tcalls\tlogit_vectors\ttexts")
+    stands = [(words(name), budget) for name, budget in info.budgets if budget is not None]
+    left = (f"{one.remaining:,} of {one.limit:,} {what}" for what, one in stands)
+    say(f"key {info.id} of {info.owner}: {', '.join(left)} left")
+    give("\t".join(["start", *COUNTERS]))
     for bucket in spent.buckets:
         counters = "\t".join(str(value) for _, value in bucket.counters)
         give(f"{bucket.start.isoformat() if bucket.start else 'total'}\t{counters}")

@@ -17,6 +17,7 @@ from craft_shared import wire
 from craft_shared.messages import (
     Budgets,
     ImageSet,
+    KeyInfo,
     LogitsReply,
     LogitsRequest,
     ModelCard,
@@ -93,9 +94,13 @@ class Client:
         """What the server says of its model."""
         return self._card
 
+    def key(self) -> KeyInfo:
+        """What the key may do and has left, as the server says."""
+        return fetch_key(self._transport)
+
     def budgets(self) -> Budgets:
         """What the key has left, as the server counts it."""
-        return fetch_key(self._transport).budgets
+        return self.key().budgets
 
     def upload(
         self,

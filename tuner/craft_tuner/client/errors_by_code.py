@@ -28,6 +28,10 @@ _ERRORS: dict[str, tuple[type[CraftTunerError], str]] = {
         AccessDenied,
         "the server's owner switched these prompts off; choose another --method",
     ),
+    Code.CLASS_NAMES_DENIED: (
+        AccessDenied,
+        "use the classes that the key is for, or ask the server's owner for another key",
+    ),
     Code.BUDGET_EXHAUSTED: (
         BudgetExhausted,
         "lower --budget, or ask the server's owner for more (`craft-server keys set-budget`)",

@@ -60,7 +60,7 @@ class Purchases:
         return add(purchase.cost for purchase in self._bought.values())
 
     def by_purpose(self) -> dict[Purpose, Counters]:
-        """The four counters for each purpose, in order of the first purchase."""
+        """The counters for each purpose, in order of the first purchase."""
         costs: defaultdict[Purpose, list[Counters]] = defaultdict(list)
         for purchase in self._bought.values():
             costs[purchase.purpose].append(purchase.cost)
@@ -74,6 +74,11 @@ def add(costs: Iterable[Counters]) -> Counters:
         for name, value in cost:
             total[name] += value
     return Counters(**total)
+
+
+def subtract(cost: Counters, paid: Counters) -> Counters:
+    """What of a price is not paid yet; never below 0."""
+    return Counters(**{name: max(0, value - getattr(paid, name)) for name, value in cost})
 
 
 def _load(file: Path | None) -> list[Purchase]:

@@ -8,10 +8,11 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from craft_shared.messages import KeyInfo, ModelCard, UsageReply
+from craft_shared.messages import Counters, KeyInfo, ModelCard, UsageReply
 from craft_tuner.adapter.adapter import Adapter
 from craft_tuner.client.account import choose_model, fetch_key, fetch_usage
 from craft_tuner.client.batching import images_per_set
+from craft_tuner.client.client import Client
 from craft_tuner.client.transport import Transport
 from craft_tuner.commands.progress import Screen
 from craft_tuner.commands.session import INTERRUPTED, client_for, open_server
@@ -24,6 +25,8 @@ from craft_tuner.data.sources import absolute, read_dataset
 from craft_tuner.errors import CraftTunerError, RunError
 from craft_tuner.inference import evaluate as evaluation
 from craft_tuner.inference.evaluate import Evaluation
+from craft_tuner.inference.predict import cost_of
+from craft_tuner.plan import amounts, left_of, left_words
 from craft_tuner.report import summary_rows, write_report
 from craft_tuner.runs.run import Run
 from craft_tuner.training import fit as fitting
@@ -105,8 +108,7 @@ def evaluate(
         recognise(item.picture)
     with open_server(settings) as (screen, transport):
         client = client_for(adapter, transport, settings)
-        ways = adapter.prompts_per_image + zero_shot
-        _say_cost(screen, transport, client.card, adapter, images=len(items), prompts=ways)
+        _say_cost(screen, client, adapter, images=len(items), zero_shot=zero_shot)
         images = client.upload(
             pictures_of(items),
             name="evaluate",
@@ -169,23 +171,18 @@ def _carry_out(
         raise
     for name, value in summary_rows(result):
         screen.say(f"{name}: {value}")
-    screen.say(f"{result['spent_total']['queries']:,} queries spent; see {write_report(run)}")
+    spent = Counters.model_validate(result["spent_total"])
+    screen.say(f"{amounts(spent)} spent; see {write_report(run)}")
     return result
 
 
 def _say_cost(
-    screen: Screen,
-    transport: Transport,
-    card: ModelCard,
-    adapter: Adapter,
-    *,
-    images: int,
-    prompts: int,
+    screen: Screen, client: Client, adapter: Adapter, *, images: int, zero_shot: bool
 ) -> None:
-    sets = -(-images // images_per_set(len(adapter.asked.class_names), card.limits))
-    left = fetch_key(transport).budgets.queries.remaining
+    sets = -(-images // images_per_set(len(adapter.asked.class_names), client.card.limits))
+    key = client.key()
+    cost = cost_of(adapter, key.policy.output, images=images, sets=sets, zero_shot=zero_shot)
     screen.say(
-        f"{images:,} images in {sets} image set(s) cost {sets * prompts:,} queries "
-        f"({images * prompts:,} logit vectors), nothing if asked before; "
-        f"the key has {left:,} queries left"
+        f"{images:,} images in {sets} image set(s) cost {amounts(cost)}, nothing if asked before; "
+        f"the key has {left_words(left_of(key.budgets))} left"
     )

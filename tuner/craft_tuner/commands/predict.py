@@ -20,6 +20,7 @@ from craft_tuner.data.named import Named, find_pictures
 from craft_tuner.errors import BudgetExhausted, DataError
 from craft_tuner.inference.predict import Batch, Price, ask, batches, price
 from craft_tuner.inference.writer import AnswerWriter, rows
+from craft_tuner.plan import amounts, left_of, left_words
 
 _AGAIN = "the same command goes on (with --out, --resume keeps the lines that it has)"
 
@@ -76,21 +77,19 @@ def predict(
 def _check(
     client: Client, adapter: Adapter, asked: Sequence[Batch], *, screen: Screen, anyway: bool
 ) -> None:
-    cost, budgets = price(asked, adapter), client.budgets()
-    screen.say(price_sentence(cost, budgets))
+    key = client.key()
+    cost = price(asked, adapter, key.policy.output)
+    screen.say(price_sentence(cost, key.budgets))
     if not anyway:
-        cost.check(budgets)
+        cost.check(key.budgets)
 
 
 def price_sentence(cost: Price, budgets: Budgets) -> str:
     """The price and what the key has left, for people."""
-    vectors = budgets.logit_vectors
-    more = f" and {vectors.remaining:,} logit vectors" if vectors else ""
     return (
-        f"{cost.images:,} images in {cost.batches:,} image set(s) cost {cost.queries:,} "
-        f"queries ({cost.logit_vectors:,} logit vectors), nothing if asked before; to send: "
-        f"about {decimal(cost.bytes)} (what the server lacks); the key has "
-        f"{budgets.queries.remaining:,} queries{more} left"
+        f"{cost.images:,} images in {cost.batches:,} image set(s) cost {amounts(cost.cost)}, "
+        f"nothing if asked before; to send: about {decimal(cost.bytes)} (what the server lacks); "
+        f"the key has {left_words(left_of(budgets))} left"
     )
 
 

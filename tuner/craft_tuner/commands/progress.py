@@ -14,10 +14,10 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
-from craft_shared.messages import Budgets
+from craft_shared.messages import Budgets, Counters
 from craft_tuner.errors import printable
 from craft_tuner.methods.base import Progress
-from craft_tuner.plan import Plan
+from craft_tuner.plan import Plan, left_of, left_words
 from craft_tuner.training.traffic import Link, Traffic
 
 PLAIN_LINES = 20
@@ -59,10 +59,16 @@ class Screen:
         """Print a line that stays."""
         self._console.print(printable(sentence), markup=False, highlight=False, soft_wrap=True)
 
-    def plan(self, plan: Plan, budgets: Budgets) -> None:
-        """Show what the run will spend, and of what."""
+    def plan(self, plan: Plan, budgets: Budgets, ahead: Counters) -> None:
+        """Show what the run will spend, of what, and what will be left."""
+        left = left_of(budgets)
+        after = {name: value - getattr(ahead, name) for name, value in left.items()}
         self.say(plan.table())
-        self.say(f"the key has {budgets.queries.remaining:,} queries left")
+        self.say(f"the key has {left_words(left)} left")
+        if min(after.values()) >= 0:
+            self.say(f"after this run: {left_words(after)}")
+        else:
+            self.say("that is less than this run still costs: the server will stop it")
 
     def traffic(self, traffic: Traffic, line: Link) -> None:
         """Show what will go over the line; how long it takes, once the rate is known."""

@@ -12,6 +12,7 @@ from craft_tuner.client.transport import Transport
 from craft_tuner.commands.progress import Screen
 from craft_tuner.config.settings import Settings
 from craft_tuner.inference import evaluate as evaluation
+from craft_tuner.plan import check_names
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
@@ -32,8 +33,10 @@ def client_for(adapter: Adapter, transport: Transport, settings: Settings) -> Cl
     """A client whose purchases are the adapter's: the same question again is free.
 
     Raises:
+        AccessDenied: the key may not ask about the adapter's names.
         WrongModel: the server's model is not the adapter's.
     """
     card = choose_model(transport, settings.model, prefer=adapter.card.model)
     adapter.check(card)
+    check_names(card, adapter.asked.class_names)
     return Client(transport, card, run_id=evaluation.purchase_name(adapter))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from craft_shared.messages import Budgets, CardLimits
+from craft_shared.messages import Budgets, CardLimits, Counters, Output
 from craft_tuner.adapter.adapter import Adapter
 from craft_tuner.blackbox import FloatArray
 from craft_tuner.client.batching import images_per_set
@@ -19,6 +19,8 @@ from craft_tuner.client.client import Client
 from craft_tuner.client.uploads import OnUploaded, Upload
 from craft_tuner.data.pictures import SAMPLE, Picture, decode
 from craft_tuner.errors import BudgetExhausted, PictureError, UsageError
+from craft_tuner.plan import amounts, lacks, left_of, numbers_told, sum_costs
+from craft_tuner.plan import price as price_phase
 
 Batch = tuple[Picture, ...]
 
@@ -29,8 +31,7 @@ class Price:
 
     images: int
     batches: int
-    queries: int
-    logit_vectors: int
+    cost: Counters
     bytes: int
 
     def check(self, budgets: Budgets) -> None:
@@ -39,16 +40,15 @@ class Price:
         Raises:
             BudgetExhausted: it cannot.
         """
-        wanted = {"queries": self.queries, "logit vectors": self.logit_vectors}
-        left = {"queries": budgets.queries, "logit vectors": budgets.logit_vectors}
-        for name, budget in left.items():
-            if budget is not None and wanted[name] > budget.remaining:
-                raise BudgetExhausted(
-                    f"{self.images:,} images cost {wanted[name]:,} {name} and the key has "
-                    f"{budget.remaining:,} left; nothing is spent. Name fewer images, ask the "
-                    "server's owner for more, or begin with --anyway: what was asked before is "
-                    "free, and what is answered is kept"
-                )
+        left = left_of(budgets)
+        short = lacks(self.cost, left)
+        if short is not None:
+            raise BudgetExhausted(
+                f"{self.images:,} images cost {amounts(self.cost, [short])} and the key has "
+                f"{left[short]:,} left; nothing is spent. Name fewer images, ask the "
+                "server's owner for more, or begin with --anyway: what was asked before is "
+                "free, and what is answered is kept"
+            )
 
 
 @dataclass(frozen=True)
@@ -78,17 +78,27 @@ def batches(
     return [tuple(pictures[start : start + step]) for start in range(0, len(pictures), step)]
 
 
-def price(asked: Sequence[Batch], adapter: Adapter) -> Price:
-    """What batches cost, if none of them was asked before; reads a few pictures to weigh all."""
+def price(asked: Sequence[Batch], adapter: Adapter, output: Output) -> Price:
+    """What batches cost, if none of them was asked before; reads a few pictures to weigh all.
+
+    `output` is what the key is told.
+    """
     pictures = [picture for batch in asked for picture in batch]
+    cost = cost_of(adapter, output, images=len(pictures), sets=len(asked))
+    return Price(len(pictures), len(asked), cost, _weigh(pictures))
+
+
+def cost_of(
+    adapter: Adapter, output: Output, *, images: int, sets: int, zero_shot: bool = False
+) -> Counters:
+    """What an adapter's answers about images cost, and zero-shot's beside them."""
+    size = {"images": images, "sets": sets, "told": numbers_told(output)}
+    asked, classes = len(adapter.asked.class_names), len(adapter.card.class_names)
     prompts = adapter.prompts_per_image
-    return Price(
-        images=len(pictures),
-        batches=len(asked),
-        queries=prompts * len(asked),
-        logit_vectors=prompts * len(pictures),
-        bytes=_weigh(pictures),
-    )
+    phases = [price_phase("inference", "", prompts=prompts, names=asked, **size)]
+    if zero_shot:
+        phases.append(price_phase("zero-shot", "", prompts=1, names=classes, **size))
+    return sum_costs(phases)
 
 
 def ask(

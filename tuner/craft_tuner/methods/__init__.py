@@ -2,10 +2,20 @@
 
 from craft_tuner import method_registry
 from craft_tuner.errors import UsageError
+from craft_tuner.methods.affordable import affordable
 from craft_tuner.methods.base import Method, OnProgress, Progress
 from craft_tuner.methods.recorder import MemoryRecorder, Recorder
 
-__all__ = ["MemoryRecorder", "Method", "OnProgress", "Progress", "Recorder", "get", "names"]
+__all__ = [
+    "MemoryRecorder",
+    "Method",
+    "OnProgress",
+    "Progress",
+    "Recorder",
+    "affordable",
+    "get",
+    "names",
+]
 
 names = method_registry.names
 

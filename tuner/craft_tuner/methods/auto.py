@@ -1,4 +1,4 @@
-"""Which method, and how much of it: decided by what a run may spend and send.
+"""Which method, and how much of it: decided by what a run may spend, of every counter, and send.
 
 Source: this project (docs/method.md). More prompts make a better head until they span the image
 feature, at about eight with many names; below that the budget decides. CraFT's search is never
@@ -13,11 +13,12 @@ from craft_tuner.adapter.adapter import Adapter
 from craft_tuner.blackbox import BlackBox, Task
 from craft_tuner.config.fit_config import FitConfig
 from craft_tuner.errors import BudgetExhausted
-from craft_tuner.methods.bank import Bank, BankSettings, CraftPlus
+from craft_tuner.methods.bank import Bank, CraftPlus, names_of
 from craft_tuner.methods.base import Method, OnProgress
+from craft_tuner.methods.prompt_bank import BankSettings, extra_names
 from craft_tuner.methods.recorder import Recorder
 from craft_tuner.methods.zero_shot import ZeroShot
-from craft_tuner.plan import Plan, Workload
+from craft_tuner.plan import Plan, Workload, words
 
 WIDE = 500
 """Classes from which one prompt spans the image feature of any CLIP."""
@@ -25,9 +26,13 @@ WIDE = 500
 LABELS = 4
 """Prompts below which labels teach nothing: one label can but be renamed (docs/results.md)."""
 
+LEAST_NAMES = 240
+"""Names of a prompt that go before more prompts: with half as many, heads are as good on images of
+the shots' source and up to four points below zero-shot on others (docs/results.md)."""
+
 
 class Auto(Method):
-    """A bank of as many prompts as the budget allows, else one prompt, else none."""
+    """A bank of as many prompts as the limits allow, else one prompt, else none."""
 
     name = "auto"
     summary = "the best that the budget, the key and the task allow: bank, craft_plus or zero_shot"
@@ -44,7 +49,8 @@ class Auto(Method):
             chosen = config.model_copy(update={"bank_prompts": prompts})
             with suppress(BudgetExhausted):
                 plan = method.plan(chosen, work, budgets)
-                return plan.model_copy(update={"why": _reason(plan, config, work)})
+                if _names_enough(plan, chosen, work):
+                    return plan.model_copy(update={"why": _reason(plan, config, work)})
         plan = ZeroShot().plan(config, work, budgets)
         why = "the budget allows no question about the shots"
         if work.labels:
@@ -75,6 +81,12 @@ def _offers(config: FitConfig, work: Workload) -> Iterator[tuple[int, Method]]:
         yield 1, Bank()
 
 
+def _names_enough(plan: Plan, config: FitConfig, work: Workload) -> bool:
+    """Whether a prompt asks as many names as there are to ask, or enough of them."""
+    all_of_them = work.classes + extra_names(config, work, plan.population)
+    return plan.population == 1 or names_of(plan) >= min(all_of_them, LEAST_NAMES)
+
+
 def _one_is_enough(work: Workload) -> bool:
     return work.classes >= WIDE and not work.labels
 
@@ -82,6 +94,8 @@ def _one_is_enough(work: Workload) -> bool:
 def _reason(plan: Plan, config: FitConfig, work: Workload) -> str:
     asked = "1 prompt costs" if plan.population == 1 else f"{plan.population} prompts cost"
     cost = f"{asked} {plan.total.queries:,} queries"
+    if plan.binds:
+        return f"{cost}; the key's {words(plan.binds)} allow {names_of(plan)} names each"
     if plan.population == config.of(BankSettings).bank_prompts:
         return f"{cost}, as many prompts as --bank-prompts allows"
     if _one_is_enough(work):

@@ -10,60 +10,30 @@ where the key may send text alone. `CraftPlus` asks the plain one only, by text.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
-from pydantic import Field
 
-from craft_shared.messages import Budgets, PromptKind
+from craft_shared.messages import Budgets, Counters, PromptKind
 from craft_shared.tensors import Tensors
 from craft_tuner.adapter.adapter import Adapter, describe
-from craft_tuner.blackbox import BlackBox, FloatArray, Images, Task, Texts, names_at_once
+from craft_tuner.blackbox import BlackBox, FloatArray, Images, Task
 from craft_tuner.config.fit_config import FitConfig
-from craft_tuner.config.method_settings import MethodSettings
 from craft_tuner.errors import UsageError
 from craft_tuner.heads.candidates import Shots
 from craft_tuner.heads.prompt_selection import informative
 from craft_tuner.heads.selection import Choice, choose
 from craft_tuner.methods.base import Method, OnProgress
 from craft_tuner.methods.loop import Step, fit_generations
+from craft_tuner.methods.prompt_bank import BankSettings, compose, extra_names
 from craft_tuner.methods.recorder import Recorder
-from craft_tuner.plan import Plan, Workload, plan_phases, price
+from craft_tuner.plan import Plan, Workload, lacks, largest, left_of, plan_phases, price
 from craft_tuner.runs.diagnostics import BY_PROMPTS
 from craft_tuner.runs.journal import Checkpoint, Metrics
-from craft_tuner.seeds import Stream, stream
-from craft_tuner.texts import anchors, imagenet_templates
 
-COLUMNS = 4096
-"""Most numbers per image: P prompts get fewer names each."""
 MEMORY = 2**28
 """Bytes that the logits of a bank may take as float64; beyond it, fewer views are asked about."""
-
-
-class BankSettings(MethodSettings):
-    """What is asked, and how much of it an answer may cost."""
-
-    listed_after: ClassVar[str | None] = "head_epochs"
-
-    bank_prompts: int = Field(
-        8, ge=1, le=256, description="bank: most prompts, so queries per image set"
-    )
-    bank_names: int = Field(
-        512,
-        ge=0,
-        le=4096,
-        description="bank, craft_plus: most names asked beside the classes",
-    )
-    bank_std: float = Field(
-        1.0, gt=0, le=1e3, description="bank: standard deviation of its random offsets"
-    )
-    prompts_per_image: int | None = Field(
-        None,
-        ge=1,
-        le=256,
-        description="bank: prompts that an answer may cost, the most informative; none: all",
-    )
 
 
 class Bank(Method):
@@ -72,6 +42,7 @@ class Bank(Method):
     name = "bank"
     summary = "P prompts that name common things beside the classes; a linear head, cross-validated"
     settings = BankSettings
+    levers: ClassVar[tuple[str, ...]] = ("bank_prompts",)
     bundled = True
 
     def views(self, config: FitConfig) -> int:
@@ -85,12 +56,31 @@ class Bank(Method):
     def plan(self, config: FitConfig, work: Workload, budgets: Budgets | None = None) -> Plan:
         """P queries per image set of shots and views, then as many as an answer costs at the test.
 
-        Where all image sets of the bundle do not fit into `MEMORY`, the first are asked about.
+        Fewer names are asked where the key's texts or logits do not cover all. Where all image sets
+        of the bundle do not fit into `MEMORY`, the first are asked about.
         """
-        prompts, most = self.prompts(config), config.of(BankSettings).prompts_per_image
-        names = work.classes + extra_names(config, work, prompts)
-        room = MEMORY // (8 * prompts * names * work.set_size)
+        prompts, left = self.prompts(config), left_of(budgets)
+        most = work.classes + extra_names(config, work, prompts)
+        room = MEMORY // (8 * prompts * most * work.set_size)
         sets = max(1, min(-(-work.bundle // work.set_size), room))
+        ask = partial(self._ask, config, work, sets=sets)
+        names = largest(
+            lambda names: lacks(ask(names=names).total, left) is None, work.classes, most
+        )
+        binds = lacks(ask(names=names + 1).total, left) if names < most else None
+        return ask(budgets, names=names).model_copy(update={"binds": binds or ""})
+
+    def _ask(
+        self,
+        config: FitConfig,
+        work: Workload,
+        budgets: Budgets | None = None,
+        *,
+        sets: int,
+        names: int,
+    ) -> Plan:
+        """The plan of a question with so many names about the first image sets."""
+        prompts, most = self.prompts(config), config.of(BankSettings).prompts_per_image
         rows = min(work.bundle, sets * work.set_size)
         bought = price(
             "bank",
@@ -99,6 +89,7 @@ class Bank(Method):
             images=rows,
             sets=sets,
             names=names,
+            told=work.told,
         )
         plan = plan_phases(
             config,
@@ -127,6 +118,7 @@ class CraftPlus(Bank):
     name = "craft_plus"
     summary = "one plain prompt that names common things beside the classes; a linear head"
     prompt_kind: ClassVar[PromptKind | None] = "text"
+    levers = ()
 
     def prompts(self, config: FitConfig) -> int:
         """One."""
@@ -139,7 +131,9 @@ class BankTraining:
     def __init__(self, box: BlackBox, task: Task, recorder: Recorder, *, method: str) -> None:
         self._box, self._task, self._method = box, task, method
         self._config, self._plan = recorder.config, recorder.plan
-        self._bank = compose(box, task, self._config, prompts=self._plan.population)
+        self._bank = compose(
+            box, task, self._config, prompts=self._plan.population, names=names_of(self._plan)
+        )
         self._asked = self._bank
         self._choice: Choice | None = None
 
@@ -218,62 +212,21 @@ class BankTraining:
         return sorted(order[: most or len(order)])
 
 
-@dataclass(frozen=True)
-class PromptBank:
-    """What is asked of every image: offsets or templates, with these names."""
-
-    texts: Texts
-    offsets: FloatArray | None
-    templates: tuple[str, ...]
-
-    def ask(self, box: BlackBox, images: Images) -> FloatArray:
-        """Logits float32 (P, rows, K')."""
-        if self.offsets is None:
-            return box.score_templates(
-                self.texts, self.templates, images, purpose="bank", step="bank"
-            )
-        return box.score(self.texts, self.offsets, images, purpose="bank", step="bank")
-
-    def only(self, kept: Sequence[int]) -> "PromptBank":
-        """The prompts of these indices."""
-        offsets = None if self.offsets is None else self.offsets[[*kept]]
-        templates = tuple(self.templates[index] for index in kept) if self.templates else ()
-        return replace(self, offsets=offsets, templates=templates)
+def _price(plan: Plan) -> Counters:
+    return next(phase.cost for phase in plan.phases if phase.purpose == "bank")
 
 
-def extra_names(config: FitConfig, work: Workload, prompts: int) -> int:
-    """A, the common names asked beside the classes; fewer where the classes are among them."""
-    room = min(work.names, COLUMNS // prompts) - work.classes
-    return max(0, min(config.of(BankSettings).bank_names, room, len(anchors())))
-
-
-def compose(box: BlackBox, task: Task, config: FitConfig, *, prompts: int) -> PromptBank:
-    """The plain prompt and so many others that a bank asks with, and the names it asks of."""
-    card = box.card
-    limits = Workload(
-        classes=len(task.texts.class_names),
-        shots=task.shots.count,
-        names=names_at_once(card),
-    )
-    more = extra_names(config, limits, prompts)
-    known = set(task.texts.class_names)
-    names = (*task.texts.class_names, *[name for name in anchors() if name not in known][:more])
-    texts = replace(task.texts, class_names=names)
-    if prompts == 1 or "soft" not in card.prompt_kinds:
-        others = [text for text in imagenet_templates() if text != task.texts.template]
-        return PromptBank(texts, None, (task.texts.template, *others[: prompts - 1]))
-    draw = stream(config.seed, Stream.BANK)
-    std = config.of(BankSettings).bank_std
-    offsets = draw.normal(0, std, (prompts, config.n_ctx, card.context_width))
-    offsets[0] = 0
-    return PromptBank(texts, offsets.astype(np.float32), ())
+def names_of(plan: Plan) -> int:
+    """Names in each prompt that a bank's plan pays for."""
+    cost = _price(plan)
+    return cost.texts // cost.queries
 
 
 def _bundle(task: Task, plan: Plan) -> Images:
     """The image sets of the bundle that the plan pays for."""
     if task.bundle is None:
         raise UsageError("a bank asks about shots and views in one bundle; this task has none")
-    cost = next(phase.cost for phase in plan.phases if phase.purpose == "bank")
+    cost = _price(plan)
     sets = cost.queries // plan.population
     return Images(task.bundle.sets[:sets], cost.logit_vectors // plan.population)
 

@@ -58,6 +58,8 @@ class Method(ABC):
     """The kind of prompts that it sends; None: soft where the key may, else text."""
     settings: ClassVar[type[MethodSettings] | None] = None
     """Its own settings; None: those that all methods share are enough."""
+    levers: ClassVar[tuple[str, ...]] = ()
+    """Settings that lower its price, for the refusal of a plan that cannot be paid."""
     bundled: ClassVar[bool] = False
     """Whether it asks about shots and views together: `task.bundle`, and then no `task.views`."""
 

@@ -27,6 +27,7 @@ class BlackBoxTuning(Method):
     name = "bbt"
     summary = "prompt only: the search of CraFT without its head"
     prompt_kind: ClassVar[PromptKind | None] = "soft"
+    levers = ("population",)
 
     def views(self, config: FitConfig) -> int:
         """One, where fitness sees an augmented view."""

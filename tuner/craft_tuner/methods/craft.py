@@ -32,6 +32,7 @@ class Craft(Method):
     name = "craft"
     summary = "CraFT: a searched prompt and a residual head on logits, trained in turns"
     prompt_kind: ClassVar[PromptKind | None] = "soft"
+    levers = ("population",)
 
     def views(self, config: FitConfig) -> int:
         """The head learns from augmented views."""

@@ -44,6 +44,7 @@ class HeadOnly(Method):
     summary = "CraFT's head alone, on the plain prompt: one query a view, then training for nothing"
     prompt_kind: ClassVar[PromptKind | None] = "text"
     settings = HeadOnlySettings
+    levers = ("views",)
 
     def views(self, config: FitConfig) -> int:
         """As many as there are epochs to see them."""
@@ -60,6 +61,7 @@ class HeadOnly(Method):
             sets=work.shot_sets,
             names=work.classes,
             calls=views,
+            told=work.told,
         )
         plan = plan_phases(config, work, budgets, phases=(bought,), lever="--views")
         return plan.model_copy(update={"generations": epochs(config), "population": 1})

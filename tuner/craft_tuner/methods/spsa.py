@@ -64,6 +64,7 @@ class Spsa(Method):
     summary = "prompt only: gradients estimated from pairs of queries, in CraFT's z (Spall 1992)"
     prompt_kind: ClassVar[PromptKind | None] = "soft"
     settings = SpsaSettings
+    levers = ("spsa_pairs",)
 
     def views(self, config: FitConfig) -> int:
         """One, where fitness sees an augmented view."""

@@ -38,6 +38,7 @@ class TemplateEnsemble(Method):
     summary = "hand-written templates, their logits averaged: no training, no query but the test"
     prompt_kind: ClassVar[PromptKind | None] = "text"
     settings = TemplateEnsembleSettings
+    levers = ("ensemble_size",)
 
     def plan(self, config: FitConfig, work: Workload, budgets: Budgets | None = None) -> Plan:
         """One query per template and test image set, at the test."""

@@ -65,6 +65,7 @@ class TextSearch(Method):
     summary = "text prompts only: words of published templates edited, no language model"
     prompt_kind: ClassVar[PromptKind | None] = "text"
     settings = TextSearchSettings
+    levers = ("population",)
 
     def views(self, config: FitConfig) -> int:
         """One, where fitness sees an augmented view."""

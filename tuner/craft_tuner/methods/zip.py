@@ -60,6 +60,7 @@ class Zip(Method):
     summary = "prompt only: a low-rank context by clipped zeroth-order descent (ICLR 2025)"
     prompt_kind: ClassVar[PromptKind | None] = "soft"
     settings = ZipSettings
+    levers = ("zip_pairs",)
 
     def views(self, config: FitConfig) -> int:
         """One, where fitness sees an augmented view."""

@@ -58,7 +58,7 @@ def costs(run: RunRecord) -> Table:
         _cost_row(purpose, planned.get(purpose), spent.get(purpose), all_queries)
         for purpose in purposes
     ]
-    last = cells([count(sum(planned.values())), *(count(total[name]) for name in COUNTERS), ""])
+    last = cells([count(sum(planned.values())), *(count(total.get(name)) for name in COUNTERS), ""])
     head = ("planned queries", *_COUNTERS.values(), "share of queries")
     return Table(
         f"Spent by purpose, {run.name}",
@@ -189,6 +189,6 @@ def _cost_row(
     purpose: str, planned: int | None, spent: Mapping[str, int] | None, all_queries: int
 ) -> Row:
     share = spent["queries"] / all_queries if spent and all_queries else None
-    counters = [count(spent[name] if spent else None) for name in COUNTERS]
+    counters = [count(spent.get(name) if spent else None) for name in COUNTERS]
     bar = Cell(percent(share, 1), "n", share)
     return Row(Cell(purpose), (*cells([count(planned), *counters]), bar))

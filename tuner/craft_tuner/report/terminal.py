@@ -3,7 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-COUNTERS = ("queries", "calls", "logit_vectors", "texts")
+from craft_shared.messages import Counters
+
+COUNTERS = tuple(Counters.model_fields)
 
 
 def summary_rows(result: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -22,10 +24,13 @@ def summary_rows(result: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def cost_rows(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """What was spent, by purpose and in total: purpose, queries, calls, logit vectors, texts."""
+    """What was spent, by purpose and in total: the purpose, then each of `COUNTERS`.
+
+    A run of before one was counted has none of it.
+    """
     spent = {**result.get("spent", {}), "total": result.get("spent_total", {})}
     return [
-        (purpose, *(f"{counters[name]:,}" for name in COUNTERS))
+        (purpose, *(f"{counters.get(name, 0):,}" for name in COUNTERS))
         for purpose, counters in spent.items()
         if counters
     ]

@@ -13,18 +13,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from craft_shared.messages import Budgets, ModelCard
+from craft_shared.messages import Budgets, Counters, ModelCard
 from craft_tuner import methods
 from craft_tuner.adapter.adapter import TENSORS_FILE, Adapter
 from craft_tuner.client.account import fetch_key
 from craft_tuner.client.client import Client
-from craft_tuner.client.purchases import PURCHASES, Purchases
+from craft_tuner.client.purchases import PURCHASES, Purchases, subtract
 from craft_tuner.client.transport import Transport
 from craft_tuner.client.uploads import OnUploaded, Upload
 from craft_tuner.config.fit_config import FitConfig
 from craft_tuner.data.dataset import Dataset, Item, labels_of
 from craft_tuner.errors import RunError, UsageError
 from craft_tuner.inference.evaluate import Evaluation, evaluate
+from craft_tuner.methods import affordable
 from craft_tuner.plan import Plan
 from craft_tuner.runs import predictions
 from craft_tuner.runs import thumbnails as examples
@@ -59,10 +60,12 @@ class Prepared:
     budgets: Budgets
     traffic: Traffic
     line: Link
+    bought: Counters
+    """What the run spent before it was interrupted."""
 
     def show(self, watcher: Watcher) -> None:
         """What the fit will spend and move."""
-        watcher.plan(self.plan, self.budgets)
+        watcher.plan(self.plan, self.budgets, subtract(self.plan.total, self.bought))
         watcher.traffic(self.traffic, self.line)
 
 
@@ -84,18 +87,19 @@ def prepare(
         run: a run that goes on: its plan stands.
 
     Raises:
-        AccessDenied: the key may not send the method's prompts.
+        AccessDenied: the key may not send the method's prompts, or not ask about the classes.
         DataError: the data cannot be used.
         BudgetExhausted: the plan cannot be paid.
     """
     method = methods.get(config.method)
     method.check_key(card)
     samples = gather(config, dataset, method, card=card)
-    budgets = fetch_key(transport).budgets
+    key = fetch_key(transport)
     line = Link(transport.took_s)
     plan = run.saved_plan() if run else None
     if plan is None:
-        plan = method.plan(config, samples.workload(card), budgets)
+        work = samples.workload(card, key.policy)
+        plan = affordable(method, config, work, key.budgets)
         if not isinstance(plan, Plan):
             raise UsageError(f"method {method.name!r} plans {plan!r}; needed: a Plan")
     load = Load(samples.pictures, samples.weigh())
@@ -107,7 +111,11 @@ def prepare(
         pictures=load,
         prompt_kind=method.prompt_kind or ("soft" if "soft" in card.prompt_kinds else "text"),
     )
-    return Prepared(samples, plan, budgets, traffic, line)
+    return Prepared(samples, plan, key.budgets, traffic, line, bought=_bought(run))
+
+
+def _bought(run: Run | None) -> Counters:
+    return (Purchases(run.path / PURCHASES) if run else Purchases()).total
 
 
 def fit(

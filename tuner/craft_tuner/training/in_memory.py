@@ -6,8 +6,8 @@ from craft_tuner import methods
 from craft_tuner.adapter.adapter import Adapter
 from craft_tuner.blackbox import BlackBox, Task
 from craft_tuner.config.fit_config import FitConfig
-from craft_tuner.methods import MemoryRecorder, OnProgress
-from craft_tuner.plan import Plan, Workload
+from craft_tuner.methods import MemoryRecorder, OnProgress, affordable
+from craft_tuner.plan import Plan, Workload, check_names
 from craft_tuner.runs.journal import Metrics
 from craft_tuner.training.watcher import SILENT
 
@@ -38,13 +38,14 @@ def fit_in_memory(
         on_progress: called after each generation.
 
     Raises:
-        AccessDenied: the key may not send the method's prompts.
+        AccessDenied: the key may not send the method's prompts, or not ask about these classes.
         BudgetExhausted: it cannot be paid.
         UsageError: there is no such method.
     """
     method = methods.get(config.method)
     method.check_key(box.card)
-    plan = method.plan(config, Workload.of(task, card=box.card), box.budgets())
+    check_names(box.card, task.texts.class_names)
+    plan = affordable(method, config, Workload.of(task, card=box.card), box.budgets())
     recorder = MemoryRecorder(config, plan)
     adapter = method.fit(box, task, recorder=recorder, on_progress=on_progress)
     return Fitted(adapter, plan, recorder.metrics)

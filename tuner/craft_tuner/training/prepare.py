@@ -10,8 +10,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from craft_shared.messages import ModelCard
-from craft_tuner.blackbox import Task, Texts, names_at_once
+from craft_shared.messages import ModelCard, Policy
+from craft_tuner.blackbox import Task, Texts
 from craft_tuner.client.batching import images_per_set
 from craft_tuner.client.client import Client
 from craft_tuner.client.uploads import OnUploaded, Upload
@@ -23,7 +23,7 @@ from craft_tuner.data.sources import read_dataset
 from craft_tuner.data.views import Augmentation, views_of
 from craft_tuner.errors import DataError, PictureError
 from craft_tuner.methods import Method
-from craft_tuner.plan import Workload
+from craft_tuner.plan import Workload, check_names, of_key
 
 
 class Setup(BaseModel):
@@ -78,10 +78,12 @@ class Samples:
         one_view = views_of(originals, self.augmentation, view=0) if self.views else []
         return weigh(pictures_of(self.test)) + weigh(originals) + self.views * weigh(one_view)
 
-    def workload(self, card: ModelCard) -> Workload:
-        """The sizes that a plan is priced by."""
+    def workload(self, card: ModelCard, policy: Policy | None = None) -> Workload:
+        """The sizes that a plan is priced by, and what a key of this policy may ask."""
         size = images_per_set(len(self.class_names), card.limits)
         bundle = len(self.shots) * (1 + self.views) if self.bundled else 0
+        key = of_key(card, policy)
+        largest = max(1, min(size, max(bundle, len(self.shots), len(self.test))))
         return Workload(
             classes=len(self.class_names),
             shots=len(self.shots),
@@ -90,9 +92,7 @@ class Samples:
             test_sets=-(-len(self.test) // size),
             bundle=bundle,
             set_size=size,
-            kinds=tuple(card.prompt_kinds),
-            names=names_at_once(card),
-            labels=card.output == "label",
+            **key | {"names": min(key["names"], card.limits.logits // largest)},
         )
 
 
@@ -100,8 +100,10 @@ def gather(config: FitConfig, dataset: Dataset, method: Method, *, card: ModelCa
     """Sample the shots of a dataset; no picture is opened.
 
     Raises:
+        AccessDenied: the key may not ask about its classes.
         DataError: a class has too few images.
     """
+    check_names(card, dataset.class_names)
     return Samples(
         class_names=dataset.class_names,
         shots=sample_shots(dataset, shots=config.shots, seed=config.seed, sampling=config.sampling),

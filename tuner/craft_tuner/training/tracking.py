@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from craft_shared.messages import Budgets
+from craft_shared.messages import Budgets, Counters
 from craft_tuner.data.sources import title
 from craft_tuner.errors import UsageError
 from craft_tuner.methods import Progress
@@ -78,9 +78,9 @@ class Tracking:
         self._tracker: Tracker | None = tracker
         self._name = name
 
-    def plan(self, plan: Plan, budgets: Budgets) -> None:
+    def plan(self, plan: Plan, budgets: Budgets, ahead: Counters) -> None:
         """Pass on."""
-        self._watcher.plan(plan, budgets)
+        self._watcher.plan(plan, budgets, ahead)
 
     def traffic(self, traffic: Traffic, line: Link) -> None:
         """Pass on."""

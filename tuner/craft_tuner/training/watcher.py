@@ -6,7 +6,7 @@ The library prints nothing; `craft_tuner.commands.progress.Screen` is the watche
 from collections.abc import Callable
 from typing import Protocol
 
-from craft_shared.messages import Budgets
+from craft_shared.messages import Budgets, Counters
 from craft_tuner.methods import Progress
 from craft_tuner.plan import Plan
 from craft_tuner.training.traffic import Link, Traffic
@@ -15,8 +15,8 @@ from craft_tuner.training.traffic import Link, Traffic
 class Watcher(Protocol):
     """What is shown of a fit, as it goes on."""
 
-    def plan(self, plan: Plan, budgets: Budgets) -> None:
-        """The plan is made; nothing is spent yet."""
+    def plan(self, plan: Plan, budgets: Budgets, ahead: Counters) -> None:
+        """The plan is made; what it costs from here on, `ahead`, is not spent yet."""
         ...
 
     def traffic(self, traffic: Traffic, line: Link) -> None:
@@ -42,7 +42,7 @@ class Silent:
     def say(self, sentence: str) -> None:
         """Nothing."""
 
-    def plan(self, plan: Plan, budgets: Budgets) -> None:
+    def plan(self, plan: Plan, budgets: Budgets, ahead: Counters) -> None:
         """Nothing."""
 
     def traffic(self, traffic: Traffic, line: Link) -> None:
