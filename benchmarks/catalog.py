@@ -65,6 +65,7 @@ GROUPS: dict[str, tuple[Benchmark, ...]] = {
         Benchmark("leakage", f"{_ACCURACY}.leakage", "2 min"),
         Benchmark("ablation", f"{_ACCURACY}.ablation", "15 min"),
         Benchmark("ablation-heads", f"{_ACCURACY}.ablation_heads", "15 min"),
+        Benchmark("names-prompts", f"{_ACCURACY}.names_prompts", "5 min"),
         Benchmark("real-features", f"{_ACCURACY}.real_features", "5 min"),
         Benchmark("domain-shift", f"{_ACCURACY}.domain_shift", "30 min"),
         Benchmark(

@@ -43,7 +43,7 @@ from craft_tuner.data.views import Augmentation, views_of
 from craft_tuner.heads import selection as heads
 from craft_tuner.heads.candidates import Shots
 from craft_tuner.heads.selection import choose
-from craft_tuner.methods.bank import BankSettings, compose
+from craft_tuner.methods.prompt_bank import BankSettings, compose
 
 
 class Part(NamedTuple):
