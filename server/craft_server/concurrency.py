@@ -10,7 +10,8 @@ thread. `concurrent.futures` does the same with a lock and a condition for each 
 import asyncio
 import contextvars
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
@@ -76,6 +77,30 @@ class Workers:
 
     def _ended(self, _result: "asyncio.Future[Any]") -> None:
         self._open -= 1
+
+
+async def on_thread(threads: Executor, work: Callable[[], T], held: AsyncExitStack) -> T:
+    """Work on a thread; what is held is given back when that ends, also if the caller leaves first.
+
+    Args:
+        threads: of whom one does it.
+        work: what is done to its end, whoever still waits for it.
+        held: a slot, a share; this function's from now on.
+    """
+    ended = asyncio.ensure_future(_then_give_back(threads, work, held))
+    ended.add_done_callback(_heard)
+    return await asyncio.shield(ended)
+
+
+async def _then_give_back(threads: Executor, work: Callable[[], T], held: AsyncExitStack) -> T:
+    async with held:
+        return await asyncio.get_running_loop().run_in_executor(threads, work)
+
+
+def _heard(ended: "asyncio.Future[Any]") -> None:
+    """An error of work whose caller left is nobody's."""
+    if not ended.cancelled():
+        ended.exception()
 
 
 class Completion(NamedTuple):

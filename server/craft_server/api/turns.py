@@ -12,6 +12,7 @@ from contextlib import AsyncExitStack
 from typing import TypeVar
 
 from craft_server.accounts.shares import Caller, Shares
+from craft_server.concurrency import on_thread
 from craft_server.images.admission import FairSemaphore
 from craft_shared.errors import Code, Refusal
 
@@ -37,26 +38,24 @@ class Turns:
         self._deadline_s = deadline_s
 
     async def run(self, caller: Caller, work: Callable[[], T]) -> T:
-        """Wait for a turn and run a function; its slot is taken until it ends.
+        """Wait for a turn and run a function; its slot is taken until that ends.
+
+        A caller that leaves meanwhile is free at once.
 
         Raises:
             Refusal: `rate_limited`, too many of this key or owner wait; `deadline_exceeded`.
         """
-        with self._shares.lease(caller, 1):
-            async with AsyncExitStack() as turn:
-                try:
-                    async with asyncio.timeout(self._deadline_s):
-                        await turn.enter_async_context(self._slots.slot(caller.owner))
-                except TimeoutError as error:
-                    detail = f"no turn for this read after {self._deadline_s:g} s"
-                    raise Refusal(
-                        Code.DEADLINE_EXCEEDED, detail, retry_after_s=_RETRY_AFTER_S
-                    ) from error
-                running = asyncio.get_running_loop().run_in_executor(self._threads, work)
-                try:
-                    return await asyncio.shield(running)
-                finally:
-                    await asyncio.wait([running])
+        async with AsyncExitStack() as turn:
+            turn.enter_context(self._shares.lease(caller, 1))
+            try:
+                async with asyncio.timeout(self._deadline_s):
+                    await turn.enter_async_context(self._slots.slot(caller.owner))
+            except TimeoutError as error:
+                detail = f"no turn for this read after {self._deadline_s:g} s"
+                raise Refusal(
+                    Code.DEADLINE_EXCEEDED, detail, retry_after_s=_RETRY_AFTER_S
+                ) from error
+            return await on_thread(self._threads, work, turn.pop_all())
 
     def close(self) -> None:
         """Let what runs finish and end the threads."""

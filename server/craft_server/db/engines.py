@@ -79,7 +79,7 @@ def _make_private(path: Path) -> None:
     with contextlib.suppress(OSError):  # SQLite says better what is wrong with the place
         private_files.make_file(path)
     for suffix in ("-wal", "-shm"):
-        private_files.tighten(path.with_name(path.name + suffix))
+        private_files.tighten(Path(f"{path}{suffix}"))
 
 
 def _switch_to_wal(connection: Any, patience_s: float) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from sqlalchemy import text
 
+from craft_server import private_files
 from craft_server.db.store import Session, Store
 
 _LOG = logging.getLogger(__name__)
@@ -96,7 +97,8 @@ class _Files:
         self._own: tuple[Path, int] | None = None
 
     def take(self, name: str) -> bool:
-        self._folder.mkdir(exist_ok=True)
+        private_files.make_folder(self._folder)
+        private_files.tighten(self._folder)
         path = self._path(name)
         file = _locked(path, os.O_CREAT)
         self._own = None if file is None else (path, file)

@@ -8,10 +8,11 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import TypeVar
 
+from craft_server.concurrency import on_thread
 from craft_server.images.store import ImageStore
 from craft_shared.errors import Code, Refusal
 from craft_shared.messages import StoredImage
@@ -53,10 +54,11 @@ class UploadAdmission:
         """
         end = time.monotonic() + self._deadline_s
         try:
-            async with asyncio.timeout(self._deadline_s), self._slots.slot(owner):
+            async with asyncio.timeout(self._deadline_s), AsyncExitStack() as slot:
+                await slot.enter_async_context(self._slots.slot(owner))
                 files = await read()
                 keep = partial(self._images.add, owner, files, owner_bytes=owner_bytes, end=end)
-                return await self._on_thread(keep)
+                return await on_thread(self._threads, keep, slot.pop_all())
         except TimeoutError as error:
             detail = f"the upload was not read after {self._deadline_s:g} s; send fewer files"
             raise Refusal(Code.DEADLINE_EXCEEDED, detail, retry_after_s=_RETRY_AFTER_S) from error
@@ -68,8 +70,9 @@ class UploadAdmission:
             Refusal: `deadline_exceeded`, or what the work refuses.
         """
         try:
-            async with asyncio.timeout(self._deadline_s), self._slots.slot(owner):
-                return await self._on_thread(work)
+            async with asyncio.timeout(self._deadline_s), AsyncExitStack() as slot:
+                await slot.enter_async_context(self._slots.slot(owner))
+                return await on_thread(self._threads, work, slot.pop_all())
         except TimeoutError as error:
             detail = f"no slot was free for {self._deadline_s:g} s; others of this owner have them"
             raise Refusal(Code.DEADLINE_EXCEEDED, detail, retry_after_s=_RETRY_AFTER_S) from error
@@ -77,14 +80,6 @@ class UploadAdmission:
     def close(self) -> None:
         """Let running uploads finish and end the threads."""
         self._threads.shutdown()
-
-    async def _on_thread(self, do: Callable[[], T]) -> T:
-        """Work on a thread; the slot is taken until that ends, also if the caller leaves."""
-        work = asyncio.get_running_loop().run_in_executor(self._threads, do)
-        try:
-            return await asyncio.shield(work)
-        finally:
-            await asyncio.wait([work])
 
 
 class FairSemaphore:

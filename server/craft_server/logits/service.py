@@ -31,7 +31,7 @@ from craft_server.engine.scheduler import DeviceWorker, shutting_down
 from craft_server.engine.tasks import Deadline
 from craft_server.images.store import ImageSetRecord, ImageStore
 from craft_server.logits.payment import Payment
-from craft_server.logits.pricing import Order, PricedRequest, Pricing
+from craft_server.logits.pricing import Order, PricedRequest, Pricing, count_prompts
 from craft_server.logits.results import Reply, Result, WholeResult, dtype_of, proof_of
 from craft_server.logits.scoring import NotFinite, Scorer, fits_a_block
 from craft_server.metering.ledger import budgets_in
@@ -147,12 +147,13 @@ class LogitsService:
             Refusal: see `Pricing`, `foresee` and `Desk.run`.
         """
         order = Order(key, idempotency_key, request, offsets)
-        self._pricing.check(order)
-        images = await self._image_set(key.owner, request.image_set)
-        cost = self._pricing.price(order, images)
-        compare = await self.foresee(key, idempotency_key, cost)
-        steps = self._pricing.plan(order, images, cost, compare=compare)
-        with self._tracer.span("order", texts=cost.texts):
+        texts = count_prompts(request, offsets) * len(request.class_names)
+        with self._tracer.span("order", texts=texts):
+            self._pricing.check(order)
+            images = await self._image_set(key.owner, request.image_set)
+            cost = self._pricing.price(order, images)
+            compare = await self.foresee(key, idempotency_key, cost)
+            steps = self._pricing.plan(order, images, cost, compare=compare)
             if cost.texts <= _SMALL_TEXTS:
                 try:
                     next(steps)

@@ -66,7 +66,8 @@ class Caller:
             "scheme": "http",
         }
         await self.app(scope, receive, send)
-        return sent[0]["status"], json.loads(b"".join(each["body"] for each in sent[1:]))
+        content = b"".join(each["body"] for each in sent[1:])
+        return sent[0]["status"], json.loads(content) if content else None
 
 
 @pytest.fixture

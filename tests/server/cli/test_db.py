@@ -31,7 +31,7 @@ def test_an_empty_database_has_no_revision_and_stays_empty(run: Run, database_ur
 
 def test_an_old_database_is_reported_what_is_pending(run: Run, database_url: str):
     release(database_url)
-    assert status(run) == {"revision": "0001", "head": HEAD, "pending": ["0002", "0003"]}
+    assert status(run) == {"revision": "0001", "head": HEAD, "pending": ["0002", "0003", "0004"]}
     assert revision(database_url) == "0001"
 
 
@@ -45,7 +45,7 @@ def test_the_status_is_a_row_where_no_json_is_asked_for(run: Run, database_url: 
     release(database_url)
     assert run("db", "status").out.splitlines() == [
         "revision\thead\tpending",
-        f"0001\t{HEAD}\t0002 0003",
+        f"0001\t{HEAD}\t0002 0003 0004",
     ]
 
 

@@ -34,6 +34,7 @@ CARD = ModelCard(
         classes=2048,
         images=50_000,
         image_bytes=8 * 2**20,
+        offset=1000,
         image_pixels=32_000_000,
         body_bytes=64 * 2**20,
         texts=2**18,
