@@ -64,6 +64,7 @@ def evil(monkeypatch, tmp_path):
         yield server, run
 
 
+@pytest.mark.slow
 def test_no_command_lets_a_server_or_a_dataset_command_the_terminal(evil):
     _, run = evil
     assert_shown(*run("data", "check", "zoo")[1:])

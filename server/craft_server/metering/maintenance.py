@@ -8,10 +8,11 @@ import logging
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 
 from craft_server import runtime
-from craft_server.concurrency import Workers
 from craft_server.db.holders import Holder
 from craft_server.db.store import Store, StoreDown, wall_clock
 from craft_server.metering.meter import Meter
@@ -39,11 +40,12 @@ async def sweep(
     Each round is on one thread of its own, so that an audit, which reads the whole ledger, delays
     no more than the next sweep. With each round `holder` sees to it that its name is still its own.
     """
-    thread = Workers("sweeps", threads=1, wait_s=every_s)
+    thread, loop = ThreadPoolExecutor(1, thread_name_prefix="sweeps"), asyncio.get_running_loop()
     audit_at = time.monotonic() if audit_s else float("inf")
     while True:
         now = time.monotonic()
-        await thread.run(sweep_once, meter, telemetry, audit=now >= audit_at, holder=holder)
+        once = partial(sweep_once, meter, telemetry, audit=now >= audit_at, holder=holder)
+        await loop.run_in_executor(thread, once)
         if now >= audit_at:
             audit_at = now + audit_s
         await asyncio.sleep(every_s)

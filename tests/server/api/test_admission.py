@@ -256,6 +256,7 @@ def test_hanging_up_ends_the_reading_of_texts(settings, slow):
     asyncio.run(main())
 
 
+@pytest.mark.slow
 def test_another_owners_purchase_waits_for_a_turn_not_for_all_texts(settings, slow):
     app = create_app(settings, slow)
     images, order = services_of(app).images, []

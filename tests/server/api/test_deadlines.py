@@ -25,6 +25,7 @@ def test_a_part_that_hangs_keeps_no_client(app, client, monkeypatch):
     assert reply.json()["code"] == "deadline_exceeded"
 
 
+@pytest.mark.slow
 def test_calls_that_wait_behind_one_that_hangs_are_refused_without_being_made(
     app, client, monkeypatch
 ):
@@ -44,6 +45,7 @@ def test_calls_that_wait_behind_one_that_hangs_are_refused_without_being_made(
     assert (len(made), key.status_code) == (3, 200)
 
 
+@pytest.mark.slow
 def test_a_reply_that_has_begun_goes_on(settings):
     from craft_server.api.deadlines import Deadlines
 

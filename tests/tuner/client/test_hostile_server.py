@@ -163,6 +163,7 @@ def test_a_reply_that_trickles_is_cut_off_though_no_wait_is_long(impatient, head
         assert time.monotonic() - started < 30
 
 
+@pytest.mark.slow
 def test_interim_replies_without_a_pause_are_cut_off_too(impatient):
     with (
         hostile(without_end("", b"HTTP/1.1 102 Processing\r\n\r\n" * 50)) as server,
@@ -172,6 +173,7 @@ def test_interim_replies_without_a_pause_are_cut_off_too(impatient):
         fetch_key(transport)
 
 
+@pytest.mark.slow
 def test_a_slow_but_steady_reply_is_waited_for(impatient):
     """Bytes that come at the least rate give the reply more time."""
     body = ModelList(models=[model_card()]).model_dump_json().encode()

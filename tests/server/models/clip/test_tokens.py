@@ -75,6 +75,7 @@ def encoder():
     return TextEncoder(MODELS["clip"], open_clip.SimpleTokenizer())
 
 
+@pytest.mark.slow
 def test_every_text_that_is_accepted_has_open_clips_ids():
     compared = 0
     for text in texts(1500, seed=3):
