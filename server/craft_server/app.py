@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 from craft_server import private_files, runtime
 from craft_server.accounts.cache import KeyCache
 from craft_server.accounts.keys import Keys
+from craft_server.accounts.pacing import Pacing
 from craft_server.accounts.rate_limit import RateLimiter
 from craft_server.api import limits, openapi
 from craft_server.api.access_log import AccessLog
@@ -101,6 +102,7 @@ def create_app(settings: Settings, blackbox: BlackBox) -> FastAPI:
         keys=keys,
         key_cache=KeyCache(keys),
         rate_limiter=RateLimiter(settings.requests_per_minute),
+        pacing=Pacing(settings.unpaid_per_second),
         requests=limits.request_shares(settings),
         replies=limits.reply_shares(settings),
         reads=limits.usage_turns(settings),
@@ -182,6 +184,7 @@ def serve(settings: Settings) -> None:
 
 def run(settings: Settings, blackbox: BlackBox) -> None:
     """Serve a black box on the settings' address, which is bound before the store is touched."""
+    runtime.share_interpreter()
     sockets = bound(settings.host, settings.port)
     _LOG.info("serving %s (%s)", blackbox.card.id, blackbox.card.text_path)
     app = create_app(settings, blackbox)

@@ -229,6 +229,12 @@ class Settings(BaseSettings):
     requests_per_minute: int = Field(
         0, ge=0, description="calls of one key a minute, on this replica, before 429; 0: any number"
     )
+    unpaid_per_second: float = Field(
+        50,
+        ge=0,
+        description="requests of one owner a second that buy nothing (refusals, looks, replays), "
+        "on this replica, after four seconds' worth at once; more wait for a turn; 0: any number",
+    )
     batching: Literal["deterministic", "merged"] = Field(
         "deterministic",
         description="`merged` encodes prompts of several clients for the same classes in one pass: "

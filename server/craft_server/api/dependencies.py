@@ -8,6 +8,7 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from craft_server.accounts.identity import Key, Scope
+from craft_server.accounts.pacing import NOBODY
 from craft_server.accounts.shares import Caller
 from craft_server.api.services import Services, services_of
 from craft_shared.errors import Code, Refusal
@@ -25,16 +26,23 @@ _Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 
 async def _any_key(request: Request, credentials: _Credentials) -> Key:
     services = services_of(request.app)
-    key = await services.threads.keys.run(services.key_cache.verify, _token(credentials))
-    return _counted(request, services, key)
+    try:
+        token = _token(credentials)
+        key = await services.threads.keys.run(services.key_cache.verify, token)
+    except Refusal as refusal:
+        if refusal.code is Code.INVALID_KEY:
+            await services.pacing.turn(NOBODY)
+        raise
+    return await _counted(request, services, key)
 
 
 async def _logits_key(request: Request, credentials: _Credentials) -> Key:
     """As the others, but a look at the store may be a second old: buying checks the key again."""
     services = services_of(request.app)
-    cached = services.key_cache.known(_token(credentials))
+    token = credentials.credentials if credentials else ""
+    cached = services.key_cache.known(token)
     if cached is not None and Scope.LOGITS_READ in cached.scopes:
-        return _counted(request, services, cached)
+        return await _counted(request, services, cached)
     return _with_scope(await _any_key(request, credentials), Scope.LOGITS_READ)
 
 
@@ -70,10 +78,11 @@ def _token(credentials: HTTPAuthorizationCredentials | None) -> str:
     return credentials.credentials
 
 
-def _counted(request: Request, services: Services, key: Key) -> Key:
+async def _counted(request: Request, services: Services, key: Key) -> Key:
     """Count a call against the key's rate and, until its reply has left, against its share.
 
-    The middleware writes the rate into the reply.
+    The middleware writes the rate into the reply. An owner who asked for much that is not paid
+    waits here.
     """
     status = services.rate_limiter.take(key.id, key.policy.requests_per_minute)
     request.state.rate = status
@@ -85,6 +94,7 @@ def _counted(request: Request, services: Services, key: Key) -> Key:
     request.state.caller = caller  # for the bodies' share
     if known := getattr(request.state, "known", None):
         known()  # the connection is one of this key's now
+    await services.pacing.turn(key.owner)
     return key
 
 

@@ -7,6 +7,7 @@ from starlette.applications import Starlette
 
 from craft_server.accounts.cache import KeyCache
 from craft_server.accounts.keys import Keys
+from craft_server.accounts.pacing import Pacing
 from craft_server.accounts.rate_limit import RateLimiter
 from craft_server.accounts.shares import Shares
 from craft_server.api.turns import Turns
@@ -52,6 +53,7 @@ class Services:
     keys: Keys
     key_cache: KeyCache
     rate_limiter: RateLimiter
+    pacing: Pacing
     requests: Shares
     replies: Shares
     reads: Turns

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from starlette.datastructures import UploadFile
 
-from craft_server.api.bodies import describe, media_type, read_json
+from craft_server.api.bodies import describe, in_turns, media_type, read_json
 from craft_server.api.dependencies import ImagesKey, ServicesOf
 from craft_shared.errors import Code, Refusal
 from craft_shared.messages import (
@@ -47,7 +47,7 @@ _FILES: dict[str, Any] = {
 @router.post("/v1/images/missing", openapi_extra=describe(Manifest))
 async def missing(request: Request, services: ServicesOf, key: ImagesKey) -> ManifestReply:
     """Say which images are not here yet, so that nothing is sent twice."""
-    manifest = await read_json(request, Manifest)
+    manifest = await read_json(request, Manifest, key=key)
     absent = await services.threads.images.run(services.images.missing, key.owner, manifest.ids)
     return ManifestReply(missing=absent)
 
@@ -56,7 +56,8 @@ async def missing(request: Request, services: ServicesOf, key: ImagesKey) -> Man
 async def upload(request: Request, services: ServicesOf, key: ImagesKey) -> UploadReply:
     """Upload image files (field `files`): JPEG, PNG or WEBP. All are kept, or none."""
     media_type(request, _MULTIPART)
-    read = partial(_read_files, request, services.settings.max_files)
+    body = in_turns(request, partial(services.pacing.turn, key.owner))
+    read = partial(_read_files, body, services.settings.max_files)
     quota = key.policy.image_bytes
     return UploadReply(images=await services.uploads.add(key.owner, read, owner_bytes=quota))
 
@@ -74,7 +75,7 @@ async def _read_files(request: Request, max_files: int) -> list[bytes]:
 @router.post("/v1/image-sets", openapi_extra=describe(ImageSetRequest))
 async def create_set(request: Request, services: ServicesOf, key: ImagesKey) -> ImageSet:
     """Name an ordered list of uploaded images; the same list always has the same id."""
-    wanted = await read_json(request, ImageSetRequest)
+    wanted = await read_json(request, ImageSetRequest, key=key)
     return await services.threads.images.run(
         services.images.create_set, key.owner, wanted.images, name=wanted.name
     )

@@ -10,7 +10,13 @@ from starlette.requests import ClientDisconnect
 
 from craft_server.accounts.identity import Key
 from craft_server.accounts.shares import Caller
-from craft_server.api.bodies import JSON_MEDIA_TYPE, describe, media_type, wants_tensors
+from craft_server.api.bodies import (
+    JSON_MEDIA_TYPE,
+    SMALL_BYTES,
+    describe,
+    media_type,
+    wants_tensors,
+)
 from craft_server.api.dependencies import LogitsKey, LogitsKeyNow, ServicesOf, hold
 from craft_server.api.responses import Writer, disconnected
 from craft_server.engine.blackbox import FloatArray
@@ -25,9 +31,6 @@ from craft_shared.wire import decode_request, offsets_from_json, parse
 router = APIRouter(tags=["logits"])
 
 T = TypeVar("T")
-
-_SMALL = 2**16
-"""Bytes that are read in less time than handing them to another thread takes."""
 
 
 @router.post(
@@ -58,6 +61,8 @@ async def logits(
             held.enter_context(services.replies.lease(caller, memory))
             reply = await _unless_disconnected(request, services.logits.start(priced))
             hold(request, held.pop_all())
+        if not reply.message.replayed:
+            services.pacing.give_back(key.owner)
         return reply
 
     try:
@@ -93,7 +98,7 @@ async def _read(
     kind = media_type(request, JSON_MEDIA_TYPE, TENSOR_MEDIA_TYPE)
     decode = decode_request if kind == TENSOR_MEDIA_TYPE else _decode_json
     body = await request.body()
-    if len(body) <= _SMALL:
+    if len(body) <= SMALL_BYTES:
         return decode(body)
     reading = asyncio.ensure_future(service.read(key, decode, body))
     return await _unless_disconnected(request, reading)

@@ -1,0 +1,89 @@
+"""Who asks for nothing that is paid waits for a turn, and nobody else does."""
+
+import asyncio
+
+import pytest
+
+from craft_server.accounts.pacing import NOBODY, Pacing
+
+
+class Clock:
+    """Stands still until it is moved."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def waits():
+    return []
+
+
+@pytest.fixture
+def pacing(clock, waits):
+    async def sleep(seconds):
+        waits.append(seconds)
+
+    return Pacing(10, clock=clock, sleep=sleep)
+
+
+def take(pacing, owner, count):
+    async def main():
+        for _ in range(count):
+            await pacing.turn(owner)
+
+    asyncio.run(main())
+
+
+def test_four_seconds_of_turns_are_free_and_then_they_come_one_by_one(pacing, waits):
+    take(pacing, "ann", 40)
+    assert waits == []
+    take(pacing, "ann", 3)
+    assert waits == pytest.approx([0.1, 0.2, 0.3])
+
+
+def test_turns_come_back_with_time(pacing, clock, waits):
+    take(pacing, "ann", 40)
+    clock.now += 1
+    take(pacing, "ann", 10)
+    assert waits == []
+    take(pacing, "ann", 1)
+    assert waits == pytest.approx([0.1])
+
+
+def test_an_owner_does_not_make_another_wait(pacing, waits):
+    take(pacing, "ann", 60)
+    waits.clear()
+    take(pacing, "bob", 40)
+    take(pacing, NOBODY, 40)
+    assert waits == []
+
+
+def test_what_is_paid_gives_its_turn_back(pacing, waits):
+    async def main():
+        for _ in range(1000):
+            await pacing.turn("ann")
+            pacing.give_back("ann")
+
+    asyncio.run(main())
+    assert waits == []
+
+
+def test_nobody_waits_longer_than_two_seconds(pacing, waits):
+    take(pacing, NOBODY, 1000)
+    assert max(waits) == 2
+
+
+def test_none_a_second_is_no_pacing(clock, waits):
+    free = Pacing(0, clock=clock)
+    take(free, "ann", 10_000)
+    free.give_back("ann")
+    assert waits == []
