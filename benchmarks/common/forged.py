@@ -47,6 +47,23 @@ def jpeg_exif() -> bytes:
     return whole[:2] + b"\xff\xe1\x00\x09Exif\0\0x" * 700_000 + whole[2:]
 
 
+def png_chunks() -> bytes:
+    """8 x 8 pixels, and 700,000 chunks of no length."""
+    return _full_of(_chunk(b"teXt", b""))
+
+
+def jpeg_segments() -> bytes:
+    """30 million pixels, and 1.8 million segments of no length before them."""
+    whole = _encoded("JPEG")
+    return whole[:2] + b"\xff\xfe\0\2" * 1_800_000 + whole[2:]
+
+
+def jpeg_junk() -> bytes:
+    """A JPEG with seven million bytes before its first segment that belong to none."""
+    whole = _encoded("JPEG", side=8)
+    return whole[:2] + b"\x11" * 7_000_000 + whole[2:]
+
+
 def jpeg_truncated() -> bytes:
     """The first half of a JPEG."""
     whole = _encoded("JPEG", side=200)
@@ -69,9 +86,7 @@ def costliest() -> dict[str, bytes]:
         "PNG, 16 bits, 4 channels, Paeth filter": _png(
             _SIDE, _SIDE, depth=16, colour=6, pixels=deep * _SIDE
         ),
-        "PNG, 8 MB of chunks of no length": _full_of(_chunk(b"teXt", b"")),
         "JPEG, 256 scans": jpeg[:-2] + scans * (256 - jpeg.count(b"\xff\xda")) + jpeg[-2:],
-        "JPEG, 1.8 million segments": jpeg[:2] + b"\xff\xfe\0\2" * 1_800_000 + jpeg[2:],
         "WEBP, lossless": _encoded("WEBP", lossless=True, method=0),
     }
 

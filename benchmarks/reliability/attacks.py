@@ -33,7 +33,7 @@ from benchmarks.common.machine import (
 from benchmarks.common.servers import Server, Wire, free_port, noise_png, serving
 from benchmarks.reliability import bombs
 from benchmarks.reliability.bombs import risen_mb
-from benchmarks.reliability.floods import EVENTS, Heard, floods, fresh_name, repeated
+from benchmarks.reliability.floods import EVENTS, PICTURES, Heard, floods, fresh_name, repeated
 from benchmarks.reliability.onlooker import PROBE_S, Onlooker
 from benchmarks.reliability.stores import Faulty, Postgres, SqliteFile
 from benchmarks.reliability.target import Target
@@ -124,7 +124,8 @@ class Field:
         (card,) = _get(port, rich, "/v1/models")["models"]
         image_set = Wire(port, rich).image_set(pictures)
         shape = 4, int(card["context_width"])
-        self._target = Target(port, rich, image_set, card["id"], shape)
+        large_set = Wire(port, rich).image_set([noise_png(seed) for seed in range(PICTURES)])
+        self._target = Target(port, rich, image_set, card["id"], shape, large_set)
         self._fill_ledger(_get(port, rich, "/v1/key")["id"])
         seen_set = Wire(port, other).image_set(pictures[:1])
         self._onlooker = self._stack.enter_context(

@@ -56,6 +56,9 @@ def _images() -> Iterator[Bomb]:
         ("PNG with 8,000 colour profiles", "too_large", forged.png_profiles),
         ("JPEG of 500,000 scans", "too_large", forged.jpeg_scans),
         ("JPEG with EXIF in 700,000 pieces", "too_large", forged.jpeg_exif),
+        ("PNG with 700,000 chunks", "too_large", forged.png_chunks),
+        ("JPEG of 1.8 million segments", "too_large", forged.jpeg_segments),
+        ("JPEG with seven million stray bytes", "too_large", forged.jpeg_junk),
         ("JPEG, truncated", "undecodable_image", forged.jpeg_truncated),
         ("WEBP, corrupted", "undecodable_image", forged.webp_corrupted),
     ]:
@@ -93,7 +96,7 @@ def _json_bodies() -> Iterator[Bomb]:
         )
 
     for name, code, text in [
-        ("10^6 class names", "too_large", b"[" + b'"ab",' * 10**6 + b'"a"]'),
+        ("10^6 class names", "invalid_request", b"[" + b'"ab",' * 10**6 + b'"a"]'),
         ("4 x 10^6 class names that are numbers", "invalid_request", b"[" + b"0," * 4_000_000),
         ("JSON nested 100,000 deep", "invalid_request", b"[" * 100_000),
         ("JSON integer of 8 million digits", "invalid_request", b"9" * 8_000_000),

@@ -32,9 +32,8 @@ EVENTS = 10_000
 """Lines of the ledger in one page: as many as a key may ask for."""
 
 _NAMES = 256
-_LARGE_NAMES = 2048
-_LARGE_TEMPLATES = 2**20 // _LARGE_NAMES // 2 + 1
-"""Two images make it a reply of more than 2^20 logits, which leaves in blocks."""
+_LARGE_NAMES, _LARGE_TEMPLATES, PICTURES = 128, 16, 520
+"""Of a reply of more than 2^20 logits, which leaves in blocks."""
 
 _SLOW, _STALLED, _READERS = 512, 260, 24
 _DRIP_S = 0.2
@@ -132,7 +131,7 @@ def _offsets() -> Iterator[Flood]:
 
         return repeated(throw, until, senders=4)
 
-    codes = _BUSY | _PAYING | {"non_finite_offsets"}
+    codes = _BUSY | _PAYING | {"invalid_request"}
     yield Flood("offsets that overflow in the last prompt", codes, overflow)
 
 
@@ -164,7 +163,8 @@ def _stalled_readers(target: Target, until: float) -> Heard:
     """Buy one large reply, then ask for it again on so many lines, and read nothing."""
     names = [f"thing {number}" for number in range(_LARGE_NAMES)]
     templates = [f"{number} {{}}" for number in range(_LARGE_TEMPLATES)]
-    body, name = target.texts(names, templates), fresh_name()
+    large = target._replace(image_set=target.large_set)
+    body, name = large.texts(names, templates), fresh_name()
     heard = Counter([target.ask("/v1/logits", JSON, body, Idempotency_Key=name)])
     head = target.head("/v1/logits", JSON, Content_Length=str(len(body)), Idempotency_Key=name)
     kept = list[socket.socket]()

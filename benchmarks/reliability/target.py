@@ -27,6 +27,7 @@ class Target(NamedTuple):
         image_set: of its owner.
         model: id of what is served.
         shape: of one soft prompt's offsets in the context `a photo of a`.
+        large_set: of its owner as well, with many images.
     """
 
     port: int
@@ -34,6 +35,7 @@ class Target(NamedTuple):
     image_set: str
     model: str = "stub::0"
     shape: tuple[int, int] = (4, 16)
+    large_set: str = ""
 
     def ask(self, path: str, kind: str, body: bytes, **headers: str) -> str:
         """POST a whole body; what answers it."""

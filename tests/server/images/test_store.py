@@ -180,7 +180,17 @@ def test_a_decoder_that_fails_in_its_own_way_is_an_undecodable_image(monkeypatch
     assert refusal_of(data).code is Code.UNDECODABLE_IMAGE
 
 
-@pytest.mark.parametrize("forge", [forged.png_profiles, forged.jpeg_scans, forged.jpeg_exif])
+@pytest.mark.parametrize(
+    "forge",
+    [
+        forged.png_profiles,
+        forged.jpeg_scans,
+        forged.jpeg_exif,
+        forged.png_chunks,
+        forged.jpeg_segments,
+        forged.jpeg_junk,
+    ],
+)
 def test_a_file_that_makes_a_decoder_repeat_itself_is_refused(forge):
     with pytest.raises(Refusal) as caught:
         open_image(forge(), replace(LIMITS, bytes=8 * 2**20, pixels=32_000_000))
