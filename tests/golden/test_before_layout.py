@@ -84,8 +84,14 @@ def ask(
 def test_a_database_opens_with_its_keys_and_balanced_books(old: Path) -> None:
     server = ServerProcess(old / "server")
     usage = json.loads(server.command("usage", "--export", "json"))
-    assert usage == expected(old)["usage"]
+    was = expected(old)["usage"]
+    assert [key | then for key, then in zip(usage["usage"], was["usage"], strict=True)] == usage[
+        "usage"
+    ]
     assert usage["audit"] == []
+    for key in usage["usage"]:  # what was not counted and not limited then
+        assert key["logits"] == 3 * key["logit_vectors"] or key["owner"] == "bank"
+        assert {key[f"{name}_limit"] for name in ("logit_vectors", "texts", "logits")} == {None}
 
 
 @pytest.mark.parametrize("name", ["bank", "craft", "text_search"])

@@ -87,9 +87,11 @@ def test_what_reads_much_has_more_time(store):
 
 
 def test_whether_it_answers_is_asked_on_a_connection_of_its_own(store):
-    assert store.answers(TIMEOUT_S)
+    session = store.session(TIMEOUT_S)
+    assert session.answers()
     with frozen_postgres():
         began = time.monotonic()
-        assert not store.answers(TIMEOUT_S)
+        assert not session.answers()
         assert time.monotonic() - began < TIMEOUT_S + MARGIN_S
-    assert store.answers(TIMEOUT_S + MARGIN_S)
+    assert session.answers()
+    session.close()

@@ -175,7 +175,7 @@ def test_methods_of_text_alone_spend_what_they_say_and_answer(tuner, zoo, server
     short = ("--method", method, "--head-epochs", "3", *FIT)
     code, _, error = tuner("fit", "--data", zoo, "--run", run, *short)
     assert code == 0, error
-    assert f"{queries:,} queries spent" in error
+    assert f"\n{queries:,} queries, " in error
     assert result_of(run)["spent_total"] == server.spent.model_dump()
     assert server.spent.queries == queries
     assert all(b"templates" in body for body in bodies(server))
@@ -405,7 +405,7 @@ def test_evaluate_measures_what_the_fit_measured(world):
     for way, accuracy in scores.items():
         assert accuracy == pytest.approx(expected[way.replace("-", "_")]["accuracy"], abs=1e-4)
     assert set(scores) == {"zero-shot", "prompt-only", "adapted"}
-    assert "cost 2 queries (12 logit vectors)" in error
+    assert "cost 2 queries, 12 logit vectors" in error
 
 
 def test_evaluating_again_costs_nothing(world):

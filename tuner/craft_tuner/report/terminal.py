@@ -26,11 +26,15 @@ def summary_rows(result: Mapping[str, Any]) -> list[tuple[str, str]]:
 def cost_rows(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """What was spent, by purpose and in total: the purpose, then each of `COUNTERS`.
 
-    A run of before one was counted has none of it.
+    A run of before one was counted has a dash.
     """
     spent = {**result.get("spent", {}), "total": result.get("spent_total", {})}
     return [
-        (purpose, *(f"{counters.get(name, 0):,}" for name in COUNTERS))
+        (purpose, *(_counted(counters.get(name)) for name in COUNTERS))
         for purpose, counters in spent.items()
         if counters
     ]
+
+
+def _counted(value: int | None) -> str:
+    return "\N{EN DASH}" if value is None else f"{value:,}"
