@@ -22,7 +22,7 @@ from craft_server.api.deadlines import Deadlines
 from craft_server.api.deliveries import Deliveries
 from craft_server.api.errors import on_disconnect, on_error
 from craft_server.api.listening import bound, serve_on
-from craft_server.api.middleware import BodyCap, RequestId
+from craft_server.api.middleware import BodyCap, KeylessTurns, RequestId
 from craft_server.api.routes import ROUTERS
 from craft_server.api.services import Services, Threads, services_of
 from craft_server.db.group_commit import GroupCommit
@@ -94,7 +94,7 @@ def create_app(settings: Settings, blackbox: BlackBox) -> FastAPI:
         redirect_slashes=False,
         lifespan=_lifespan,
     )
-    keys = Keys(store)
+    keys, pacing = Keys(store), Pacing(settings.unpaid_per_second)
     app.state.services = Services(
         settings=settings,
         store=store,
@@ -102,11 +102,12 @@ def create_app(settings: Settings, blackbox: BlackBox) -> FastAPI:
         keys=keys,
         key_cache=KeyCache(keys),
         rate_limiter=RateLimiter(settings.requests_per_minute),
-        pacing=Pacing(settings.unpaid_per_second),
+        pacing=pacing,
         requests=limits.request_shares(settings),
         replies=limits.reply_shares(settings),
         reads=limits.usage_turns(settings),
         writing=limits.writing_turns(settings),
+        image_sets=limits.image_set_turns(settings),
         meter=meter,
         images=images,
         uploads=uploads,
@@ -126,6 +127,7 @@ def create_app(settings: Settings, blackbox: BlackBox) -> FastAPI:
     app.add_exception_handler(HTTPException, on_error)
     app.add_middleware(BodyCap, limits=limits.body_limits(settings))
     app.add_middleware(Deliveries)
+    app.add_middleware(KeylessTurns, pacing=pacing)
     app.add_middleware(Deadlines, seconds=settings.deadline_s)
     app.add_middleware(AccessLog, telemetry=metrics, tracer=tracer, write_log=settings.access_log)
     app.add_middleware(RequestId, trusting=settings.trust_request_id)
@@ -249,6 +251,7 @@ async def _stop(services: Services) -> None:
     services.uploads.close()
     await asyncio.to_thread(services.reads.close)
     await asyncio.to_thread(services.writing.close)
+    await asyncio.to_thread(services.image_sets.close)
     services.images.close()
     await asyncio.to_thread(services.group_commit.close)
     await asyncio.to_thread(services.threads.close)

@@ -9,9 +9,10 @@ thread. `concurrent.futures` does the same with a lock and a condition for each 
 
 import asyncio
 import contextvars
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Any, NamedTuple, ParamSpec, TypeVar
 
@@ -77,6 +78,62 @@ class Workers:
 
     def _ended(self, _result: "asyncio.Future[Any]") -> None:
         self._open -= 1
+
+
+class FairSemaphore:
+    """A few slots that owners share: who has fewest goes first, and nobody takes the last one.
+
+    With one slot, owners take it in turns.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._free = count
+        self._most = max(1, count - 1)
+        self._taken: Counter[str] = Counter()
+        self._waiting: list[tuple[str, asyncio.Event]] = []
+        self._last = ""
+
+    @asynccontextmanager
+    async def slot(self, owner: str) -> AsyncIterator[None]:
+        """Have a slot within the block."""
+        await self._enter(owner)
+        try:
+            yield
+        finally:
+            self._leave(owner)
+
+    async def _enter(self, owner: str) -> None:
+        turn = asyncio.Event()
+        self._waiting.append((owner, turn))
+        self._let_in()
+        try:
+            await turn.wait()
+        except asyncio.CancelledError:
+            if turn.is_set():
+                self._leave(owner)
+            else:
+                self._waiting.remove((owner, turn))
+            raise
+
+    def _leave(self, owner: str) -> None:
+        self._free += 1
+        self._taken[owner] -= 1
+        self._taken += Counter()  # forgets who has none
+        self._let_in()
+
+    def _let_in(self) -> None:
+        def rank(waiting: tuple[str, asyncio.Event]) -> tuple[int, bool]:
+            return self._taken[waiting[0]], waiting[0] == self._last
+
+        while self._free and self._waiting:
+            owner, turn = first = min(self._waiting, key=rank)
+            if self._taken[owner] >= self._most:
+                return
+            self._waiting.remove(first)
+            self._free -= 1
+            self._taken[owner] += 1
+            self._last = owner
+            turn.set()
 
 
 async def on_thread(threads: Executor, work: Callable[[], T], held: AsyncExitStack) -> T:

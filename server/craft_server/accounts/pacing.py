@@ -3,7 +3,8 @@
 A refusal, a look at a budget or a free replay costs the server a millisecond or two, and a client
 that repeats it takes a whole core from all others. Nothing is refused here: the request waits, on
 its own connection and in its own share, before anybody works for it. What is sold gives its turn
-back, so that who pays never waits.
+back, so that who only buys never waits; who has asked for too much waits with purchases as well,
+for some seconds.
 
 One number per owner, the moment at which its turns are all there again, as in rate_limit.py. Lives
 in memory, on one thread; each replica has its own.
@@ -15,13 +16,11 @@ from collections.abc import Awaitable, Callable
 
 from cachetools import LRUCache
 
-NOBODY = ""
-"""Whose requests without a good key are: all of them together."""
-
 _BURST_S = 4.0
 """So long an owner may take turns that it did not use before."""
 _LONGEST_S = 2.0
 """Of a wait: an owner's share of requests bounds how many wait, this those of nobody."""
+_ROUNDING_S = 1e-9
 _KEPT = 65_536
 
 
@@ -47,14 +46,15 @@ class Pacing:
         self._full_at: LRUCache[str, float] = LRUCache(_KEPT)
 
     async def turn(self, owner: str) -> None:
-        """Take a turn and wait until it comes."""
+        """Take a turn and wait until it comes; all who have no good key are one owner, ""."""
         if not self._each_s:
             return
         now = self._clock()
         full_at = max(self._full_at.get(owner, now), now) + self._each_s
+        full_at = min(full_at, now + _BURST_S + _LONGEST_S)  # old debts do not add up
         self._full_at[owner] = full_at
-        wait_s = min(full_at - now - _BURST_S, _LONGEST_S)
-        if wait_s > 0:
+        wait_s = full_at - now - _BURST_S
+        if wait_s > _ROUNDING_S:
             await self._sleep(wait_s)
 
     def give_back(self, owner: str) -> None:

@@ -8,7 +8,6 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from craft_server.accounts.identity import Key, Scope
-from craft_server.accounts.pacing import NOBODY
 from craft_server.accounts.shares import Caller
 from craft_server.api.services import Services, services_of
 from craft_shared.errors import Code, Refusal
@@ -26,13 +25,7 @@ _Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 
 async def _any_key(request: Request, credentials: _Credentials) -> Key:
     services = services_of(request.app)
-    try:
-        token = _token(credentials)
-        key = await services.threads.keys.run(services.key_cache.verify, token)
-    except Refusal as refusal:
-        if refusal.code is Code.INVALID_KEY:
-            await services.pacing.turn(NOBODY)
-        raise
+    key = await services.threads.keys.run(services.key_cache.verify, _token(credentials))
     return await _counted(request, services, key)
 
 
@@ -87,14 +80,18 @@ async def _counted(request: Request, services: Services, key: Key) -> Key:
     status = services.rate_limiter.take(key.id, key.policy.requests_per_minute)
     request.state.rate = status
     request.state.key_id = key.id  # for the log
-    if status is not None and status.wait_s:
-        raise status.refusal()
     caller = Caller.of(key)
-    hold(request, services.requests.lease(caller, 1))
+    try:
+        hold(request, services.requests.lease(caller, 1))
+    except Refusal:
+        request.state.close = True  # to come again at once costs the client a connection
+        raise
     request.state.caller = caller  # for the bodies' share
     if known := getattr(request.state, "known", None):
         known()  # the connection is one of this key's now
     await services.pacing.turn(key.owner)
+    if status is not None and status.wait_s:
+        raise status.refusal()
     return key
 
 

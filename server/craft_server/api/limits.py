@@ -12,6 +12,9 @@ from craft_server.settings import Settings
 _WRITERS = 2
 """Threads that write large replies as JSON: more would only take the interpreter from the rest."""
 
+_SET_THREADS, _SET_CALLS = 3, 16
+"""Threads for looks at images and sets, and such calls of one key that wait or run."""
+
 _WAITING = 2**30
 """Nothing is refused for want of a writer: a reply that is written has its share of memory."""
 
@@ -58,6 +61,16 @@ def usage_turns(settings: Settings) -> Turns:
         "usage",
         threads=settings.usage_readers,
         shares=Shares("reads of usage in work", ShareLimits(most, 2 * most)),
+        deadline_s=settings.deadline_s,
+    )
+
+
+def image_set_turns(settings: Settings) -> Turns:
+    """Looks at images, and sets."""
+    return Turns(
+        "image-sets",
+        threads=_SET_THREADS,
+        shares=Shares("calls about images in work", ShareLimits(_SET_CALLS, 2 * _SET_CALLS)),
         deadline_s=settings.deadline_s,
     )
 

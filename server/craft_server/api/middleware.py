@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from craft_server.accounts.pacing import Pacing
 from craft_server.accounts.rate_limit import WINDOW_S, RateStatus
 from craft_server.accounts.shares import NOBODY, Lease, ShareLimits, Shares
 from craft_server.api.least_rate import NO_LEAST_RATE, LeastRate, Pace
@@ -20,6 +21,7 @@ from craft_shared.tensors import TENSOR_MEDIA_TYPE
 
 RETRY_AFTER_S = 5
 
+PROBES = frozenset({"/livez", "/readyz"})
 _LONGEST_ID = 64
 
 _HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
@@ -80,11 +82,34 @@ class RequestId:
                 headers["X-Request-Id"] = request_id
                 for name, value in _HEADERS.items():
                     headers.setdefault(name, value)
+                if scope["state"].get("close"):
+                    headers["Connection"] = "close"
                 if rate := scope["state"].get("rate"):
                     headers.update(rate_headers(rate))
             await send(message)
 
         await self._app(scope, receive, marked)
+
+
+class KeylessTurns:
+    """Answers of requests without a good key, whatever they say, come in turns; probes at once."""
+
+    def __init__(self, app: ASGIApp, *, pacing: Pacing) -> None:
+        self._app = app
+        self._pacing = pacing
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle one connection."""
+        if scope["type"] != "http" or scope["path"] in PROBES:
+            await self._app(scope, receive, send)
+            return
+
+        async def in_turn(message: Message) -> None:
+            if message["type"] == "http.response.start" and "key_id" not in scope["state"]:
+                await self._pacing.turn(NOBODY.owner)
+            await send(message)
+
+        await self._app(scope, receive, in_turn)
 
 
 def rate_headers(rate: RateStatus) -> dict[str, str]:

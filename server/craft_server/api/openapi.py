@@ -4,6 +4,7 @@ Routes read their bodies themselves, so their messages are named here; every err
 document, of its own media type, and FastAPI's own 422 does not exist.
 """
 
+from functools import cache
 from typing import Any
 
 from fastapi import FastAPI
@@ -42,6 +43,7 @@ def complete(app: FastAPI) -> None:
     """Make `app.openapi` give the whole document."""
     generate = app.openapi
 
+    @cache
     def openapi() -> dict[str, Any]:
         document = generate()
         components = document.setdefault("components", {}).setdefault("schemas", {})

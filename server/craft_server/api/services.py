@@ -34,12 +34,11 @@ class Threads:
     def __init__(self, wait_s: float) -> None:
         self.keys = Workers("keys", threads=4, wait_s=wait_s)
         """Verification, and the few figures of one key."""
-        self.images = Workers("image sets", threads=3, wait_s=wait_s)
         self.admin = Workers("administration", threads=2, wait_s=wait_s)
 
     def close(self) -> None:
         """Finish what runs and end them."""
-        for workers in (self.keys, self.images, self.admin):
+        for workers in (self.keys, self.admin):
             workers.close()
 
 
@@ -58,6 +57,7 @@ class Services:
     replies: Shares
     reads: Turns
     writing: Turns
+    image_sets: Turns
     meter: Meter
     images: ImageStore
     uploads: UploadAdmission

@@ -12,8 +12,7 @@ from contextlib import AsyncExitStack
 from typing import TypeVar
 
 from craft_server.accounts.shares import Caller, Shares
-from craft_server.concurrency import on_thread
-from craft_server.images.admission import FairSemaphore
+from craft_server.concurrency import FairSemaphore, on_thread
 from craft_shared.errors import Code, Refusal
 
 T = TypeVar("T")

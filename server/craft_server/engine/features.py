@@ -15,12 +15,13 @@ import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Protocol, TypeVar
 
 from cachetools import LRUCache
 
+from craft_server.concurrency import FairSemaphore
 from craft_server.engine.blackbox import BlackBox, Features, Pixels
 from craft_server.engine.feature_cache import FeatureCache
 from craft_server.images.store import ImageSetRecord, ImageStore
@@ -29,7 +30,8 @@ from craft_server.settings import Settings
 
 T = TypeVar("T")
 
-_TURN_BATCHES = 16
+_TURN_BATCHES = 4
+"""Of images, in one turn of an owner."""
 
 
 class RunOnDevice(Protocol):
@@ -69,8 +71,8 @@ class ImageFeatures:
         )
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="features")
         self._lookups: Counter[tuple[str, str]] = Counter()
-        self._turn = asyncio.Lock()
-        self._loading = asyncio.Lock()
+        self._turn = FairSemaphore(1)
+        self._loading = FairSemaphore(1)
 
     async def of(
         self, images: ImageSetRecord, run: RunOnDevice, *, patience_s: float = 600.0
@@ -90,7 +92,7 @@ class ImageFeatures:
         if kept:
             return kept[0]
         records = await self._all_records(images, run, patience_s=patience_s)
-        async with _within(patience_s, self._loading):
+        async with _within(patience_s, self._loading, images.owner):
             if kept := self._matrices.get(place):
                 return kept[0]
             ordered = [records[digest] for digest in images.digests]
@@ -125,7 +127,7 @@ class ImageFeatures:
         records = await _in(self._thread, partial(known_of, first=True), digests)
         absent = _without(digests, records)
         for some in _slices(absent, self._batch * _TURN_BATCHES):
-            async with _within(patience_s, self._turn):
+            async with _within(patience_s, self._turn, images.owner):
                 known = await _in(self._thread, known_of, some)  # encoded in the turns before
                 fresh = await self._encoded(images.owner, _without(some, known), run)
             records |= known | fresh
@@ -207,14 +209,12 @@ class ImageFeatures:
 
 
 @asynccontextmanager
-async def _within(patience_s: float, lock: asyncio.Lock) -> AsyncIterator[None]:
-    """Hold a lock, having waited so long for it at most."""
-    async with asyncio.timeout(patience_s):
-        await lock.acquire()
-    try:
+async def _within(patience_s: float, turns: FairSemaphore, owner: str) -> AsyncIterator[None]:
+    """Have an owner's turn, having waited so long for it at most."""
+    async with AsyncExitStack() as turn:
+        async with asyncio.timeout(patience_s):
+            await turn.enter_async_context(turns.slot(owner))
         yield
-    finally:
-        lock.release()
 
 
 async def _in(thread: Executor, work: Callable[[list[str]], T], argument: list[str]) -> T:

@@ -5,14 +5,13 @@ Owns the slots and the threads that store. A caller hands in the function that r
 
 import asyncio
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from functools import partial
 from typing import TypeVar
 
-from craft_server.concurrency import on_thread
+from craft_server.concurrency import FairSemaphore, on_thread
 from craft_server.images.store import ImageStore
 from craft_shared.errors import Code, Refusal
 from craft_shared.messages import StoredImage
@@ -80,59 +79,3 @@ class UploadAdmission:
     def close(self) -> None:
         """Let running uploads finish and end the threads."""
         self._threads.shutdown()
-
-
-class FairSemaphore:
-    """A few slots that owners share: who has fewest goes first, and nobody takes the last one.
-
-    With one slot, owners take it in turns.
-    """
-
-    def __init__(self, count: int) -> None:
-        self._free = count
-        self._most = max(1, count - 1)
-        self._taken: Counter[str] = Counter()
-        self._waiting: list[tuple[str, asyncio.Event]] = []
-        self._last = ""
-
-    @asynccontextmanager
-    async def slot(self, owner: str) -> AsyncIterator[None]:
-        """Have a slot within the block."""
-        await self._enter(owner)
-        try:
-            yield
-        finally:
-            self._leave(owner)
-
-    async def _enter(self, owner: str) -> None:
-        turn = asyncio.Event()
-        self._waiting.append((owner, turn))
-        self._let_in()
-        try:
-            await turn.wait()
-        except asyncio.CancelledError:
-            if turn.is_set():
-                self._leave(owner)
-            else:
-                self._waiting.remove((owner, turn))
-            raise
-
-    def _leave(self, owner: str) -> None:
-        self._free += 1
-        self._taken[owner] -= 1
-        self._taken += Counter()  # forgets who has none
-        self._let_in()
-
-    def _let_in(self) -> None:
-        def rank(waiting: tuple[str, asyncio.Event]) -> tuple[int, bool]:
-            return self._taken[waiting[0]], waiting[0] == self._last
-
-        while self._free and self._waiting:
-            owner, turn = first = min(self._waiting, key=rank)
-            if self._taken[owner] >= self._most:
-                return
-            self._waiting.remove(first)
-            self._free -= 1
-            self._taken[owner] += 1
-            self._last = owner
-            turn.set()

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from craft_server.accounts.pacing import NOBODY, Pacing
+from craft_server.accounts.pacing import Pacing
 
 
 class Clock:
@@ -63,7 +63,7 @@ def test_an_owner_does_not_make_another_wait(pacing, waits):
     take(pacing, "ann", 60)
     waits.clear()
     take(pacing, "bob", 40)
-    take(pacing, NOBODY, 40)
+    take(pacing, "", 40)
     assert waits == []
 
 
@@ -78,8 +78,17 @@ def test_what_is_paid_gives_its_turn_back(pacing, waits):
 
 
 def test_nobody_waits_longer_than_two_seconds(pacing, waits):
-    take(pacing, NOBODY, 1000)
+    take(pacing, "", 1000)
     assert max(waits) == 2
+
+
+def test_a_debt_is_forgotten_within_seconds(pacing, clock, waits):
+    """One key of an owner that floods for an hour must not make its others wait for an hour."""
+    take(pacing, "ann", 100_000)
+    clock.now += 3
+    waits.clear()
+    take(pacing, "ann", 1)
+    assert waits == []
 
 
 def test_none_a_second_is_no_pacing(clock, waits):

@@ -8,7 +8,8 @@ import pytest
 
 from craft_server.api.services import services_of
 from craft_server.app import create_app
-from craft_server.images.admission import FairSemaphore, UploadAdmission
+from craft_server.concurrency import FairSemaphore
+from craft_server.images.admission import UploadAdmission
 from craft_shared.errors import Code, Refusal
 from craft_shared.messages import Policy
 from tests.support.serving import png, settings_in, stub_box, text_request, upload
