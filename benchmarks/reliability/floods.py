@@ -35,7 +35,8 @@ _NAMES = 256
 _LARGE_NAMES, _LARGE_TEMPLATES, PICTURES = 128, 16, 520
 """Of a reply of more than 2^20 logits, which leaves in blocks."""
 
-_SLOW, _STALLED, _READERS = 512, 260, 24
+_SLOW, _STALLED, _READERS, _LOOKERS, _STRANGERS = 512, 260, 24, 16, 40
+_MANY_IDS = 100_000
 _DRIP_S = 0.2
 _BUSY = frozenset({"rate_limited", "overloaded", "deadline_exceeded", "closed", "open"})
 """What a crowd may hear: it is asked to wait, cut off, or still has its line at the end."""
@@ -74,7 +75,14 @@ def repeated(throw: Callable[[], str], until: float, *, senders: int) -> Heard:
 
 def floods() -> list[Flood]:
     """Every flood."""
-    return [*_texts(), *_offsets(), *_connections(), *_reads(), *_image_sets()]
+    return [
+        *_texts(),
+        *_offsets(),
+        *_connections(),
+        *_reads(),
+        *_image_sets(),
+        *_strangers(),
+    ]
 
 
 def fresh_name() -> str:
@@ -231,4 +239,20 @@ def _image_sets() -> Iterator[Flood]:
 
         return heard + repeated(throw, until, senders=8)
 
+    def look(target: Target, until: float) -> Heard:
+        ids = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(_MANY_IDS)]
+        body = json.dumps({"ids": ids}).encode()
+        return repeated(
+            partial(target.ask, "/v1/images/missing", JSON, body), until, senders=_LOOKERS
+        )
+
     yield Flood("image sets without end", _BUSY | {"200", "too_large"}, make, spent=True)
+    yield Flood("manifests of 100,000 ids", _BUSY | {"200"}, look, spent=True)
+
+
+def _strangers() -> Iterator[Flood]:
+    def ask(target: Target, until: float) -> Heard:
+        stranger = target._replace(key="")
+        return repeated(partial(stranger.get, "/openapi.json"), until, senders=_STRANGERS)
+
+    yield Flood("the OpenAPI document without a key", _BUSY | {"200"}, ask, spent=True)

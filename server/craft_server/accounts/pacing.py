@@ -16,7 +16,7 @@ from collections.abc import Awaitable, Callable
 
 from cachetools import LRUCache
 
-_BURST_S = 4.0
+_BURST_S = 3.0
 """So long an owner may take turns that it did not use before."""
 _LONGEST_S = 2.0
 """Of a wait: an owner's share of requests bounds how many wait, this those of nobody."""

@@ -47,7 +47,10 @@ async def read_json(request: Request, model: type[M], *, key: Key | None = None)
     body, decode = await request.body(), partial(parse, model)
     if key is None or len(body) <= SMALL_BYTES:
         return decode(body)
-    return await services_of(request.app).logits.read(key, decode, body)
+    services = services_of(request.app)
+    for _ in range(len(body) // SMALL_BYTES):  # as much work as so many requests
+        await services.pacing.turn(key.owner)
+    return await services.logits.read(key, decode, body)
 
 
 def in_turns(request: Request, turn: Callable[[], Awaitable[None]]) -> Request:

@@ -43,15 +43,15 @@ def take(pacing, owner, count):
     asyncio.run(main())
 
 
-def test_four_seconds_of_turns_are_free_and_then_they_come_one_by_one(pacing, waits):
-    take(pacing, "ann", 40)
+def test_three_seconds_of_turns_are_free_and_then_they_come_one_by_one(pacing, waits):
+    take(pacing, "ann", 30)
     assert waits == []
     take(pacing, "ann", 3)
     assert waits == pytest.approx([0.1, 0.2, 0.3])
 
 
 def test_turns_come_back_with_time(pacing, clock, waits):
-    take(pacing, "ann", 40)
+    take(pacing, "ann", 30)
     clock.now += 1
     take(pacing, "ann", 10)
     assert waits == []
@@ -62,8 +62,8 @@ def test_turns_come_back_with_time(pacing, clock, waits):
 def test_an_owner_does_not_make_another_wait(pacing, waits):
     take(pacing, "ann", 60)
     waits.clear()
-    take(pacing, "bob", 40)
-    take(pacing, "", 40)
+    take(pacing, "bob", 30)
+    take(pacing, "", 30)
     assert waits == []
 
 

@@ -6,11 +6,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query, Request
 from starlette.datastructures import UploadFile
 
-from craft_server.accounts.identity import Key
 from craft_server.accounts.shares import Caller
 from craft_server.api.bodies import describe, in_turns, media_type, read_json
 from craft_server.api.dependencies import ImagesKey, ServicesOf
-from craft_server.api.services import Services
 from craft_shared.errors import Code, Refusal
 from craft_shared.messages import (
     ImageSet,
@@ -23,9 +21,6 @@ from craft_shared.messages import (
 )
 
 router = APIRouter(tags=["images"])
-
-_IDS_A_TURN = 1000
-"""To look so many up takes as long as to refuse a request."""
 
 _MULTIPART = "multipart/form-data"
 _FILES: dict[str, Any] = {
@@ -54,7 +49,6 @@ _FILES: dict[str, Any] = {
 async def missing(request: Request, services: ServicesOf, key: ImagesKey) -> ManifestReply:
     """Say which images are not here yet, so that nothing is sent twice."""
     manifest = await read_json(request, Manifest, key=key)
-    await _count(services, key, len(manifest.ids))
     look = partial(services.images.missing, key.owner, manifest.ids)
     absent = await services.image_sets.run(Caller.of(key), look)
     return ManifestReply(missing=absent)
@@ -80,17 +74,10 @@ async def _read_files(request: Request, max_files: int) -> list[bytes]:
         return [await file.read() for file in files]
 
 
-async def _count(services: Services, key: Key, ids: int) -> None:
-    """Many ids are work like many requests."""
-    for _ in range(ids // _IDS_A_TURN):
-        await services.pacing.turn(key.owner)
-
-
 @router.post("/v1/image-sets", openapi_extra=describe(ImageSetRequest))
 async def create_set(request: Request, services: ServicesOf, key: ImagesKey) -> ImageSet:
     """Name an ordered list of uploaded images; the same list always has the same id."""
     wanted = await read_json(request, ImageSetRequest, key=key)
-    await _count(services, key, len(wanted.images))
     create = partial(services.images.create_set, key.owner, wanted.images, name=wanted.name)
     return await services.image_sets.run(Caller.of(key), create)
 
