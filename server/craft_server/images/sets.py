@@ -7,7 +7,8 @@ id. An image that a set holds cannot be deleted.
 import hashlib
 import re
 import threading
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,9 @@ TRIES = 5
 _DIGEST_BYTES = 32
 _LISTED_IDS = 10
 _KEPT_DIGESTS = 500_000
+_OWNER_DIGESTS = _KEPT_DIGESTS // 4
+"""Of one owner: whoever asks for ever more sets pushes out only sets of its own."""
+_KEPT_COUNTS = 10_000
 KEPT_S = 60
 """How long a set that another replica deleted may still be asked about on this one."""
 _SET_ID = re.compile("set_[0-9a-f]{32}")
@@ -37,6 +41,10 @@ _RETRY_AFTER_S = 1
 
 _OF_OWNER = image_sets.c.owner == bindparam("of")
 _DELETE = delete(image_sets).where(_OF_OWNER & (image_sets.c.id == bindparam("set")))
+_HEAD = select(image_sets.c.id, image_sets.c.name, image_sets.c.count).where(
+    _OF_OWNER & (image_sets.c.id == bindparam("set"))
+)
+"""What a set is called and how many images it has, without their digests: those may be 1.6 MB."""
 _PAGE = (
     select(image_sets.c.id, image_sets.c.name, image_sets.c.count)
     .where(_OF_OWNER & (image_sets.c.id > bindparam("after")))
@@ -72,9 +80,8 @@ class ImageSets:
     def __init__(self, store: Store, limits: ImageLimits) -> None:
         self._store = store
         self._limits = limits
-        self._kept: TTLCache[tuple[str, str], ImageSetRecord] = TTLCache(
-            _KEPT_DIGESTS, ttl=KEPT_S, getsizeof=lambda record: len(record.digests)
-        )
+        self._kept = _Kept()
+        self._counts: TTLCache[tuple[str, str], int] = TTLCache(_KEPT_COUNTS, ttl=KEPT_S)
         self._lock = threading.Lock()
 
     def create(self, owner: str, digests: Sequence[str], *, name: str) -> ImageSet:
@@ -121,37 +128,52 @@ class ImageSets:
         Raises:
             Refusal: `unknown_image_set`, also where the set is another owner's.
         """
-        return _described(self._row(owner, identifier))
+        return _described(self._head(owner, identifier))
 
     def known(self, owner: str, identifier: str) -> ImageSetRecord | None:
         """A set used within the last minute: sets never change, so those are kept in memory."""
         with self._lock:
-            return self._kept.get((owner, identifier))
+            return self._kept.get(owner, identifier)
+
+    def known_count(self, owner: str, identifier: str) -> int | None:
+        """How many images a set has that was used or counted within the last minute."""
+        with self._lock:
+            kept = self._kept.get(owner, identifier)
+            return self._counts.get((owner, identifier)) if kept is None else len(kept.digests)
+
+    def count(self, owner: str, identifier: str) -> int:
+        """How many images a set has; reads none of their digests. Raises like `describe`."""
+        known = self.known_count(owner, identifier)
+        if known is not None:
+            return known
+        count: int = self._head(owner, identifier).count
+        with self._lock:
+            self._counts[owner, identifier] = count
+        return count
 
     def find(self, owner: str, identifier: str) -> ImageSetRecord:
         """A set with its images' digests; raises like `describe`."""
-        place = owner, identifier
         kept = self.known(owner, identifier)
         if kept is not None:
             return kept
-        packed: bytes = self._row(owner, identifier).digests
+        packed: bytes = self._row(owner, identifier, find_set).digests
         starts = range(0, len(packed), _DIGEST_BYTES)
         digests = tuple(packed[start : start + _DIGEST_BYTES].hex() for start in starts)
         record = ImageSetRecord(owner=owner, id=identifier, digests=digests)
-        if len(digests) <= _KEPT_DIGESTS:
-            with self._lock:
-                self._kept[place] = record
+        with self._lock:
+            self._kept.keep(record)
         return record
 
     def delete(self, owner: str, identifier: str) -> None:
         """Forget a set; requests in work on it are finished. Raises like `describe`."""
-        row = self._row(owner, identifier)
+        row = self._head(owner, identifier)
         with self._store.write() as tx:
             totals.lock(tx, owner)
             if tx.execute(_DELETE, {"of": owner, "set": identifier}).rowcount:
                 totals.add(tx, owner, Totals(sets=-1, set_images=-row.count))
         with self._lock:
-            self._kept.pop((owner, identifier), None)
+            self._kept.forget(owner, identifier)
+            self._counts.pop((owner, identifier), None)
 
     def _insert(self, owner: str, row: dict[str, Any], seen: Totals) -> Any:
         """Keep a set whose images were there when `seen`; None if some were deleted since."""
@@ -177,15 +199,56 @@ class ImageSets:
             )
             raise Refusal(Code.TOO_LARGE, detail, param="images")
 
-    def _row(self, owner: str, identifier: str) -> Any:
+    def _head(self, owner: str, identifier: str) -> Any:
+        return self._row(owner, identifier, _find_head)
+
+    def _row(self, owner: str, identifier: str, find: Callable[[Connection, str, str], Any]) -> Any:
         row = None
         if _SET_ID.fullmatch(identifier):  # Postgres takes no text with a NUL in it
             with self._store.read() as tx:
-                row = find_set(tx, owner, identifier)
+                row = find(tx, owner, identifier)
         if row is None:
             detail = f"{identifier!r} is not an image set of this key's owner"
             raise Refusal(Code.UNKNOWN_IMAGE_SET, detail, param="image_set")
         return row
+
+
+class _Kept:
+    """Sets in memory for `KEPT_S`: of one owner a share of them at most. Its user has a lock."""
+
+    def __init__(self) -> None:
+        self._owners: OrderedDict[str, TTLCache[str, ImageSetRecord]] = OrderedDict()
+
+    def get(self, owner: str, identifier: str) -> ImageSetRecord | None:
+        own = self._owners.get(owner)
+        if own is None:
+            return None
+        self._owners.move_to_end(owner)
+        return own.get(identifier)
+
+    def keep(self, record: ImageSetRecord) -> None:
+        """Keep a set, unless it is larger than a share; others go: first those of its owner."""
+        if len(record.digests) > min(_OWNER_DIGESTS, _KEPT_DIGESTS):
+            return
+        own = self._owners.pop(record.owner, None)
+        if own is None:
+            own = TTLCache(_OWNER_DIGESTS, ttl=KEPT_S, getsizeof=lambda kept: len(kept.digests))
+        own[record.id] = record
+        self._owners[record.owner] = own
+        self._make_room()
+
+    def forget(self, owner: str, identifier: str) -> None:
+        if owner in self._owners:
+            self._owners[owner].pop(identifier, None)
+
+    def _make_room(self) -> None:
+        """Let the owners go whose sets were not used for the longest time, and who have none."""
+        sizes = {owner: own.currsize for owner, own in self._owners.items()}
+        excess = sum(sizes.values()) - _KEPT_DIGESTS
+        for owner, size in sizes.items():
+            if excess > 0 or not size:
+                del self._owners[owner]
+                excess -= size
 
 
 def holder(tx: Connection, owner: str, digest: str) -> str | None:
@@ -212,6 +275,10 @@ def _check_known(tx: Connection, owner: str, digests: Sequence[str]) -> None:
         listed = ", ".join(absent[:_LISTED_IDS])
         detail = f"{len(absent)} of {len(digests)} images are not uploaded: {listed}"
         raise Refusal(Code.UNKNOWN_IMAGE, detail, param="images")
+
+
+def _find_head(tx: Connection, owner: str, identifier: str) -> Any:
+    return tx.execute(_HEAD, {"of": owner, "set": identifier}).first()
 
 
 def _described(row: Any) -> ImageSet:

@@ -162,6 +162,14 @@ class ImageStore:
         """See `ImageSets.known`."""
         return self._sets.known(owner, identifier)
 
+    def known_set_count(self, owner: str, identifier: str) -> int | None:
+        """See `ImageSets.known_count`."""
+        return self._sets.known_count(owner, identifier)
+
+    def count_set(self, owner: str, identifier: str) -> int:
+        """See `ImageSets.count`."""
+        return self._sets.count(owner, identifier)
+
     def find_set(self, owner: str, identifier: str) -> ImageSetRecord:
         """See `ImageSets.find`."""
         return self._sets.find(owner, identifier)

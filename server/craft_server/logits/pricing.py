@@ -78,17 +78,17 @@ class Pricing:
         prompts, classes = count_prompts(request, order.offsets), len(request.class_names)
         _check_limits(card.limits, prompts=prompts, classes=classes)
 
-    def price(self, order: Order, images: ImageSetRecord) -> Counters:
-        """The exact price of a checked request. Touches no budget.
+    def price(self, order: Order, images: int) -> Counters:
+        """The exact price of a checked request on so many images. Touches no budget.
 
         Raises:
             Refusal: `too_large`.
         """
         request, policy, limits = order.request, order.key.policy, self._blackbox.card.limits
         prompts, classes = count_prompts(request, order.offsets), len(request.class_names)
-        rows = prompts * len(images.digests)
-        check_count(policy.max_images, len(images.digests), "images", "image_set")
-        _check_logits(limits, prompts=prompts, images=len(images.digests), classes=classes)
+        rows = prompts * images
+        check_count(policy.max_images, images, "images", "image_set")
+        _check_logits(limits, prompts=prompts, images=images, classes=classes)
         return Counters(
             queries=prompts,
             calls=1,
@@ -100,18 +100,21 @@ class Pricing:
     def plan(
         self,
         order: Order,
-        images: ImageSetRecord,
         cost: Counters,
         *,
         compare: Callable[[str], None] = lambda _: None,
-    ) -> Steps[PricedRequest]:
+    ) -> Steps[Callable[[ImageSetRecord], PricedRequest]]:
         """Read what is asked for, step by step. What comes before the first takes little time.
+
+        The set is needed last: nobody looks up its images for a request that is refused.
 
         Args:
             order: a checked request.
-            images: its set.
             cost: its price.
             compare: called with the fingerprint before any text is read; may refuse it.
+
+        Returns:
+            Takes the set, and gives the request.
 
         Raises:
             Refusal: whatever the model finds wrong with the prompts.
@@ -123,7 +126,7 @@ class Pricing:
         compare(fingerprint)
         _check_offsets(card.limits, offsets)
         prompts = yield from self._blackbox.prepare_in_steps(request, offsets)
-        return PricedRequest(
+        return lambda images: PricedRequest(
             key=order.key,
             idempotency_key=order.idempotency_key,
             request=request,

@@ -150,17 +150,19 @@ class LogitsService:
         texts = count_prompts(request, offsets) * len(request.class_names)
         with self._tracer.span("order", texts=texts):
             self._pricing.check(order)
-            images = await self._image_set(key.owner, request.image_set)
-            cost = self._pricing.price(order, images)
+            cost = self._pricing.price(order, await self._count(key.owner, request.image_set))
             compare = await self.foresee(key, idempotency_key, cost)
-            steps = self._pricing.plan(order, images, cost, compare=compare)
-            if cost.texts <= _SMALL_TEXTS:
-                try:
-                    next(steps)
-                except StopIteration as known:
-                    priced: PricedRequest = known.value
-                    return priced
-            return await self._at_desk(key, steps)
+            steps = self._pricing.plan(order, cost, compare=compare)
+            finish = _at_once(steps) if cost.texts <= _SMALL_TEXTS else None
+            if finish is None:
+                finish = await self._at_desk(key, steps)
+            return finish(await self._image_set(key.owner, request.image_set))
+
+    async def _count(self, owner: str, identifier: str) -> int:
+        known = self._images.known_set_count(owner, identifier)
+        if known is not None:
+            return known
+        return await self._orders.run(self._images.count_set, owner, identifier)
 
     async def _image_set(self, owner: str, identifier: str) -> ImageSetRecord:
         known = self._images.known_set(owner, identifier)
@@ -335,6 +337,16 @@ def _anything(_fingerprint: str) -> None:
 def _in_one_step(decode: Callable[[bytes], T], body: bytes) -> Steps[T]:
     yield
     return decode(body)
+
+
+def _at_once(steps: Steps[T]) -> T | None:
+    """What the steps come to, if the first ends them."""
+    try:
+        next(steps)
+    except StopIteration as known:
+        result: T = known.value
+        return result
+    return None
 
 
 def _spoiled(priced: PricedRequest) -> Refusal:

@@ -253,3 +253,54 @@ def test_sets_made_at_once_do_not_pass_the_quota(store, tmp_path, monkeypatch):
         assert totals.look(tx, "ann")[2:5] == (3, 3, 3)
     for images in replicas:
         images.close()
+
+
+def test_to_count_a_set_reads_no_digests_and_is_kept(images, store, monkeypatch):
+    ids = upload(images)
+    made = images.create_set("ann", ids, name="")
+    other = images.create_set("ann", ids[:2], name="")
+    monkeypatch.setattr(sets, "find_set", lambda *_: pytest.fail("it reads digests"))
+    assert images.known_set_count("ann", made.id) is None
+    assert images.count_set("ann", made.id) == images.known_set_count("ann", made.id) == 3
+    assert images.describe_set("ann", made.id) == made
+    assert code_of(images.count_set, "bob", made.id) is Code.UNKNOWN_IMAGE_SET
+    images.delete_set("ann", made.id)
+    assert images.known_set_count("ann", made.id) is None
+    assert code_of(images.count_set, "ann", made.id) is Code.UNKNOWN_IMAGE_SET
+    monkeypatch.undo()
+    images.find_set("ann", other.id)
+    assert images.known_set_count("ann", other.id) == 2
+
+
+def used_by(images, *owners):
+    """A set of three images each, used in the order of their owners."""
+    made = {owner: images.create_set(owner, upload(images, 3, owner), name="") for owner in owners}
+    return {owner: images.find_set(owner, one.id) for owner, one in made.items()}
+
+
+def test_an_owners_sets_push_out_no_other_owners(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(sets, "_KEPT_DIGESTS", 16)
+    monkeypatch.setattr(sets, "_OWNER_DIGESTS", 4, raising=False)
+    images = ImageStore(store, tmp_path / "images", limits=LIMITS)
+    found = used_by(images, "bob", "cat", "dan")
+    a, b, _ = upload(images)
+    many = [
+        images.create_set("ann", one, name="").id
+        for one in ([a] * 3, [b] * 3, [a, b, a], [b, a, b])
+    ]
+    for _ in range(3):
+        for one in many:
+            images.find_set("ann", one)
+    for owner, record in found.items():
+        assert images.find_set(owner, record.id) is record
+    assert images.find_set("ann", many[3]) is images.find_set("ann", many[3])
+    images.close()
+
+
+def test_all_owners_sets_together_take_no_more_than_the_room_for_sets(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(sets, "_KEPT_DIGESTS", 7)
+    images = ImageStore(store, tmp_path / "images", limits=LIMITS)
+    found = used_by(images, "ann", "bob", "cat")
+    kept = [owner for owner, one in found.items() if images.known_set(owner, one.id) is one]
+    assert kept == ["bob", "cat"]
+    images.close()

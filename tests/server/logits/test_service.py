@@ -427,3 +427,36 @@ def test_a_priced_request_of_many_texts_is_checked_off_the_event_loop(tmp_path, 
     shop.request = LogitsRequest.model_validate(text_request(shop.request.image_set) | fields)
     asyncio.run(shop.price())
     assert (threads == [threading.current_thread()]) is on_the_loop
+
+
+def test_no_set_is_read_for_a_request_that_its_budget_refuses(shop, monkeypatch):
+    """A set may have 50,000 digests, and a key without budget may ask for one after another."""
+    poor = shop.services.keys.verify(shop.services.keys.create("ann", 1).token)
+    images = shop.services.images
+    monkeypatch.setattr(images, "find_set", lambda *_: pytest.fail("it reads the digests"))
+
+    async def main():
+        for name in ("one", "two"):
+            with pytest.raises(Refusal) as caught:
+                await shop.service.price(poor, shop.request, offsets=None, idempotency_key=name)
+            assert caught.value.code is Code.BUDGET_EXHAUSTED
+
+    asyncio.run(main())
+
+
+def test_no_set_is_read_for_another_request_under_the_name_of_a_bought_one(shop, monkeypatch):
+    shop.box.go.set()
+    token = shop.services.keys.create("ann", 2).token
+    shop.key = shop.services.keys.verify(token)
+
+    async def main():
+        await shop.buy("one")
+        shop.key = shop.services.keys.verify(token)
+        shop.request = shop.request.model_copy(update={"class_names": ["other", "names"]})
+        images = shop.services.images
+        monkeypatch.setattr(images, "known_set", lambda *_: pytest.fail("it reads the digests"))
+        with pytest.raises(Refusal) as caught:
+            await shop.price("one")
+        assert caught.value.code is Code.IDEMPOTENCY_KEY_REUSED
+
+    asyncio.run(main())
