@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import random
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from hashlib import sha256
 
@@ -34,7 +35,7 @@ class Place:
     """An image store whose clock is set by hand."""
 
     def __init__(self, url, folder):
-        self.folder = folder
+        self.url, self.folder = url, folder
         self.now = 0
         self.store = Store(url)
         self.images = self.replica(LIMITS)
@@ -303,3 +304,105 @@ def test_work_on_one_image_does_not_grow_with_what_the_owner_has(tmp_path, work)
     images.close()
     place.images.close()
     place.store.close()
+
+
+def while_bytes_go(place, monkeypatch, act):
+    """What an act came to that was done while the bytes of an old claim were taken away."""
+    remove, came = place.images._blobs.remove, []
+
+    def slowly(name):
+        if not came:
+            came.append(None)
+            with ThreadPoolExecutor(1) as other:
+                came[0] = other.submit(act).result()
+        remove(name)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place.images._blobs, "remove", slowly)
+        place.wait(LINGER_S + 1)
+    return came[0]
+
+
+def test_no_transaction_is_open_while_bytes_go(place, monkeypatch):
+    """An object store that hangs would stop all that is written, and on SQLite all purchases."""
+    [image] = place.images.add("ann", [png(1)])
+    place.images.delete("ann", image.id)
+
+    def write():
+        eager = Store(place.url, busy_timeout_s=0.5)
+        with eager.write() as tx:
+            totals.lock(tx, "ann")
+        eager.close()
+        return "written"
+
+    assert while_bytes_go(place, monkeypatch, write) == "written"
+    assert (place.files(), place.sums()[:2]) == ([], (0, 0))
+
+
+def code_of_upload(place):
+    try:
+        place.images.add("ann", [png(1)])
+    except Refusal as refusal:
+        return refusal.code
+    return None
+
+
+def test_an_upload_of_bytes_that_are_going_is_sent_away_and_may_come_again(place, monkeypatch):
+    [image] = place.images.add("ann", [png(1)])
+    place.images.delete("ann", image.id)
+    came = while_bytes_go(place, monkeypatch, lambda: code_of_upload(place))
+    assert came is Code.OVERLOADED
+    assert place.sums()[:2] == place.counted()[:2] == (0, 0)
+    assert place.images.add("ann", [png(1)])[0].new
+    assert place.images.open("ann", image.id).size == (16, 12)
+
+
+def test_what_was_written_so_late_that_its_bytes_are_going_is_not_announced(place, monkeypatch):
+    write = place.images._blobs.write
+    removing, go = threading.Event(), threading.Event()
+    remove = place.images._blobs.remove
+
+    def slow_remove(name):
+        removing.set()
+        assert go.wait(10)
+        remove(name)
+
+    sweeps = [threading.Thread(target=lambda: place.wait(LINGER_S + 1))]
+
+    def slow_write(files):
+        write(files)
+        sweeps[0].start()
+        assert removing.wait(10)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place.images._blobs, "remove", slow_remove)
+        patch.setattr(place.images._blobs, "write", slow_write)
+        assert code_of_upload(place) is Code.DEADLINE_EXCEEDED
+        go.set()
+        sweeps[0].join()
+    assert (place.files(), place.sums()[:2], place.counted()[:2]) == ([], (0, 0), (0, 0))
+
+
+def test_a_second_sweep_leaves_alone_what_the_first_is_taking_away(place, monkeypatch):
+    """Else its bytes could go after an upload that came between."""
+    [image] = place.images.add("ann", [png(1)])
+    place.images.delete("ann", image.id)
+    assert while_bytes_go(place, monkeypatch, lambda: place.wait(60)) == 0
+    assert place.sums()[:2] == place.counted()[:2] == (0, 0)
+
+
+def test_what_a_server_was_taking_away_when_it_died_goes_later(place, monkeypatch):
+    [image] = place.images.add("ann", [png(1)])
+    place.images.delete("ann", image.id)
+
+    def die(_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(place.images._blobs, "remove", die)
+        with pytest.raises(KeyboardInterrupt):
+            place.wait(LINGER_S + 1)
+    assert place.wait(60) == 0
+    assert code_of_upload(place) is Code.OVERLOADED
+    assert place.wait(20 * 60) == 1
+    assert (place.files(), place.sums()[:2], place.counted()[:2]) == ([], (0, 0), (0, 0))
