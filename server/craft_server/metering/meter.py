@@ -120,7 +120,7 @@ class Meter(Ledger):
         super().__init__(store)
         self._clock = clock
         self.holder = holder
-        self._unheard: deque[tuple[str, str, int]] = deque()
+        self._unheard: deque[dict[str, Any]] = deque()
         self._reply_bytes = reply_bytes
         self._telemetry = telemetry or Telemetry()
         self._reply_kept_us = round(reply_kept_s * _SECOND_US)
@@ -154,7 +154,7 @@ class Meter(Ledger):
         """
         values = {"key_id": key_id, "idempotency_key": idempotency_key, "fingerprint": fingerprint}
         values |= cost.model_dump() | {"holder": self.holder, "version": version}
-        with self._heard_of(key_id, idempotency_key) as (tx, now):
+        with self._heard_of(values) as (tx, now):
             expires_at = now + round(hold_s * _SECOND_US)
             opened = OPEN.first(tx, values | {"now": now, "expires_at": expires_at})
             if opened is None:
@@ -259,19 +259,20 @@ class Meter(Ledger):
             Refusal: `not_ready`, the store still does not answer; call again.
         """
         count = 0
-        while self._unheard:
-            key_id, idempotency_key, held_at = lost = self._unheard[0]
-            values = {"key_id": key_id, "idempotency_key": idempotency_key, "held_at": held_at}
+        for lost in self._unheard.copy():
             with self._store.write() as tx:
-                tx.execute(WAIT_FOR, {"key_id": key_id})
-            count += self._sweep(UNHEARD, values | {"holder": self.holder}, "released")
+                tx.execute(WAIT_FOR, {"key_id": lost["key_id"]})
+            count += self._sweep(UNHEARD, lost, "released")
             with suppress(ValueError):  # somebody else did the same meanwhile
                 self._unheard.remove(lost)
         return count
 
     @contextmanager
-    def _heard_of(self, key_id: str, idempotency_key: str) -> Iterator[tuple[Connection, int]]:
-        """A transaction and its time; if nobody knows what came of it, that is noted."""
+    def _heard_of(self, values: dict[str, Any]) -> Iterator[tuple[Connection, int]]:
+        """A transaction and its time; if nobody knows what came of it, that is noted.
+
+        With the holder's name of that time: a process may take another during an outage.
+        """
         now = None
         try:
             with self._store.write() as tx:
@@ -279,7 +280,8 @@ class Meter(Ledger):
                 yield tx, now
         except StoreDown:
             if now is not None:
-                self._unheard.append((key_id, idempotency_key, now))
+                names = "key_id", "idempotency_key", "holder"
+                self._unheard.append({name: values[name] for name in names} | {"held_at": now})
             raise
 
     def _sweep(

@@ -1,9 +1,11 @@
 """A purchase is held, then charged once or given back; nothing is ever sold beyond a limit."""
 
 import hashlib
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from sqlalchemy import Connection, exc, select, text, update
@@ -674,4 +676,39 @@ def test_the_hold_of_a_retry_is_not_taken_for_the_one_that_was_cut_off(database_
     assert shop.meter.give_back_unheard() == 0
     shop.settle(hold)
     assert shop.used_held == (1, 0)
+    store.close()
+
+
+def test_what_was_cut_off_under_another_name_is_given_back(database_url: str):
+    """A process takes another name when its own is lost, and that is in an outage."""
+    store = Deaf(database_url, committed=True)
+    shop = Shop(store)
+    shop.meter.holder = "before"
+    store.deaf = True
+    with refused(Code.NOT_READY):
+        shop.reserve("a")
+    store.deaf = False
+    shop.meter.holder = "after"
+    assert shop.meter.give_back_unheard() == 1
+    assert shop.used_held == (0, 0)
+    store.close()
+
+
+def test_several_give_back_at_once(database_url: str, monkeypatch: pytest.MonkeyPatch):
+    """One takes the last away between another's look whether there is one and its look at it."""
+    store = Deaf(database_url, committed=True)
+    shop = Shop(store)
+    store.deaf = True
+    with refused(Code.NOT_READY):
+        shop.reserve("a")
+    store.deaf = False
+
+    class Overtaken(deque[Any]):
+        def __bool__(self) -> bool:
+            found = len(self) > 0
+            self.clear()
+            return found
+
+    monkeypatch.setattr(shop.meter, "_unheard", Overtaken(shop.meter._unheard))
+    shop.meter.give_back_unheard()
     store.close()
