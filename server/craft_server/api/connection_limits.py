@@ -9,6 +9,7 @@ Owns the bounds that uvicorn's protocol lacks.
     an answered request   its unread body is thrown away for `_LINGER_S`, then it is closed
     a reply               is read at `least` rate, and its end within `reply_s`, else it is closed
     half a connection     who ends its side after a whole request gets its reply
+    a lost connection     its request is told so and those behind it are dropped
 
 How long a body may take is bounded where it is read (middleware.py).
 """
@@ -18,6 +19,7 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from craft_server.api.least_rate import NO_LEAST_RATE, LeastRate, Reader
@@ -33,6 +35,9 @@ _TOO_MANY = _CLOSE.format("503 Service Unavailable\r\nRetry-After: 1").encode()
 
 _UNSENT_BYTES = 2**18
 """Of one connection in the system's memory, beside what is on its way. Linux would take 4 MB."""
+
+_QUEUED = 16
+"""Requests read behind one in work. Only a line that is read shows that its client left."""
 
 _STRANGER_S = 1.0
 """For so long a request may be in work without a key before its connection has to make room."""
@@ -137,19 +142,29 @@ class Connection(HttpToolsProtocol):
             self.close_now(_TOO_MANY)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop every clock."""
+        """Stop every clock and tell the request in work; uvicorn tells the one read last alone."""
         self._stop()
         self._reader.stop()
         self._limits.closed(self)
+        self.pipeline.clear()
+        if self._answering is not None and not self._answering.response_complete:
+            self._answering.disconnected = True
+            self._answering.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """Parse input; what completes neither a head nor a piece of a body is limited."""
         self._progress = False
         super().data_received(data)
+        self._read_on()
         self._useless = 0 if self._progress else self._useless + len(data)
         if self._useless > HEAD_BYTES:
             self.close_now(_TOO_LARGE)
+
+    def _read_on(self) -> None:
+        """Few requests behind one in work do not stop the reading, as they do in uvicorn."""
+        if 0 < len(self.pipeline) <= _QUEUED and len(self.cycle.body) <= HIGH_WATER_LIMIT:
+            self.flow.resume_reading()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Keep a header; trailers, which come after a body, are dropped."""

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import socket
+import struct
 import threading
 import time
 
@@ -264,6 +265,60 @@ def test_a_client_that_leaves_while_its_request_is_in_work_is_noticed(version):
             line.sendall(b"GET /slow?long HTTP/" + version + b"\r\n\r\n")
             time.sleep(0.2)
         assert left.wait(SLOW_S / 3)
+
+
+@pytest.mark.parametrize("gap_s", [0, 0.2])
+@pytest.mark.parametrize("reset", [True, False])
+def test_a_client_that_leaves_with_another_request_queued_is_noticed(caplog, reset, gap_s):
+    """The request behind may come with the first, or while the application waits for more."""
+    with serving() as port:
+        with line_to(port) as line:
+            line.sendall(b"GET /slow?long HTTP/1.1\r\n\r\n" + (b"" if gap_s else GET))
+            time.sleep(0.2)
+            if gap_s:
+                line.sendall(GET)
+                time.sleep(gap_s)
+            if reset:
+                line.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        assert left.wait(SLOW_S / 3)
+    assert not caplog.records
+
+
+def test_of_a_client_that_left_no_queued_request_is_begun(caplog):
+    asked = []
+
+    async def noting(scope, receive, send):
+        asked.append(scope["path"])
+        await app(scope, receive, send)
+
+    with serving(noting) as port:
+        with line_to(port) as line:
+            line.sendall(b"GET /slow?long HTTP/1.1\r\n\r\n" + b"GET /known HTTP/1.1\r\n\r\n" * 3)
+            time.sleep(0.2)
+        assert left.wait(SLOW_S / 3)
+    assert asked == ["/slow"]
+    assert not caplog.records
+
+
+def test_requests_queued_behind_one_in_work_are_few_or_wait_in_the_socket():
+    """Who sends without end while its first request is in work fills no memory here."""
+    go = threading.Event()
+
+    async def waiting(scope, receive, send):
+        await receive()
+        left = asyncio.ensure_future(receive())
+        while not go.is_set():
+            await asyncio.sleep(0.02)
+        left.cancel()
+        await app(scope, receive, send)
+
+    with serving(waiting) as port, line_to(port) as line:
+        line.sendall(GET)
+        time.sleep(0.2)
+        line.settimeout(1)
+        with pytest.raises(TimeoutError):
+            line.sendall(GET * 2**22)
+        go.set()
 
 
 def test_a_body_that_ends_too_early_is_one_whose_client_left():
