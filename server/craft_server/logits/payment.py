@@ -1,11 +1,12 @@
 """Payment of a priced request: reserve, then settle or release, whatever happens meanwhile.
 
 Owns what a cancelled caller and a store that does not answer mean for a hold: none is left behind,
-and none is settled by halves.
+and none is settled by halves. Each step is a task of its own, which nobody cancels. Its caller may
+be cancelled any number of times (its client leaves, then a drain ends) and waits for it to the end.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from typing import Any, TypeVar
 
@@ -62,23 +63,12 @@ class Payment:
         Raises:
             Refusal: see `Meter.reserve`.
         """
-        reserve = partial(
-            self._meter.reserve,
-            priced.key.id,
-            priced.idempotency_key,
-            fingerprint=priced.fingerprint,
-            cost=priced.cost,
-            hold_s=self._settings.hold_s,
-            version=priced.key.version,
-            at_a_time=priced.key.policy.max_concurrent or self._settings.key_requests,
-        )
         with self._tracer.span("reserve", queries=priced.cost.queries):
-            reserving = self._group_commit.run(reserve, durable=False)
+            reserving = asyncio.create_task(self._reserve(priced))
             try:
-                return await self._heard_of(asyncio.shield(reserving))
+                return await _finished(reserving)
             except asyncio.CancelledError:
-                found = await self._heard_of(reserving)
-                if isinstance(found, Hold):
+                if not reserving.cancelled() and isinstance(found := reserving.result(), Hold):
                     await self.release(priced, found)
                 raise
 
@@ -91,23 +81,12 @@ class Payment:
             Refusal: see `Meter.settle`; `not_ready`: nobody knows whether it is settled, and if it
                 is not, it is released as soon as the store answers.
         """
-        settle = partial(self._meter.settle, hold, reply, entry=entry, keep=keep)
-        try:
-            with self._tracer.span("settle", queries=priced.cost.queries):
-                budgets = await _finished(self._group_commit.run(settle))
-        except Refusal as refusal:
-            if refusal.code is Code.NOT_READY:
-                self._release_in_background(priced, hold)
-            raise
-        self._count("settled", priced.cost)
-        return budgets
+        with self._tracer.span("settle", queries=priced.cost.queries):
+            return await _to_its_end(self._settle(priced, hold, reply, entry=entry, keep=keep))
 
     async def release(self, priced: PricedRequest, hold: Hold) -> None:
         """Release a hold: now, or as soon as the store answers."""
-        try:
-            await self._release(priced, hold)
-        except Refusal:
-            self._release_in_background(priced, hold)
+        await _to_its_end(self._release_now_or_later(priced, hold))
 
     async def budgets(self, priced: PricedRequest, replay: Replay) -> Budgets:
         """The key's budgets when what it bought before is delivered again; counts the replay."""
@@ -115,46 +94,92 @@ class Payment:
         self._count("replayed", replay.cost)
         return budgets
 
-    async def _heard_of(self, reserving: "asyncio.Future[Hold | Replay]") -> Hold | Replay:
+    def close(self) -> None:
+        """End its threads. Reads that wait for one are done first."""
+        self._readers.close()
+
+    async def _reserve(self, priced: PricedRequest) -> Hold | Replay:
         """A reservation; one of which nobody knows whether it was made is given back later."""
+        reserve = partial(
+            self._meter.reserve,
+            priced.key.id,
+            priced.idempotency_key,
+            fingerprint=priced.fingerprint,
+            cost=priced.cost,
+            hold_s=self._settings.hold_s,
+            version=priced.key.version,
+            at_a_time=priced.key.policy.max_concurrent or self._settings.key_requests,
+        )
         try:
-            return await reserving
+            return await self._group_commit.run(reserve, durable=False)
         except StoreDown:
             self._in_background(self._give_back_unheard)
             raise
+
+    async def _settle(
+        self, priced: PricedRequest, hold: Hold, reply: bytes, *, entry: LedgerEntry, keep: bool
+    ) -> Budgets:
+        settle = partial(self._meter.settle, hold, reply, entry=entry, keep=keep)
+        try:
+            budgets = await self._group_commit.run(settle)
+        except Refusal as refusal:
+            if refusal.code is Code.NOT_READY:
+                self._release_in_background(priced, hold)
+            raise
+        self._count("settled", priced.cost)
+        return budgets
+
+    async def _release_now_or_later(self, priced: PricedRequest, hold: Hold) -> None:
+        try:
+            await self._release(priced, hold)
+        except Refusal:
+            self._release_in_background(priced, hold)
 
     def _release_in_background(self, priced: PricedRequest, hold: Hold) -> None:
         """A hold that stays would make every retry wait until it expires."""
         self._in_background(partial(self._release, priced, hold))
 
-    def _in_background(self, act: Callable[[], Awaitable[None]]) -> None:
+    def _in_background(self, act: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._wait_for(asyncio.create_task(_until_it_is_done(act)))
 
     async def _give_back_unheard(self) -> None:
-        await _finished(self._group_commit.run(self._meter.give_back_unheard, durable=False))
+        await self._group_commit.run(self._meter.give_back_unheard, durable=False)
 
     async def _release(self, priced: PricedRequest, hold: Hold) -> None:
         release = partial(self._meter.release, hold)
-        if await _finished(self._group_commit.run(release, durable=False)):
+        if await self._group_commit.run(release, durable=False):
             self._count("released", priced.cost)
 
     def _count(self, state: UnitState, cost: Counters) -> None:
         self._telemetry.units(state, queries=cost.queries, logit_vectors=cost.logit_vectors)
 
 
-async def _until_it_is_done(act: Callable[[], Awaitable[None]]) -> None:
+async def _until_it_is_done(act: Callable[[], Coroutine[Any, Any, None]]) -> None:
     while True:
         await asyncio.sleep(_RETRY_S)
         try:
-            return await act()
+            return await _to_its_end(act())
         except Refusal:
             continue
 
 
-async def _finished(write: "asyncio.Future[T]") -> T:
-    """Wait to the end even if the caller is cancelled meanwhile."""
-    try:
-        return await asyncio.shield(write)
-    except asyncio.CancelledError:
-        await write
-        raise
+async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
+    """Work in a task that is not cancelled with its caller."""
+    return await _finished(asyncio.create_task(work))
+
+
+async def _finished(work: "asyncio.Future[T]") -> T:
+    """Wait to the end, however often the caller is cancelled meanwhile; then it is cancelled.
+
+    An error of the work goes before.
+    """
+    left: asyncio.CancelledError | None = None
+    while not work.done():
+        try:
+            await asyncio.wait([work])
+        except asyncio.CancelledError as error:
+            left = error
+    result = work.result()
+    if left is not None:
+        raise left
+    return result

@@ -241,6 +241,7 @@ class LogitsService:
         self._desk.close()
         self._worker.close()
         await asyncio.to_thread(self._orders.close)
+        await asyncio.to_thread(self._payment.close)
         await asyncio.to_thread(self._image_features.close)
 
     def _wait_for(self, work: "asyncio.Future[Any]") -> None:
