@@ -25,6 +25,7 @@ from craft_server.api.listening import bound, serve_on
 from craft_server.api.middleware import BodyCap, KeylessTurns, RequestId
 from craft_server.api.routes import ROUTERS
 from craft_server.api.services import Services, Threads, services_of
+from craft_server.api.starts import Starts
 from craft_server.db.group_commit import GroupCommit
 from craft_server.db.holders import Holder
 from craft_server.db.store import Store
@@ -129,6 +130,7 @@ def create_app(settings: Settings, blackbox: BlackBox) -> FastAPI:
     app.add_middleware(Deliveries)
     app.add_middleware(KeylessTurns, pacing=pacing)
     app.add_middleware(Deadlines, seconds=settings.deadline_s)
+    app.add_middleware(Starts)
     app.add_middleware(AccessLog, telemetry=metrics, tracer=tracer, write_log=settings.access_log)
     app.add_middleware(RequestId, trusting=settings.trust_request_id)
     return app

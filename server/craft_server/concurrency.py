@@ -96,13 +96,14 @@ class FairSemaphore:
     @asynccontextmanager
     async def slot(self, owner: str) -> AsyncIterator[None]:
         """Have a slot within the block."""
-        await self._enter(owner)
+        await self.enter(owner)
         try:
             yield
         finally:
-            self._leave(owner)
+            self.leave(owner)
 
-    async def _enter(self, owner: str) -> None:
+    async def enter(self, owner: str) -> None:
+        """Wait for a slot; `leave` it once."""
         turn = asyncio.Event()
         self._waiting.append((owner, turn))
         self._let_in()
@@ -110,12 +111,13 @@ class FairSemaphore:
             await turn.wait()
         except asyncio.CancelledError:
             if turn.is_set():
-                self._leave(owner)
+                self.leave(owner)
             else:
                 self._waiting.remove((owner, turn))
             raise
 
-    def _leave(self, owner: str) -> None:
+    def leave(self, owner: str) -> None:
+        """Give a slot to who is next."""
         self._free += 1
         self._taken[owner] -= 1
         self._taken += Counter()  # forgets who has none

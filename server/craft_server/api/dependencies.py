@@ -86,6 +86,8 @@ async def _counted(request: Request, services: Services, key: Key) -> Key:
     except Refusal:
         request.state.close = True  # to come again at once costs the client a connection
         raise
+    finally:
+        request.state.begun()  # what comes now is in its share
     request.state.caller = caller  # for the bodies' share
     if known := getattr(request.state, "known", None):
         known()  # the connection is one of this key's now

@@ -106,6 +106,7 @@ class KeylessTurns:
 
         async def in_turn(message: Message) -> None:
             if message["type"] == "http.response.start" and "key_id" not in scope["state"]:
+                scope["state"]["begun"]()  # who waits here keeps nobody from beginning
                 await self._pacing.turn(NOBODY.owner)
             await send(message)
 

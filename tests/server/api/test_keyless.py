@@ -1,5 +1,9 @@
 """Requests without a good key: answered in turns, whatever they ask, and probes at once."""
 
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from craft_server.accounts.shares import Caller
@@ -58,3 +62,22 @@ def test_a_rate_is_no_way_around_a_turn(app, client, turns, monkeypatch):
     codes = [client.get("/v1/key").status_code for _ in range(3)]
     assert codes == [200, 429, 429]
     assert len(turns) == 3
+
+
+def test_strangers_who_wait_keep_nobody_from_beginning(app, client, monkeypatch):
+    """Twenty of them wait, with tokens of their own, and a key is answered at once."""
+    over = threading.Event()
+
+    async def turn(owner):
+        while not owner and not over.is_set():
+            await asyncio.sleep(0.01)
+
+    monkeypatch.setattr(services_of(app).pacing, "turn", turn)
+    with ThreadPoolExecutor(20) as pool:
+        asked = [
+            pool.submit(client.get, "/v1/key", headers={"Authorization": f"Bearer craft_{number}"})
+            for number in range(20)
+        ]
+        assert client.get("/v1/key").status_code == 200
+        over.set()
+        assert {reply.result().status_code for reply in asked} == {401}
