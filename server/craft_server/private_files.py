@@ -1,11 +1,14 @@
 """Folders and files that only the account of this server may read: 0700, 0600, whatever the umask.
 
-What exists already is tightened if it is ours to change. A mount that knows no modes, or a folder
-of another account, stays as it is: that is the operator's choice and no error.
+What exists already is tightened if it is ours to change: a folder only if there is nothing in it
+but what a server makes. A server of the root account whose data lie in `/`, or in a folder of
+others, must not lock these out. A mount that knows no modes, or a folder of another account, stays
+as it is: that is the operator's choice and no error.
 """
 
 import contextlib
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -14,10 +17,17 @@ _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
 def prepare(folder: Path) -> None:
-    """Make or tighten a folder; if it cannot be made, whoever needs it will say so."""
+    """Make or tighten a data folder; if it cannot be made, whoever needs it will say so."""
     with contextlib.suppress(OSError):
         make_folder(folder)
-    tighten(folder)
+    tighten_own(folder, re.compile(r"craft\.db.*|features\.db.*|images"))
+
+
+def tighten_own(folder: Path, names: re.Pattern[str]) -> None:
+    """Tighten a folder in which everything has a name that we give."""
+    with contextlib.suppress(OSError):
+        if all(names.fullmatch(entry.name) for entry in folder.iterdir()):
+            tighten(folder)
 
 
 def make_folder(folder: Path) -> None:
@@ -33,9 +43,9 @@ def make_file(path: Path) -> None:
     Raises:
         OSError: it cannot be made.
     """
-    if path.exists():
+    if path.is_file():
         tighten(path)
-    else:
+    elif not path.exists():
         os.close(opener(str(path), os.O_RDWR | os.O_CREAT))
 
 

@@ -11,6 +11,7 @@ from craft_server import private_files
 from craft_server.api.services import services_of
 from craft_server.app import create_app
 from craft_server.db.store import Store
+from craft_shared.errors import Refusal
 from tests.support.serving import image_set, settings_in, stub_box, text_request
 
 
@@ -104,3 +105,33 @@ def test_a_folder_below_a_file_is_an_error_of_the_system(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="file"):
         private_files.make_folder(tmp_path / "file" / "below")
+
+
+@pytest.mark.parametrize("where", ["data_dir", "image_url", "database_url"])
+def test_a_folder_with_anything_else_in_it_is_not_locked(tmp_path, where):
+    """A server of the root account with its data in `/` once made `/` its own: nobody else ran."""
+    others = tmp_path / "others"
+    others.mkdir(mode=0o755)
+    (others / "of-somebody").write_text("")
+    (others / "of-somebody").chmod(0o644)
+    places = {
+        "data_dir": {"data_dir": others},
+        "image_url": {"data_dir": tmp_path / "var", "image_url": f"file://{others}"},
+        "database_url": {
+            "data_dir": tmp_path / "var",
+            "database_url": f"sqlite:///{others / 'craft.db'}",
+        },
+    }
+    settings = settings_in(tmp_path).model_copy(update=places[where])
+    app = create_app(settings, stub_box(settings))
+    with TestClient(app) as client:
+        assert client.get("/livez").status_code == 200
+    assert (mode(others), mode(others / "of-somebody")) == (0o755, 0o644)
+
+
+def test_a_folder_in_the_place_of_the_database_keeps_its_mode(tmp_path):
+    folder = tmp_path / "craft.db"
+    folder.mkdir(mode=0o755)
+    with pytest.raises(Refusal):
+        Store(f"sqlite:///{folder}")
+    assert mode(folder) == 0o755

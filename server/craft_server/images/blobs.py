@@ -9,6 +9,7 @@ cut.
 
 import hashlib
 import os
+import re
 import secrets
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -75,12 +76,16 @@ class Blobs(Protocol):
         ...
 
 
+_SHARD = re.compile("[0-9a-f]{2}")
+"""A folder of the blobs whose names begin so."""
+
+
 class BlobFolder:
     """Blobs in a folder, one file each; see `Blobs`."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        private_files.tighten(folder)  # and with it all below, without a look at each file
+        private_files.tighten_own(folder, _SHARD)  # and all below, without a look at each file
         self._writers = ThreadPoolExecutor(WRITERS, thread_name_prefix="blobs")
 
     def read(self, name: str) -> bytes:
