@@ -76,7 +76,7 @@ clean:  ## remove the virtual environment, caches and runs
 # --- what needs more than a machine with Python -------------------------------------------------
 
 .PHONY: test-long
-test-long: install  # programs that are killed in the middle of their work and go on, five minutes
+test-long: install  # whole programs that are killed, frozen or flooded, and go on: ten minutes
 	$(BIN)/pytest -n 2 -m long tests
 
 .PHONY: ray

@@ -129,8 +129,8 @@ def create_app(settings: Settings, blackbox: BlackBox) -> FastAPI:
     app.add_middleware(BodyCap, limits=limits.body_limits(settings))
     app.add_middleware(Deliveries)
     app.add_middleware(KeylessTurns, pacing=pacing)
-    app.add_middleware(Deadlines, seconds=settings.deadline_s)
     app.add_middleware(Starts)
+    app.add_middleware(Deadlines, seconds=settings.deadline_s)
     app.add_middleware(AccessLog, telemetry=metrics, tracer=tracer, write_log=settings.access_log)
     app.add_middleware(RequestId, trusting=settings.trust_request_id)
     return app

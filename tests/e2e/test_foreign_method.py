@@ -62,6 +62,7 @@ def test_it_is_listed_with_its_settings_and_its_cost(site):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_it_is_planned_fitted_benched_and_refused_by_the_commands(site, tmp_path):
     photos, run = build_photos(tmp_path / "photos"), tmp_path / "run"
     chosen = ("--data", photos, "--shots", "2", "--method", "best_template")

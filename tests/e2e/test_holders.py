@@ -18,7 +18,7 @@ from tests.support.serving import SCRIPTS, image_set, running, text_request
 
 ENDS_S = 60
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture(params=["sqlite", "postgres"])

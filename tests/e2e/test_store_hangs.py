@@ -24,7 +24,7 @@ RED_S = 5.0
 FROZEN_S = float(os.environ.get("FROZEN_S", "20"))
 ASKERS = 12
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 
 def ask(client, request, name):

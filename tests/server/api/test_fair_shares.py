@@ -26,9 +26,9 @@ from tests.support.serving import (
     text_request,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
-BAR_S = 5
+BAR_S = 10.0
 """What no onlooker's call may take; on a quiet machine each takes milliseconds."""
 
 

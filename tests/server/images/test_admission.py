@@ -180,7 +180,7 @@ def test_one_who_leaves_as_the_turn_comes_gives_the_place_on():
     async def main():
         slots = FairSemaphore(1)
         async with slots.slot("ann"):
-            waiting = asyncio.create_task(slots._enter("bob"))
+            waiting = asyncio.create_task(slots.enter("bob"))
             await asyncio.sleep(0)
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
