@@ -58,6 +58,18 @@ def jpeg_segments() -> bytes:
     return whole[:2] + b"\xff\xfe\0\2" * 1_800_000 + whole[2:]
 
 
+def jpeg_ended() -> bytes:
+    """A JPEG that ends before it begins: 1.8 million segments stand behind its end."""
+    whole = _encoded("JPEG", side=8)
+    return whole[:2] + b"\xff\xd9" + b"\xff\xfe\0\2" * 1_800_000 + whole[2:]
+
+
+def jpeg_marks() -> bytes:
+    """A JPEG with four million marks that no reader knows and Pillow passes over."""
+    whole = _encoded("JPEG", side=8)
+    return whole[:2] + b"\xff\xf0" * 4_000_000 + whole[2:]
+
+
 def jpeg_junk() -> bytes:
     """A JPEG with seven million bytes before its first segment that belong to none."""
     whole = _encoded("JPEG", side=8)

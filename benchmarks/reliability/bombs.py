@@ -59,6 +59,8 @@ def _images() -> Iterator[Bomb]:
         ("PNG with 700,000 chunks", "too_large", forged.png_chunks),
         ("JPEG of 1.8 million segments", "too_large", forged.jpeg_segments),
         ("JPEG with seven million stray bytes", "too_large", forged.jpeg_junk),
+        ("JPEG of 1.8 million segments behind its end", "too_large", forged.jpeg_ended),
+        ("JPEG with four million unknown marks", "too_large", forged.jpeg_marks),
         ("JPEG, truncated", "undecodable_image", forged.jpeg_truncated),
         ("WEBP, corrupted", "undecodable_image", forged.webp_corrupted),
     ]:

@@ -36,9 +36,10 @@ MAX_STEPS = 2**14
 7 microseconds with the interpreter in hand: 8 MiB of nothing else took 4 s from everybody. A
 camera's file has some dozens, and a PNG in pieces of 4 KiB has 2,048 in 8 MiB."""
 
-_SOS, _EOI = 0xDA, 0xD9
-_ALONE = frozenset({0x01, *range(0xD0, 0xD9)})
-"""Marks of a JPEG that have no length: TEM, restarts, the start of an image."""
+_SOS = 0xDA
+_ALONE = frozenset({0x01, 0xC8, *range(0xD0, 0xDA), *range(0xF0, 0xFE)})
+"""Marks of a JPEG after which Pillow reads on at once: TEM, JPG, restarts, the start and the end of
+an image, JPG0 to JPG13."""
 _PNG_HEAD, _PNG_CHUNK = 8, 12
 """Bytes before the first chunk, and of a chunk beside its data."""
 
@@ -124,7 +125,7 @@ def _segments(data: bytes) -> Iterator[int]:
     while at < len(data):
         yield at
         marker = data[at + 1] if data[at] == 0xFF and at + 1 < len(data) else None
-        if marker in {_SOS, _EOI}:
+        if marker == _SOS:
             return
         if marker is None or marker in {0, 0xFF}:  # junk, or padding
             at += 1

@@ -189,6 +189,8 @@ def test_a_decoder_that_fails_in_its_own_way_is_an_undecodable_image(monkeypatch
         forged.png_chunks,
         forged.jpeg_segments,
         forged.jpeg_junk,
+        forged.jpeg_ended,
+        forged.jpeg_marks,
     ],
 )
 def test_a_file_that_makes_a_decoder_repeat_itself_is_refused(forge):
