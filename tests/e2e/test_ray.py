@@ -71,8 +71,8 @@ def client(ray):
 
 def encoded(file):
     """Images whose encoding a replica keeps."""
-    with closing(sqlite3.connect(file)) as features:
-        return features.execute("SELECT count(*) FROM features").fetchone()[0]
+    with closing(sqlite3.connect(file)) as cache:
+        return cache.execute("SELECT count(*) FROM records").fetchone()[0]
 
 
 def ask(client, request, key):

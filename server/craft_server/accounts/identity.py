@@ -76,9 +76,14 @@ def invalid_key() -> Refusal:
     return Refusal(Code.INVALID_KEY, detail, param="Authorization")
 
 
-def is_live(row: Row[Any], now: int) -> bool:
-    """Is the key in this row neither revoked nor expired?"""
-    return row.revoked_at is None and (row.expires_at is None or now < row.expires_at)
+def no_such_key(key_id: str) -> Refusal:
+    """No row has this id: the key was never made in this database."""
+    return Refusal(Code.NOT_FOUND, f"no key has the id {key_id!r}", param="key_id")
+
+
+def is_live(now: int, *, revoked_at: int | None, expires_at: int | None) -> bool:
+    """Is a key neither revoked nor expired? All in microseconds, as they are stored."""
+    return revoked_at is None and (expires_at is None or now < expires_at)
 
 
 def key_in(row: Row[Any], *, token_until: datetime | None = None) -> Key:

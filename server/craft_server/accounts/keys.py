@@ -31,6 +31,7 @@ from craft_server.accounts.identity import (
     is_live,
     key_in,
     limits_in,
+    no_such_key,
     scopes_in,
     shown,
 )
@@ -89,7 +90,7 @@ class Keys:
         with self._store.read() as tx:
             row = tx.execute(_BY_TOKEN, {"sha256": sha256}).first()
         now = self._clock()
-        if row is None or not is_live(row, now):
+        if row is None or not is_live(now, revoked_at=row.revoked_at, expires_at=row.expires_at):
             raise invalid_key()
         if hmac.compare_digest(sha256, row.token_sha256):
             return key_in(row)
@@ -272,7 +273,7 @@ def _locked(tx: Connection, key_id: str) -> Row[Any]:
 def _one(tx: Connection, key_id: str, statement: Any) -> Row[Any]:
     row: Row[Any] | None = tx.execute(statement).first()
     if row is None:
-        raise Refusal(Code.NOT_FOUND, f"no key has the id {key_id!r}", param="key_id")
+        raise no_such_key(key_id)
     return row
 
 

@@ -130,7 +130,7 @@ class LogitsService:
             return _anything
         look = partial(self._meter.foresee, version=key.version)
         found = await self._orders.run(look, key.id, idempotency_key, cost)
-        return _anything if found is None else partial(check_same, found)
+        return _anything if found is None else partial(check_same, idempotency_key, found)
 
     async def read(self, key: Key, decode: Callable[[bytes], T], body: bytes) -> T:
         """Decode a body when it is its owner's turn, off the event loop."""

@@ -21,10 +21,10 @@ from sqlalchemy import (
     select,
 )
 
+from craft_server.accounts.identity import no_such_key
 from craft_server.db.store import Store, from_us, to_us
 from craft_server.db.tables import COUNTERS, LIMITS, keys, ledger
 from craft_server.metering.statements import AUDIT, AUDITED, HELD
-from craft_shared.errors import Code, Refusal
 from craft_shared.messages import (
     Budget,
     Budgets,
@@ -178,7 +178,7 @@ def budgets_of(tx: Connection, key_id: str) -> Budgets:
     """
     row = tx.execute(_KEY, {"key_id": key_id}).mappings().first()
     if row is None:
-        raise Refusal(Code.NOT_FOUND, f"no key has the id {key_id!r}", param="key_id")
+        raise no_such_key(key_id)
     return budgets_in(dict(row))
 
 

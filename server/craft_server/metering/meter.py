@@ -20,23 +20,25 @@ a transaction locks at most one request and then one key, so none can wait in a 
 
 import hashlib
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from sqlalchemy import Connection, Row, TextClause, select
 
-from craft_server.accounts.identity import ANY_VERSION, invalid_key, is_live
+from craft_server.accounts.identity import ANY_VERSION, invalid_key, is_live, no_such_key
 from craft_server.db.store import Clock, Store, StoreDown, wall_clock
-from craft_server.db.tables import LIMITS, keys, requests
+from craft_server.db.tables import LIMITS, requests
 from craft_server.metering.ledger import Ledger, budgets_in, budgets_of
 from craft_server.metering.statements import (
     CHARGE,
+    FORESEE,
     FORGET,
     HOLD,
     HOLDERS,
     IN_WORK,
+    KEY,
     MOVE,
     OPEN,
     ORPHANED,
@@ -158,35 +160,35 @@ class Meter(Ledger):
             expires_at = now + round(hold_s * _SECOND_US)
             opened = OPEN.first(tx, values | {"now": now, "expires_at": expires_at})
             if opened is None:
-                _check_unchanged(tx, key_id, now, version)
+                _check_key(tx, key_id, now, version)
                 return _replay(_request(tx, key_id, idempotency_key), fingerprint, cost)
             if HOLD.first(tx, taken(values) | {"now": now}) is None:
-                _check_unchanged(tx, key_id, now, version)
+                _check_key(tx, key_id, now, version)
                 raise _no_room(budgets_of(tx, key_id), cost)
             _check_in_work(tx, key_id, at_a_time)
             return Hold(key_id, idempotency_key, opened["attempt"])
 
     def foresee(
         self, key_id: str, idempotency_key: str, cost: Counters, *, version: int = ANY_VERSION
-    ) -> Row[Any] | None:
+    ) -> str | None:
         """Would `reserve` find a price too high? Nothing is held; only `reserve` is exact.
 
         Returns:
-            The row of a request that was bought, or is being worked on, under that name: asking
-            for it again costs nothing. None where there is room for a new one.
+            The fingerprint of a request that was bought, or is being worked on, under that name:
+            asking for it again costs nothing. None where there is room for a new one.
 
         Raises:
-            Refusal: `budget_exhausted`, `budget_held` or `invalid_key`, as `reserve`.
+            Refusal: `budget_exhausted`, `budget_held`, `invalid_key` or `not_found`, as `reserve`.
         """
-        where = requests.c.key_id == key_id, requests.c.idempotency_key == idempotency_key
-        known = requests.c.state.in_(("held", "settled"))
-        columns: list[Any] = [requests.c.idempotency_key, requests.c.fingerprint]
         with self._store.read() as tx:
-            found = tx.execute(select(*columns).where(*where, known)).first()
-            if found is None and not fits(budgets := budgets_of(tx, key_id), cost):
-                _check_unchanged(tx, key_id, self._clock(), version)
-                raise _no_room(budgets, cost)
-            return found
+            found = FORESEE.first(tx, {"key_id": key_id, "idempotency_key": idempotency_key})
+        if found is None:
+            raise no_such_key(key_id)
+        fingerprint: str | None = found["fingerprint"]
+        if fingerprint is None and not fits(budgets := budgets_in(found), cost):
+            _check_unchanged(found, self._clock(), version)
+            raise _no_room(budgets, cost)
+        return fingerprint
 
     def settle(self, hold: Hold, reply: bytes, *, entry: LedgerEntry, keep: bool = True) -> Budgets:
         """Charge a held request; only then may its reply leave the server.
@@ -312,17 +314,22 @@ def fits(budgets: Budgets, cost: Counters) -> bool:
     )
 
 
-def check_same(found: Row[Any], fingerprint: str) -> None:
-    """Refuse a request that asks for something else than what was bought under its name."""
-    if found.fingerprint != fingerprint:
-        name = f"Idempotency-Key {found.idempotency_key!r}"
+def check_same(idempotency_key: str, bought: str, fingerprint: str) -> None:
+    """Refuse a request whose fingerprint is not the one of what was bought under its name."""
+    if bought != fingerprint:
+        name = f"Idempotency-Key {idempotency_key!r}"
         detail = f"{name} belongs to another request; every request needs its own"
         raise Refusal(Code.IDEMPOTENCY_KEY_REUSED, detail, param="Idempotency-Key")
 
 
-def _check_unchanged(tx: Connection, key_id: str, now: int, version: int) -> None:
-    key = tx.execute(select(keys).where(keys.c.id == key_id)).first()
-    if key is not None and not (is_live(key, now) and version in {ANY_VERSION, key.version}):
+def _check_key(tx: Connection, key_id: str, now: int, version: int) -> None:
+    if (key := KEY.first(tx, {"key_id": key_id})) is not None:
+        _check_unchanged(key, now, version)
+
+
+def _check_unchanged(key: Mapping[str, Any], now: int, version: int) -> None:
+    live = is_live(now, revoked_at=key["revoked_at"], expires_at=key["expires_at"])
+    if not live or version not in {ANY_VERSION, key["version"]}:
         raise invalid_key()
 
 
@@ -370,7 +377,7 @@ def _replay(found: Row[Any], fingerprint: str, wanted: Counters) -> Replay:
     a release that did not count logits has 0 of them.
     """
     name, param = f"Idempotency-Key {found.idempotency_key!r}", "Idempotency-Key"
-    check_same(found, fingerprint)
+    check_same(found.idempotency_key, found.fingerprint, fingerprint)
     if found.state != "settled":
         detail = f"the request with {name} is still being worked on"
         raise Refusal(Code.REQUEST_IN_PROGRESS, detail, param=param, retry_after_s=RETRY_AFTER_S)

@@ -28,6 +28,7 @@ def _each(form: str, *, join: str = ", ", names: tuple[str, ...] = LIMITS) -> st
 
 
 _FITS = "({0}_limit IS NULL OR {0}_used + {0}_held + :{0} <= {0}_limit)"
+_STANDS = "{0}_limit, {0}_used, {0}_held"
 _COUNTED = ", ".join(COUNTERS)
 _PRICED = _each(":{0}", names=COUNTERS)
 
@@ -53,6 +54,15 @@ HOLD = Statement(f"""
       AND {_each(_FITS, join=" AND ")}
     RETURNING id""")
 
+KEY = Statement("SELECT version, revoked_at, expires_at FROM keys WHERE id = :key_id")
+
+FORESEE = Statement(f"""
+    SELECT version, revoked_at, keys.expires_at, {_each(_STANDS)}, fingerprint
+    FROM keys LEFT JOIN requests
+      ON key_id = id AND idem_key = :idempotency_key AND state IN ('held', 'settled')
+    WHERE id = :key_id""")
+"""A key, and the fingerprint of the request that it bought, or is buying, under a name."""
+
 IN_WORK = Statement("""
     SELECT count(*) AS requests FROM requests WHERE key_id = :key_id AND state = 'held'""")
 
@@ -65,7 +75,7 @@ SETTLE = Statement(f"""
 CHARGE = Statement(f"""
     UPDATE keys SET {_each("{0}_held = {0}_held - :{0}, {0}_used = {0}_used + :{0}")}
     WHERE id = :key_id
-    RETURNING {_each("{0}_limit, {0}_used, {0}_held")}""")
+    RETURNING {_each(_STANDS)}""")
 
 RECORD = Statement(f"""
     INSERT INTO ledger (at, key_id, request_id, model, image_set, prompts, images, classes,
