@@ -39,7 +39,7 @@ test: install  ## tests with coverage, all but the long ones: ten minutes on two
 
 .PHONY: test-fast
 test-fast: install  ## unit tests alone, under a minute
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -p no:schemathesis -m 'not slow' $(UNITS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -p no:schemathesis -m 'not slow and not long' $(UNITS)
 
 .PHONY: lint
 lint: install  ## ruff (rules and format) and the dependency rules

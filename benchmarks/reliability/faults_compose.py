@@ -8,7 +8,8 @@
 The rounds of faults.py, with clients that know nothing but nginx's port, replicas that are
 containers, and their Postgres, which URL (SQLAlchemy's) reaches. NAME is a project of Compose that
 runs the profile with what --overlay prints laid over docker-compose.yml: the stub model, holds that
-expire in seconds, and ports on the loopback address. Exits 1 if anything is found.
+expire in seconds, and ports on the loopback address. Exits 1 if anything is found. What another
+owner sees is shown and has no bound: he too asks nginx, which may ask a replica that was killed.
 """
 
 import json

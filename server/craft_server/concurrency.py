@@ -62,15 +62,22 @@ class Workers:
         result: asyncio.Future[T] = asyncio.wrap_future(job)
         self._open += 1
         result.add_done_callback(self._ended)
+        late = False
+
+        def give_up() -> None:
+            nonlocal late
+            late = job.cancel()  # False if it has begun
+
+        timer = asyncio.get_running_loop().call_later(self._wait_s, give_up)
         try:
-            done, _ = await asyncio.wait([result], timeout=self._wait_s)
-            if not done and job.cancel():
-                detail = f"no thread for {self._name} was free within {self._wait_s:g} s"
-                raise Refusal(Code.NOT_READY, detail, retry_after_s=RETRY_AFTER_S)
             return await result
-        except asyncio.CancelledError:
-            result.cancel()
-            raise
+        except asyncio.CancelledError as error:
+            if not late:
+                raise
+            detail = f"no thread for {self._name} was free within {self._wait_s:g} s"
+            raise Refusal(Code.NOT_READY, detail, retry_after_s=RETRY_AFTER_S) from error
+        finally:
+            timer.cancel()
 
     def close(self) -> None:
         """Finish what waits and runs, then end the threads."""
@@ -104,6 +111,9 @@ class FairSemaphore:
 
     async def enter(self, owner: str) -> None:
         """Wait for a slot; `leave` it once."""
+        if self._free and not self._waiting and self._taken[owner] < self._most:
+            self._take(owner)
+            return
         turn = asyncio.Event()
         self._waiting.append((owner, turn))
         self._let_in()
@@ -120,8 +130,14 @@ class FairSemaphore:
         """Give a slot to who is next."""
         self._free += 1
         self._taken[owner] -= 1
-        self._taken += Counter()  # forgets who has none
+        if not self._taken[owner]:
+            del self._taken[owner]
         self._let_in()
+
+    def _take(self, owner: str) -> None:
+        self._free -= 1
+        self._taken[owner] += 1
+        self._last = owner
 
     def _let_in(self) -> None:
         def rank(waiting: tuple[str, asyncio.Event]) -> tuple[int, bool]:
@@ -132,10 +148,28 @@ class FairSemaphore:
             if self._taken[owner] >= self._most:
                 return
             self._waiting.remove(first)
-            self._free -= 1
-            self._taken[owner] += 1
-            self._last = owner
+            self._take(owner)
             turn.set()
+
+
+async def ended(work: "asyncio.Future[Any]") -> None:
+    """Wait until work is done, whatever it comes to; it goes on if the caller is cancelled.
+
+    As `asyncio.wait([work])`, in a third of the time: every purchase waits three times.
+    """
+    if not work.done():
+        waiter = asyncio.get_running_loop().create_future()
+        wake = partial(_wake, waiter)
+        work.add_done_callback(wake)
+        try:
+            await waiter
+        finally:
+            work.remove_done_callback(wake)
+
+
+def _wake(waiter: "asyncio.Future[None]", _: "asyncio.Future[Any]") -> None:
+    if not waiter.done():
+        waiter.set_result(None)
 
 
 async def on_thread(threads: Executor, work: Callable[[], T], held: AsyncExitStack) -> T:

@@ -10,6 +10,8 @@ from benchmarks.common.local import load_model
 from craft_server.engine.blackbox import Piece
 from craft_shared.messages import LogitsRequest, TextPrompts
 
+pytestmark = pytest.mark.slow  # trains
+
 NAMES = ["zero", "one", "seven"]
 
 

@@ -17,6 +17,8 @@ from benchmarks.accuracy.leakage import (
 from benchmarks.accuracy.recovery import Prior, cosine, recover
 from benchmarks.common.local import load_model
 
+pytestmark = pytest.mark.slow  # whole attacks
+
 IMAGES, OTHERS, TEXTS = 8, 100, 520
 
 

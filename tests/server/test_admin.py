@@ -10,6 +10,8 @@ from craft_server.settings import Settings
 from craft_shared.admin import KeyChange, KeyRequest
 from craft_shared.messages import Counters
 
+pytestmark = pytest.mark.slow  # the whole boundary
+
 
 @pytest.fixture
 def admin_key(mint_key):

@@ -21,6 +21,8 @@ from craft_tuner.runs.predictions import Predicted
 from tests.support.tuner_commands import build_zoo, typing_to
 from tests.support.tuner_server import Answer, FakeServer, model_card
 
+pytestmark = pytest.mark.slow  # whole commands
+
 EVIL = "\x1b[2J\x1b]0;owned\x07\x9b31m\x7f\u202eevil\u2066\r\b"
 FORBIDDEN = [chr(code) for code in (*range(9), *range(11, 32), *range(0x7F, 0xA0), 0x202E, 0x2066)]
 FIT = ("--shots", "1", "--population", "4", "--views", "1", "--intrinsic-dim", "8")

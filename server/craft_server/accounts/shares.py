@@ -4,7 +4,6 @@ Owns counting and the refusal beyond. It does not know what is counted: requests
 Counts live in one process's memory, on one thread, as those of rate_limit.py do.
 """
 
-from collections import Counter
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -50,12 +49,12 @@ class Shares:
     def __init__(self, what: str, limits: ShareLimits) -> None:
         self._what = what
         self._limits = limits
-        self._held: Counter[tuple[str, str]] = Counter()
+        self._held: dict[tuple[str, str], int] = {}
 
     @property
     def held(self) -> int:
         """What all hold."""
-        return self._held[_EVERYBODY]
+        return self._held.get(_EVERYBODY, 0)
 
     def lease(self, caller: Caller, amount: int = 0) -> "Lease":
         """Hold an amount until the lease is closed.
@@ -70,9 +69,11 @@ class Shares:
     def add(self, caller: Caller, amount: int) -> None:
         """Count an amount without a check; a negative one gives back."""
         for holder in _holders(caller):
-            self._held[holder] += amount
-            if not self._held[holder]:
-                del self._held[holder]
+            held = self._held.get(holder, 0) + amount
+            if held:
+                self._held[holder] = held
+            else:
+                self._held.pop(holder, None)
 
     def check(self, caller: Caller, amount: int, *, own: int) -> None:
         """Refuse what exceeds a share, unless `own` is all that is held of that share."""
@@ -80,7 +81,7 @@ class Shares:
         key, owner, everybody = _holders(caller)
         shares = ((key, limits.key), (owner, limits.owner), (everybody, limits.everybody))
         for holder, most in shares:
-            held = self._held[holder]
+            held = self._held.get(holder, 0)
             if most is not None and held > own and held + amount > most:
                 raise self._refusal(holder[0], held, amount, most)
 

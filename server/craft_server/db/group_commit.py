@@ -73,6 +73,10 @@ class GroupCommit:
         self._thread.join()
 
     def _serve(self) -> None:
+        with self._store.keeping_connections():
+            self._write_until_closed()
+
+    def _write_until_closed(self) -> None:
         while (first := self._waiting.get()) is not None:
             writes = [first]
             while len(writes) < _MAX_GROUP and not self._waiting.empty():

@@ -106,15 +106,17 @@ class Statement:
 
     def __init__(self, sql: str) -> None:
         self._sql = {"qmark": sql, "pyformat": re.sub(r":(\w+)", r"%(\1)s", sql)}
+        self._columns: tuple[str, ...] | None = None
 
     def first(self, tx: Connection, values: Mapping[str, Any]) -> dict[str, Any] | None:
         """Run it; gives the first row that it returns, by column."""
         cursor = tx.connection.cursor()
         cursor.execute(self._sql[tx.dialect.paramstyle], values)
-        row = cursor.fetchone() if cursor.description else None
-        names = cursor.description or ()
+        if self._columns is None:  # asked of the driver once: it describes twelve in five µs
+            self._columns = tuple(column[0] for column in cursor.description or ())
+        row = cursor.fetchone() if self._columns else None
         cursor.close()
-        return None if row is None else dict(zip((name[0] for name in names), row, strict=True))
+        return None if row is None else dict(zip(self._columns, row, strict=True))
 
 
 class Store:
@@ -210,12 +212,28 @@ class Store:
         a power failure may undo it, unless a durable one came after.
         """
         engine = self._writer if durable else self._hasty
-        with _transaction(engine, self._timeout_s) as connection:
+        kept: dict[Engine, Connection] | None = getattr(self._open, "kept", None)
+        with _transaction(engine, self._timeout_s, kept) as connection:
             self._open.connection = connection
             try:
                 yield
             finally:
                 self._open.connection = None
+
+    @contextmanager
+    def keeping_connections(self) -> Iterator[None]:
+        """Within the block, this thread keeps the connections of `together` from one to the next.
+
+        Giving one back and taking it again takes as long as what a small purchase writes.
+        """
+        kept: dict[Engine, Connection] = {}
+        self._open.kept = kept
+        try:
+            yield
+        finally:
+            self._open.kept = None
+            for connection in kept.values():
+                connection.close()
 
     def close(self) -> None:
         """Give back every connection; the store cannot be used in a `with` block meanwhile."""
@@ -267,12 +285,21 @@ def revision(url: str) -> str | None:
 
 
 @contextmanager
-def _transaction(engine: Engine, longest_s: float) -> Iterator[Connection]:
-    """The one place where an outage becomes a refusal, so that the server fails closed."""
+def _transaction(
+    engine: Engine, longest_s: float, kept: dict[Engine, Connection] | None = None
+) -> Iterator[Connection]:
+    """The one place where an outage becomes a refusal, so that the server fails closed.
+
+    Args:
+        engine: of the connection.
+        longest_s: how long it may wait.
+        kept: connections to be used again; one with an error is not.
+    """
     driver = engine.dialect.loaded_dbapi
     driver_bugs = tuple(getattr(driver, error.__name__) for error in _OUR_BUGS)
+    begin = engine.begin() if kept is None else _begin(engine, kept)
     try:
-        with patience(longest_s), engine.begin() as connection:
+        with patience(longest_s), begin as connection:
             yield connection
     except (*_OUR_BUGS, *driver_bugs):
         raise
@@ -282,6 +309,18 @@ def _transaction(engine: Engine, longest_s: float) -> Iterator[Connection]:
             "the store does not answer; the same Idempotency-Key is never charged twice",
             retry_after_s=RETRY_AFTER_S,
         ) from error
+
+
+@contextmanager
+def _begin(engine: Engine, kept: dict[Engine, Connection]) -> Iterator[Connection]:
+    connection = kept.pop(engine, None) or engine.connect()
+    try:
+        with connection.begin():
+            yield connection
+    except BaseException:
+        connection.close()
+        raise
+    kept[engine] = connection
 
 
 @contextmanager

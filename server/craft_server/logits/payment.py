@@ -1,16 +1,16 @@
 """Payment of a priced request: reserve, then settle or release, whatever happens meanwhile.
 
 Owns what a cancelled caller and a store that does not answer mean for a hold: none is left behind,
-and none is settled by halves. Each step is a task of its own, which nobody cancels. Its caller may
-be cancelled any number of times (its client leaves, then a drain ends) and waits for it to the end.
+and none is settled by halves. Nobody cancels a step: its caller may be cancelled any number of
+times (its client leaves, then a drain ends), and waits for the end and what follows from it.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
 
-from craft_server.concurrency import Workers
+from craft_server.concurrency import Workers, ended
 from craft_server.db.group_commit import GroupCommit
 from craft_server.db.store import StoreDown
 from craft_server.logits.pricing import PricedRequest
@@ -22,6 +22,7 @@ from craft_shared.errors import Code, Refusal
 from craft_shared.messages import Budgets, Counters
 
 T = TypeVar("T")
+Result = TypeVar("Result")
 
 _RETRY_S = 1.0
 """Between two tries to give a hold back while the store does not answer."""
@@ -64,13 +65,14 @@ class Payment:
             Refusal: see `Meter.reserve`.
         """
         with self._tracer.span("reserve", queries=priced.cost.queries):
-            reserving = asyncio.create_task(self._reserve(priced))
-            try:
-                return await _finished(reserving)
-            except asyncio.CancelledError:
-                if not reserving.cancelled() and isinstance(found := reserving.result(), Hold):
+            reserving = self._group_commit.run(self._reserve_of(priced), durable=False)
+            left = await _ended(reserving)
+            found = self._reserved(reserving)
+            if left is not None:
+                if isinstance(found, Hold):
                     await self.release(priced, found)
-                raise
+                raise left
+            return found
 
     async def settle(
         self, priced: PricedRequest, hold: Hold, reply: bytes, *, entry: LedgerEntry, keep: bool
@@ -82,11 +84,14 @@ class Payment:
                 is not, it is released as soon as the store answers.
         """
         with self._tracer.span("settle", queries=priced.cost.queries):
-            return await _to_its_end(self._settle(priced, hold, reply, entry=entry, keep=keep))
+            settle = partial(self._meter.settle, hold, reply, entry=entry, keep=keep)
+            settling = self._group_commit.run(settle)
+            return await _finished(settling, partial(self._settled, priced, hold))
 
     async def release(self, priced: PricedRequest, hold: Hold) -> None:
         """Release a hold: now, or as soon as the store answers."""
-        await _to_its_end(self._release_now_or_later(priced, hold))
+        releasing = self._group_commit.run(partial(self._meter.release, hold), durable=False)
+        await _finished(releasing, partial(self._released_now_or_later, priced, hold))
 
     async def budgets(self, priced: PricedRequest, replay: Replay) -> Budgets:
         """The key's budgets when what it bought before is delivered again; counts the replay."""
@@ -98,9 +103,8 @@ class Payment:
         """End its threads. Reads that wait for one are done first."""
         self._readers.close()
 
-    async def _reserve(self, priced: PricedRequest) -> Hold | Replay:
-        """A reservation; one of which nobody knows whether it was made is given back later."""
-        reserve = partial(
+    def _reserve_of(self, priced: PricedRequest) -> Callable[[], Hold | Replay]:
+        return partial(
             self._meter.reserve,
             priced.key.id,
             priced.idempotency_key,
@@ -110,18 +114,20 @@ class Payment:
             version=priced.key.version,
             at_a_time=priced.key.policy.max_concurrent or self._settings.key_requests,
         )
+
+    def _reserved(self, reserving: "asyncio.Future[Hold | Replay]") -> Hold | Replay:
+        """What was reserved; one of which nobody knows whether it was made is given back later."""
         try:
-            return await self._group_commit.run(reserve, durable=False)
+            return reserving.result()
         except StoreDown:
-            self._in_background(self._give_back_unheard)
+            self._in_background(self._meter.give_back_unheard, asyncio.Future.result)
             raise
 
-    async def _settle(
-        self, priced: PricedRequest, hold: Hold, reply: bytes, *, entry: LedgerEntry, keep: bool
+    def _settled(
+        self, priced: PricedRequest, hold: Hold, settling: "asyncio.Future[Budgets]"
     ) -> Budgets:
-        settle = partial(self._meter.settle, hold, reply, entry=entry, keep=keep)
         try:
-            budgets = await self._group_commit.run(settle)
+            budgets = settling.result()
         except Refusal as refusal:
             if refusal.code is Code.NOT_READY:
                 self._release_in_background(priced, hold)
@@ -129,57 +135,66 @@ class Payment:
         self._count("settled", priced.cost)
         return budgets
 
-    async def _release_now_or_later(self, priced: PricedRequest, hold: Hold) -> None:
+    def _released_now_or_later(
+        self, priced: PricedRequest, hold: Hold, releasing: "asyncio.Future[bool]"
+    ) -> None:
         try:
-            await self._release(priced, hold)
+            self._released(priced, releasing)
         except Refusal:
             self._release_in_background(priced, hold)
 
-    def _release_in_background(self, priced: PricedRequest, hold: Hold) -> None:
-        """A hold that stays would make every retry wait until it expires."""
-        self._in_background(partial(self._release, priced, hold))
-
-    def _in_background(self, act: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        self._wait_for(asyncio.create_task(_until_it_is_done(act)))
-
-    async def _give_back_unheard(self) -> None:
-        await self._group_commit.run(self._meter.give_back_unheard, durable=False)
-
-    async def _release(self, priced: PricedRequest, hold: Hold) -> None:
-        release = partial(self._meter.release, hold)
-        if await self._group_commit.run(release, durable=False):
+    def _released(self, priced: PricedRequest, releasing: "asyncio.Future[bool]") -> None:
+        if releasing.result():
             self._count("released", priced.cost)
 
+    def _release_in_background(self, priced: PricedRequest, hold: Hold) -> None:
+        """A hold that stays would make every retry wait until it expires."""
+        self._in_background(lambda: self._meter.release(hold), partial(self._released, priced))
+
+    def _in_background(
+        self, write: Callable[[], T], then: Callable[["asyncio.Future[T]"], object]
+    ) -> None:
+        self._wait_for(asyncio.create_task(self._until_it_is_done(write, then)))
+
+    async def _until_it_is_done(
+        self, write: Callable[[], T], then: Callable[["asyncio.Future[T]"], object]
+    ) -> None:
+        while True:
+            await asyncio.sleep(_RETRY_S)
+            try:
+                await _finished(self._group_commit.run(write, durable=False), then)
+            except Refusal:
+                continue
+            return
+
     def _count(self, state: UnitState, cost: Counters) -> None:
-        self._telemetry.units(state, queries=cost.queries, logit_vectors=cost.logit_vectors)
+        self._telemetry.units(state, cost.model_dump())
 
 
-async def _until_it_is_done(act: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    while True:
-        await asyncio.sleep(_RETRY_S)
-        try:
-            return await _to_its_end(act())
-        except Refusal:
-            continue
+async def _finished(
+    work: "asyncio.Future[T]", then: Callable[["asyncio.Future[T]"], Result]
+) -> Result:
+    """Wait for work, do what follows; then the caller is cancelled, if it was meanwhile.
+
+    An error of what follows goes before.
+    """
+    left = await _ended(work)
+    result = then(work)
+    if left is not None:
+        raise left
+    return result
 
 
-async def _to_its_end(work: Coroutine[Any, Any, T]) -> T:
-    """Work in a task that is not cancelled with its caller."""
-    return await _finished(asyncio.create_task(work))
+async def _ended(work: "asyncio.Future[Any]") -> asyncio.CancelledError | None:
+    """Wait to the end of work, which keeps its result or error for who asks.
 
-
-async def _finished(work: "asyncio.Future[T]") -> T:
-    """Wait to the end, however often the caller is cancelled meanwhile; then it is cancelled.
-
-    An error of the work goes before.
+    Returns:
+        What the caller has to raise, if it was cancelled meanwhile, any number of times.
     """
     left: asyncio.CancelledError | None = None
     while not work.done():
         try:
-            await asyncio.wait([work])
+            await ended(work)
         except asyncio.CancelledError as error:
             left = error
-    result = work.result()
-    if left is not None:
-        raise left
-    return result
+    return left

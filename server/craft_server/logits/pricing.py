@@ -21,6 +21,8 @@ from craft_shared.errors import Code, Refusal
 from craft_shared.limits import MAX_IDEMPOTENCY_KEY_CHARS
 from craft_shared.messages import CardLimits, Counters, LogitsRequest, TextPrompts
 
+_canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+
 _SMALL_BYTES = 2**19
 """Offsets that are hashed in less than a millisecond."""
 
@@ -203,8 +205,7 @@ def _fingerprint(digest: str, request: LogitsRequest, offsets: FloatArray | None
     content = request.model_dump(
         mode="json", exclude={"tag": True, "run": True, "prompts": {"offsets"}}
     )
-    text = json.dumps([digest, content], sort_keys=True, separators=(",", ":"))
-    fingerprint = hashlib.sha256(text.encode())
+    fingerprint = hashlib.sha256(_canonical([digest, content]).encode())
     if offsets is not None:
         fingerprint.update(np.ascontiguousarray(offsets, "<f4").tobytes())
     return fingerprint.hexdigest()

@@ -34,7 +34,6 @@ from craft_server.logits.payment import Payment
 from craft_server.logits.pricing import Order, PricedRequest, Pricing, count_prompts
 from craft_server.logits.results import Reply, Result, WholeResult, dtype_of, proof_of
 from craft_server.logits.scoring import NotFinite, Scorer, fits_a_block
-from craft_server.metering.ledger import budgets_in
 from craft_server.metering.meter import Hold, LedgerEntry, Meter, Replay, check_same, fits
 from craft_server.observability.telemetry import ServerStats, Telemetry
 from craft_server.observability.tracing import Tracer
@@ -126,7 +125,7 @@ class LogitsService:
         Raises:
             Refusal: see `Meter.foresee`.
         """
-        if fits(budgets_in(key.counted), cost):
+        if fits(key.counted, cost):
             return _anything
         look = partial(self._meter.foresee, version=key.version)
         found = await self._orders.run(look, key.id, idempotency_key, cost)

@@ -42,7 +42,8 @@ _WIDTHS_US = {"hour": 3_600_000_000, "day": 86_400_000_000}
 
 _COUNTERS: tuple[Column[int], ...] = tuple(ledger.c[name] for name in COUNTERS)
 
-_STANDS = {name: (f"{name}_limit", f"{name}_used", f"{name}_held") for name in LIMITS}
+STANDS = {name: (f"{name}_limit", f"{name}_used", f"{name}_held") for name in LIMITS}
+"""The columns of each limit of a key: the limit, what is used and what is held of it."""
 
 _KEY = select(keys).where(keys.c.id == bindparam("key_id"))
 
@@ -185,7 +186,7 @@ def budgets_of(tx: Connection, key_id: str) -> Budgets:
 def budgets_in(row: Mapping[str, Any]) -> Budgets:
     """Where the limits stand, from a row with a key's counters."""
     stands = {}
-    for name, (limit_of, used_of, held_of) in _STANDS.items():
+    for name, (limit_of, used_of, held_of) in STANDS.items():
         if (limit := row[limit_of]) is not None:
             used, held = row[used_of], row[held_of]
             left = limit - used - held

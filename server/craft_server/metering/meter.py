@@ -30,7 +30,7 @@ from sqlalchemy import Connection, Row, TextClause, select
 from craft_server.accounts.identity import ANY_VERSION, invalid_key, is_live, no_such_key
 from craft_server.db.store import Clock, Store, StoreDown, wall_clock
 from craft_server.db.tables import LIMITS, requests
-from craft_server.metering.ledger import Ledger, budgets_in, budgets_of
+from craft_server.metering.ledger import STANDS, Ledger, budgets_in, budgets_of
 from craft_server.metering.statements import (
     CHARGE,
     FORESEE,
@@ -185,9 +185,9 @@ class Meter(Ledger):
         if found is None:
             raise no_such_key(key_id)
         fingerprint: str | None = found["fingerprint"]
-        if fingerprint is None and not fits(budgets := budgets_in(found), cost):
+        if fingerprint is None and not fits(found, cost):
             _check_unchanged(found, self._clock(), version)
-            raise _no_room(budgets, cost)
+            raise _no_room(budgets_in(found), cost)
         return fingerprint
 
     def settle(self, hold: Hold, reply: bytes, *, entry: LedgerEntry, keep: bool = True) -> Budgets:
@@ -300,18 +300,17 @@ class Meter(Ledger):
                 cost = _release(tx, Hold(*row), state)
             if cost is not None:
                 count += 1
-                self._telemetry.units(
-                    state, queries=cost["queries"], logit_vectors=cost["logit_vectors"]
-                )
+                self._telemetry.units(state, cost)
         return count
 
 
-def fits(budgets: Budgets, cost: Counters) -> bool:
-    """Is there room for a price in every limit?"""
-    limits: dict[str, Budget | None] = dict(budgets)
-    return all(
-        limit is None or getattr(cost, name) <= limit.remaining for name, limit in limits.items()
-    )
+def fits(counted: Mapping[str, Any], cost: Counters) -> bool:
+    """Is there room for a price in every limit of a key, as its row counts them?"""
+    for name, (limit_of, used_of, held_of) in STANDS.items():
+        limit = counted[limit_of]
+        if limit is not None and counted[used_of] + counted[held_of] + getattr(cost, name) > limit:
+            return False
+    return True
 
 
 def check_same(idempotency_key: str, bought: str, fingerprint: str) -> None:

@@ -5,8 +5,9 @@ separates keys, owners, runs or tags, and none has values that a client can choo
 at any time is read when Prometheus asks.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from importlib import metadata
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
@@ -23,6 +24,14 @@ _TASKS = (1, 2, 4, 8, 16, 32, 64, 128)
 _LAG_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
 _DISTRIBUTION = "craft-blackbox"
 
+_UNITS = {
+    "queries": "Queries",
+    "logit_vectors": "Logit vectors",
+    "texts": "Texts",
+    "logits": "Logits",
+}
+"""What a key's limits count."""
+
 
 class Metrics(Telemetry):
     """The metrics of one server, in a registry of their own."""
@@ -32,10 +41,10 @@ class Metrics(Telemetry):
         self.registry = own = CollectorRegistry()
         build = Gauge("craft_build_info", "Always 1", ["version", "model"], registry=own)
         build.labels(metadata.version(_DISTRIBUTION), model).set(1)
-        self._requests = Counter(
+        requests = Counter(
             "craft_http_requests", "HTTP requests", ["method", "route", "status"], registry=own
         )
-        self._request_s = Histogram(
+        request_s = Histogram(
             "craft_http_request_seconds",
             "Time to the end of the reply",
             ["route"],
@@ -44,10 +53,14 @@ class Metrics(Telemetry):
         )
         self._refusals = Counter("craft_refusals", "Requests refused", ["code"], registry=own)
         self._outages = Counter("craft_store_outages", "The store did not answer", registry=own)
-        self._queries = Counter("craft_queries", "Queries by outcome", ["state"], registry=own)
-        self._vectors = Counter(
-            "craft_logit_vectors", "Logit vectors by outcome", ["state"], registry=own
-        )
+        units = {
+            name: Counter(f"craft_{name}", f"{what} by outcome", ["state"], registry=own)
+            for name, what in _UNITS.items()
+        }
+        # the counters of labels: few of each, and the library takes longer over one than all else
+        self._requests_of = cache(requests.labels)
+        self._request_s_of = cache(request_s.labels)
+        self._units_of = {name: cache(counter.labels) for name, counter in units.items()}
         self._waits = Histogram(
             "craft_queue_seconds", "Wait for the device", buckets=_REQUEST_S, registry=own
         )
@@ -90,8 +103,8 @@ class Metrics(Telemetry):
 
     def request(self, method: str, route: str, status: int, seconds: float) -> None:
         """An HTTP request has ended."""
-        self._requests.labels(method, route, status).inc()
-        self._request_s.labels(route).observe(seconds)
+        self._requests_of(method, route, status).inc()
+        self._request_s_of(route).observe(seconds)
 
     def refused(self, code: Code) -> None:
         """A request was refused."""
@@ -101,10 +114,10 @@ class Metrics(Telemetry):
         """The store did not answer."""
         self._outages.inc()
 
-    def units(self, state: UnitState, *, queries: int, logit_vectors: int) -> None:
-        """The price of a request has been settled, or has been given back."""
-        self._queries.labels(state).inc(queries)
-        self._vectors.labels(state).inc(logit_vectors)
+    def units(self, state: UnitState, price: Mapping[str, int]) -> None:
+        """The price of a request was settled or given back."""
+        for name, of in self._units_of.items():
+            of(state).inc(price[name])
 
     def launched(self, waited_s: Sequence[float]) -> None:
         """A batch went to the device."""

@@ -4,7 +4,7 @@ metrics.py counts what is reported. Figures that can be read at any time are not
 a `ServerStats`, read when somebody looks.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from craft_shared.errors import Code
@@ -48,8 +48,8 @@ class Telemetry:
     def outage(self) -> None:
         """The store did not answer."""
 
-    def units(self, state: UnitState, *, queries: int, logit_vectors: int) -> None:
-        """The price of a request has been settled, or has been given back."""
+    def units(self, state: UnitState, price: Mapping[str, int]) -> None:
+        """The price of a request, by the limit that it counts in, was settled or given back."""
 
     def launched(self, waited_s: Sequence[float]) -> None:
         """A batch went to the device; how long each of its tasks had waited."""

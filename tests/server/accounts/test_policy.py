@@ -8,6 +8,8 @@ from craft_shared import wire
 from craft_shared.messages import Output, Policy
 from tests.support.serving import image_set, soft_body, tensor_headers, text_request
 
+pytestmark = pytest.mark.slow  # the whole boundary
+
 
 @pytest.fixture
 def as_key(anonymous, mint_key):

@@ -17,6 +17,8 @@ from craft_shared.tensors import TENSOR_MEDIA_TYPE
 from tests.server.conftest import mint
 from tests.support.serving import in_thread, png, soft_body, text_request
 
+pytestmark = pytest.mark.slow  # the whole boundary
+
 MIB = 2**20
 
 

@@ -19,6 +19,8 @@ from craft_server.images.store import ImageStore
 from craft_shared.errors import Code, Refusal
 from tests.support.serving import png
 
+pytestmark = pytest.mark.slow  # a thousand transactions
+
 LIMITS = ImageLimits(
     bytes=20_000,
     pixels=10_000,

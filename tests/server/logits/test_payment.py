@@ -52,7 +52,7 @@ class Counter:
     def __init__(self):
         self.states = []
 
-    def units(self, state, **_):
+    def units(self, state, _):
         self.states.append(state)
 
 
@@ -60,7 +60,9 @@ class Desk:
     """A payment whose writes wait until they are let go, one writer or many."""
 
     def __init__(self, *, one_writer):
-        store = SimpleNamespace(one_writer=one_writer, together=self.together)
+        store = SimpleNamespace(
+            one_writer=one_writer, together=self.together, keeping_connections=self.together
+        )
         self.till, self.counter, self.go = Till(), Counter(), threading.Event()
         self.group = GroupCommit(store)
         self.payment = Payment(
@@ -90,9 +92,10 @@ class Desk:
             stepping.cancel()
             await asyncio.sleep(0.01)
         self.go.set()
-        while not stepping.done():
-            stepping.cancel()
-            await asyncio.sleep(0)
+        async with asyncio.timeout(30):
+            while not stepping.done():
+                stepping.cancel()
+                await asyncio.sleep(0)
         assert stepping.cancelled()
         await busy
 

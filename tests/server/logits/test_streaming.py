@@ -26,6 +26,8 @@ from tests.support.serving import (
     text_request,
 )
 
+pytestmark = pytest.mark.slow  # the whole boundary
+
 OFFSETS = np.random.default_rng(0).normal(size=(5, 4, 16)).astype(np.float32)
 
 

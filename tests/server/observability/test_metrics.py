@@ -119,6 +119,8 @@ def test_units_are_counted_by_what_became_of_them(client, value):
         assert ask(client, request, key).status_code == 200
     assert value("craft_queries_total", state="settled") == 4
     assert value("craft_logit_vectors_total", state="settled") == 12
+    assert value("craft_texts_total", state="settled") == 8
+    assert value("craft_logits_total", state="settled") == 24
     assert value("craft_queries_total", state="replayed") == 2
     assert value("craft_queries_total", state="released") is None
 

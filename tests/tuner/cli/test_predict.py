@@ -22,6 +22,8 @@ from tests.support.tuner_commands import typing_to
 from tests.support.tuner_fakes import some_budgets
 from tests.support.tuner_server import FakeServer, limits, model_card, refuses, transport_to
 
+pytestmark = pytest.mark.slow  # whole commands
+
 SEVEN = tuple(f"{number}.png" for number in range(7))
 
 

@@ -32,6 +32,8 @@ from tests.support.tuner_server import (
     transport_to,
 )
 
+pytestmark = pytest.mark.slow  # waits for servers
+
 MIB = 2**20
 BLOCK = b"\0" * 65_536
 OK = "HTTP/1.1 200 OK\nContent-Type: application/x-safetensors\n"

@@ -30,6 +30,8 @@ from tests.support.tuner_commands import build_zoo, typing_to
 from tests.support.tuner_server import FakeServer, files_of, model_card, transport_to
 from tests.tuner.data.test_hugging_face import a_table, hub
 
+pytestmark = pytest.mark.slow  # whole commands
+
 __all__ = ["hub"]  # a fixture
 
 SECRET = b"-----BEGIN OPENSSH PRIVATE KEY-----\nb3BlbnNzaC1rZXktdjEAAAAA\n"

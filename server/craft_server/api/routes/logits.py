@@ -1,9 +1,8 @@
 """POST /v1/logits: the only route by which a model's answers leave."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
 from fastapi import APIRouter, Header, Request, Response
 from starlette.requests import ClientDisconnect
@@ -17,8 +16,10 @@ from craft_server.api.bodies import (
     media_type,
     wants_tensors,
 )
-from craft_server.api.dependencies import LogitsKey, LogitsKeyNow, ServicesOf, hold
+from craft_server.api.dependencies import LogitsKey, buyer, hold
 from craft_server.api.responses import Writer, disconnected
+from craft_server.api.services import services_of
+from craft_server.concurrency import ended
 from craft_server.engine.blackbox import FloatArray
 from craft_server.logits.reply_memory import memory_of
 from craft_server.logits.results import Reply
@@ -41,26 +42,25 @@ T = TypeVar("T")
 )
 async def logits(
     request: Request,
-    services: ServicesOf,
     key: LogitsKey,
-    key_now: LogitsKeyNow,
     idempotency_key: Annotated[str, Header(description="the same on every retry")] = "",
 ) -> Response:
     """Score P prompts of K classes on an image set. Costs P queries, once per Idempotency-Key."""
-    key = await _with_room(services.logits, key, key_now, idempotency_key)
+    services = services_of(request.app)
+    key = await _with_room(request, services.logits, key, idempotency_key)
     message, offsets = await _read(request, services.logits, key)
     tensors, caller = wants_tensors(request), Caller.of(key)
 
     async def buy(key: Key) -> Reply:
-        pricing = services.logits.price(
-            key, message, offsets=offsets, idempotency_key=idempotency_key
-        )
-        priced = await _unless_disconnected(request, asyncio.ensure_future(pricing))
-        memory = memory_of(priced, width=services.logits.card.context_width, tensors=tensors)
-        with ExitStack() as held:  # before the work: what cannot leave is not computed
-            held.enter_context(services.replies.lease(caller, memory))
-            reply = await _unless_disconnected(request, services.logits.start(priced))
-            hold(request, held.pop_all())
+        async with _Presence(request) as client:
+            priced = await services.logits.price(
+                key, message, offsets=offsets, idempotency_key=idempotency_key
+            )
+            memory = memory_of(priced, width=services.logits.card.context_width, tensors=tensors)
+            with ExitStack() as held:  # before the work: what cannot leave is not computed
+                held.enter_context(services.replies.lease(caller, memory))
+                reply = await client.finished(services.logits.start(priced))
+                hold(request, held.pop_all())
         if not reply.message.replayed:
             services.pacing.give_back(key.owner)
         return reply
@@ -70,7 +70,7 @@ async def logits(
     except Refusal as refusal:
         if CODES[refusal.code].retryable:
             raise
-        now = await key_now()
+        now = await buyer.now(request)
         if now.version == key.version:
             raise
         reply = await buy(now)
@@ -79,7 +79,7 @@ async def logits(
 
 
 async def _with_room(
-    service: LogitsService, key: Key, key_now: Callable[[], Awaitable[Key]], idempotency_key: str
+    request: Request, service: LogitsService, key: Key, idempotency_key: str
 ) -> Key:
     """The key, unless its budget is spent: then nothing of the body is read."""
     try:
@@ -87,7 +87,7 @@ async def _with_room(
     except Refusal as refusal:
         if refusal.code is not Code.INVALID_KEY:
             raise
-        key = await key_now()
+        key = await buyer.now(request)
         await service.foresee(key, idempotency_key)
     return key
 
@@ -100,8 +100,8 @@ async def _read(
     body = await request.body()
     if len(body) <= SMALL_BYTES:
         return decode(body)
-    reading = asyncio.ensure_future(service.read(key, decode, body))
-    return await _unless_disconnected(request, reading)
+    async with _Presence(request):
+        return await service.read(key, decode, body)
 
 
 def _decode_json(body: bytes) -> tuple[LogitsRequest, FloatArray | None]:
@@ -109,20 +109,54 @@ def _decode_json(body: bytes) -> tuple[LogitsRequest, FloatArray | None]:
     return message, offsets_from_json(message)
 
 
-async def _unless_disconnected(request: Request, task: "asyncio.Future[T]") -> T:
-    """Await work, cancelling it if the client hangs up meanwhile."""
-    watcher = asyncio.ensure_future(disconnected(request.receive))
-    both: list[asyncio.Future[Any]] = [task, watcher]
-    try:
-        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
+class _Presence:
+    """A block that is cancelled when the client hangs up; the request's body must have been read.
+
+    Raises:
+        ClientDisconnect: it did. Nothing was charged.
+    """
+
+    def __init__(self, request: Request) -> None:
+        self._receive = request.receive
+        self._left = False
+
+    async def __aenter__(self) -> "_Presence":
+        """Begin to watch."""
+        self._block = asyncio.current_task()
+        self._watcher = asyncio.ensure_future(disconnected(self._receive))
+        self._watcher.add_done_callback(self._leave)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: object
+    ) -> None:
+        """End to watch."""
+        self._watcher.remove_done_callback(self._leave)
+        self._watcher.cancel()
+        if not self._left or self._block is None:
+            return
+        if self._block.uncancel() == 0 and kind is asyncio.CancelledError:
+            raise ClientDisconnect from error
+
+    async def finished(self, task: "asyncio.Task[T]") -> T:
+        """What a task comes to. It is cancelled with this block: if the client left, to its end.
+
+        Raises:
+            Refusal: `draining`, the server has cancelled it.
+        """
+        try:
+            await ended(task)
+        except asyncio.CancelledError:
             task.cancel()
-            await asyncio.wait([task])
-    finally:
-        watcher.cancel()
-        task.cancel()
-    if task.cancelled() and watcher.done():
-        raise ClientDisconnect  # nothing was charged
-    if task.cancelled():
-        raise Refusal(Code.DRAINING, "the server is shutting down; nothing was charged")
-    return task.result()
+            if self._left:
+                await ended(task)
+            raise
+        if task.cancelled():
+            raise Refusal(Code.DRAINING, "the server is shutting down; nothing was charged")
+        return task.result()
+
+    def _leave(self, watcher: "asyncio.Future[None]") -> None:
+        watcher.exception()  # whatever ended it: there is nobody to answer
+        self._left = True
+        if self._block is not None:
+            self._block.cancel()

@@ -11,6 +11,8 @@ from craft_server.models.clip.packed import lay_out
 from craft_server.models.clip.text import TextEncoder, can_be_cut
 from craft_shared.errors import Code, Refusal
 
+pytestmark = pytest.mark.slow  # encodes with two models
+
 TEXT = {"context_length": 32, "vocab_size": 49408, "width": 64, "heads": 4, "layers": 2}
 VISION = {"image_size": 32, "layers": 1, "width": 64, "patch_size": 16, "head_width": 32}
 TOWERS = {
