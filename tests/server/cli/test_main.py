@@ -20,6 +20,8 @@ from craft_server.metering.meter import LedgerEntry, Meter
 from craft_shared.messages import Counters
 from tests.support.commands import Run
 
+pytestmark = pytest.mark.slow  # whole commands
+
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, craft_server: Run) -> Run:

@@ -8,6 +8,8 @@ from craft_tuner.heads.candidates import Shots, Spec, TrainingRows
 from craft_tuner.heads.linear import Linear
 from craft_tuner.heads.selection import choose
 
+pytestmark = pytest.mark.slow  # trains heads over and over
+
 
 def clusters(
     *,
