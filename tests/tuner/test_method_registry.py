@@ -14,6 +14,8 @@ from craft_tuner.training.estimate import method_lines
 from tests.support.tuner_commands import build_zoo, typing_to
 from tests.support.tuner_server import FakeServer
 
+pytestmark = pytest.mark.slow  # whole fits
+
 GOOD = """
 from pydantic import BaseModel, Field
 from craft_tuner.adapter.adapter import Adapter, describe

@@ -31,6 +31,8 @@ from tests.support.databases import fresh_postgres
 from tests.support.released import connected, migrate, release, rows, run_script, shape
 from tests.support.serving import settings_in, stub_box
 
+pytestmark = pytest.mark.slow  # migrates databases
+
 ADDED = {
     "keys": {
         "version": 0,
