@@ -59,6 +59,22 @@ class Order:
     offsets: FloatArray | None
 
 
+def any_fingerprint(_fingerprint: str) -> None:
+    """No request was bought under that name."""
+
+
+@dataclass(frozen=True)
+class Quote:
+    """A checked request and its price, of which nothing was read but numbers.
+
+    `compare` refuses the fingerprint of another request than the one bought under its name.
+    """
+
+    order: Order
+    cost: Counters
+    compare: Callable[[str], None] = any_fingerprint
+
+
 class Pricing:
     """Prices requests to one black box."""
 
@@ -99,33 +115,23 @@ class Pricing:
             logits=rows * numbers_told(policy.output, classes),
         )
 
-    def plan(
-        self,
-        order: Order,
-        cost: Counters,
-        *,
-        compare: Callable[[str], None] = lambda _: None,
-    ) -> Steps[Callable[[ImageSetRecord], PricedRequest]]:
+    def plan(self, quote: Quote) -> Steps[Callable[[ImageSetRecord], PricedRequest]]:
         """Read what is asked for, step by step. What comes before the first takes little time.
 
         The set is needed last: nobody looks up its images for a request that is refused.
-
-        Args:
-            order: a checked request.
-            cost: its price.
-            compare: called with the fingerprint before any text is read; may refuse it.
 
         Returns:
             Takes the set, and gives the request.
 
         Raises:
-            Refusal: whatever the model finds wrong with the prompts.
+            Refusal: whatever the model finds wrong with the prompts, or `Quote.compare`.
         """
-        card, request, offsets = self._blackbox.card, order.request, order.offsets
+        order, card = quote.order, self._blackbox.card
+        request, offsets = order.request, order.offsets
         if offsets is not None and offsets.nbytes > _SMALL_BYTES:
             yield
         fingerprint = _fingerprint(card.digest, request, offsets)
-        compare(fingerprint)
+        quote.compare(fingerprint)
         _check_offsets(card.limits, offsets)
         prompts = yield from self._blackbox.prepare_in_steps(request, offsets)
         return lambda images: PricedRequest(
@@ -134,7 +140,7 @@ class Pricing:
             request=request,
             prompts=prompts,
             images=images,
-            cost=cost,
+            cost=quote.cost,
             fingerprint=fingerprint,
         )
 

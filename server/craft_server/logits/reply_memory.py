@@ -1,6 +1,8 @@
 """How much memory a reply takes while it leaves: known from its price, before any work."""
 
-from craft_server.logits.pricing import PricedRequest
+import math
+
+from craft_server.logits.pricing import Quote
 from craft_server.logits.results import dtype_of
 from craft_server.logits.scoring import BLOCK_LOGITS, fits_a_block
 
@@ -12,16 +14,17 @@ _EMBEDDING_BYTES = 8
 that texts share with images is at most twice as wide as a token."""
 
 
-def memory_of(priced: PricedRequest, *, width: int, tensors: bool) -> int:
+def memory_of(quote: Quote, *, width: int, tensors: bool) -> int:
     """Bytes at most: of a small reply its body; of a large one all its texts and two blocks.
 
     Args:
-        priced: the request.
+        quote: the request and its price.
         width: of a token's embedding.
         tensors: as what it leaves; else as JSON.
     """
-    prompts, images, classes = priced.shape
-    number = dtype_of(priced.request).itemsize
-    if fits_a_block(priced.shape):
-        return prompts * images * classes * (number if tensors else _JSON_BYTES)
-    return prompts * classes * width * _EMBEDDING_BYTES + 2 * BLOCK_LOGITS * number
+    prompts, texts = quote.cost.queries, quote.cost.texts
+    shape = prompts, quote.cost.logit_vectors // prompts, texts // prompts
+    number = dtype_of(quote.order.request).itemsize
+    if fits_a_block(shape):
+        return math.prod(shape) * (number if tensors else _JSON_BYTES)
+    return texts * width * _EMBEDDING_BYTES + 2 * BLOCK_LOGITS * number

@@ -31,7 +31,7 @@ from craft_server.engine.scheduler import DeviceWorker, shutting_down
 from craft_server.engine.tasks import Deadline
 from craft_server.images.store import ImageSetRecord, ImageStore
 from craft_server.logits.payment import Payment
-from craft_server.logits.pricing import Order, PricedRequest, Pricing, count_prompts
+from craft_server.logits.pricing import Order, PricedRequest, Pricing, Quote, any_fingerprint
 from craft_server.logits.results import Reply, Result, WholeResult, dtype_of, proof_of
 from craft_server.logits.scoring import NotFinite, Scorer, fits_a_block
 from craft_server.metering.meter import Hold, LedgerEntry, Meter, Replay, check_same, fits
@@ -126,10 +126,10 @@ class LogitsService:
             Refusal: see `Meter.foresee`.
         """
         if fits(key.counted, cost):
-            return _anything
+            return any_fingerprint
         look = partial(self._meter.foresee, version=key.version)
         found = await self._orders.run(look, key.id, idempotency_key, cost)
-        return _anything if found is None else partial(check_same, idempotency_key, found)
+        return any_fingerprint if found is None else partial(check_same, idempotency_key, found)
 
     async def read(self, key: Key, decode: Callable[[bytes], T], body: bytes) -> T:
         """Decode a body when it is its owner's turn, off the event loop."""
@@ -137,22 +137,29 @@ class LogitsService:
 
     async def price(
         self, key: Key, request: LogitsRequest, *, offsets: FloatArray | None, idempotency_key: str
-    ) -> PricedRequest:
-        """Check, price and plan a request; its texts are tokenised off the event loop.
+    ) -> Quote:
+        """Check a request and price it: nothing of it is read but numbers.
+
+        Raises:
+            Refusal: see `Pricing` and `foresee`.
+        """
+        order = Order(key, idempotency_key, request, offsets)
+        self._pricing.check(order)
+        cost = self._pricing.price(order, await self._count(key.owner, request.image_set))
+        return Quote(order, cost, compare=await self.foresee(key, idempotency_key, cost))
+
+    async def plan(self, quote: Quote) -> PricedRequest:
+        """Read what is asked for; many texts are tokenised off the event loop.
 
         If the caller is cancelled, what is not done is left undone.
 
         Raises:
-            Refusal: see `Pricing`, `foresee` and `Desk.run`.
+            Refusal: see `Pricing.plan` and `Desk.run`.
         """
-        order = Order(key, idempotency_key, request, offsets)
-        texts = count_prompts(request, offsets) * len(request.class_names)
-        with self._tracer.span("order", texts=texts):
-            self._pricing.check(order)
-            cost = self._pricing.price(order, await self._count(key.owner, request.image_set))
-            compare = await self.foresee(key, idempotency_key, cost)
-            steps = self._pricing.plan(order, cost, compare=compare)
-            finish = _at_once(steps) if cost.texts <= _SMALL_TEXTS else None
+        key, request = quote.order.key, quote.order.request
+        with self._tracer.span("order", texts=quote.cost.texts):
+            steps = self._pricing.plan(quote)
+            finish = _at_once(steps) if quote.cost.texts <= _SMALL_TEXTS else None
             if finish is None:
                 finish = await self._at_desk(key, steps)
             return finish(await self._image_set(key.owner, request.image_set))
@@ -328,10 +335,6 @@ class LogitsService:
 def _set(future: "asyncio.Future[None]") -> None:
     if not future.done():
         future.set_result(None)
-
-
-def _anything(_fingerprint: str) -> None:
-    """No request was bought under that name."""
 
 
 def _in_one_step(decode: Callable[[bytes], T], body: bytes) -> Steps[T]:

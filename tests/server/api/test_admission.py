@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 
+from craft_server.accounts.shares import Caller as CallerOf
 from craft_server.api.services import services_of
 from craft_server.app import card_limits, create_app
 from craft_server.models.stub import StubBlackBox
@@ -385,3 +386,16 @@ def test_a_refusal_before_the_body_reaches_a_client_that_still_sends(app):
         sender.join(20)
         assert not sender.is_alive()
         assert answer.startswith(b"HTTP/1.1 402")
+
+
+def test_no_text_is_read_for_a_reply_that_has_no_room(app, set_id, monkeypatch):
+    """Two hundred replays of a large reply at once are refused for their size, not tokenised."""
+    services, read = services_of(app), []
+    key = mint(app, 10)
+    whose = CallerOf(key.key.id, key.key.owner)
+    monkeypatch.setattr(services.logits._pricing, "plan", read.append)
+    with services.replies.lease(whose, services.settings.key_replies_bytes):
+        answer = asyncio.run(Caller(app, key.token).post(as_json(set_id)))
+    assert refused(answer, Code.RATE_LIMITED)
+    assert not read
+    assert services.replies.held == 0

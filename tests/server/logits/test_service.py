@@ -46,7 +46,8 @@ class Shop:
         self.request = LogitsRequest.model_validate(text_request(made.id))
 
     async def price(self, name="one"):
-        return await self.service.price(self.key, self.request, offsets=None, idempotency_key=name)
+        quote = await self.service.price(self.key, self.request, offsets=None, idempotency_key=name)
+        return await self.service.plan(quote)
 
     async def buy(self, name="one"):
         return await self.service.buy(await self.price(name))
@@ -370,10 +371,10 @@ def test_requests_of_several_keys_for_the_same_classes_are_merged_only_if_asked_
 
     async def buy(number):
         key = shop.services.keys.verify(shop.services.keys.create("ann", 10).token)
-        priced = await shop.service.price(
+        quote = await shop.service.price(
             key, request, offsets=offsets * number, idempotency_key="one"
         )
-        return (await shop.service.buy(priced)).logits
+        return (await shop.service.buy(await shop.service.plan(quote))).logits
 
     def counting(pieces, encode=shop.box.encode_texts):
         sizes.append(len(pieces))

@@ -168,10 +168,8 @@ class Shop:
         self.request = LogitsRequest.model_validate(text_request(made.id))
 
     async def buy(self, name):
-        priced = await self.service.price(
-            self.key, self.request, offsets=None, idempotency_key=name
-        )
-        return await self.service.buy(priced)
+        quote = await self.service.price(self.key, self.request, offsets=None, idempotency_key=name)
+        return await self.service.buy(await self.service.plan(quote))
 
 
 @pytest.fixture

@@ -53,12 +53,13 @@ async def logits(
 
     async def buy(key: Key) -> Reply:
         async with _Presence(request) as client:
-            priced = await services.logits.price(
+            quote = await services.logits.price(
                 key, message, offsets=offsets, idempotency_key=idempotency_key
             )
-            memory = memory_of(priced, width=services.logits.card.context_width, tensors=tensors)
-            with ExitStack() as held:  # before the work: what cannot leave is not computed
+            memory = memory_of(quote, width=services.logits.card.context_width, tensors=tensors)
+            with ExitStack() as held:  # before the work: what cannot leave is neither read nor done
                 held.enter_context(services.replies.lease(caller, memory))
+                priced = await services.logits.plan(quote)
                 reply = await client.finished(services.logits.start(priced))
                 hold(request, held.pop_all())
         if not reply.message.replayed:
