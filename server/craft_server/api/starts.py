@@ -6,6 +6,7 @@ steps. So a request waits here until it is its key's turn, and the next one begi
 key is known and counted; what it does then is in its key's and owner's shares.
 """
 
+import asyncio
 from collections.abc import Callable
 
 from starlette.datastructures import Headers
@@ -31,7 +32,8 @@ class Starts:
             return
         whose = Headers(scope=scope).get("authorization", "")
         await self._slots.enter(whose)
-        begun = _once(lambda: self._slots.leave(whose))
+        loop = asyncio.get_running_loop()
+        begun = _once(lambda: loop.call_soon(self._slots.leave, whose))
         scope.setdefault("state", {})["begun"] = begun
 
         async def answered(message: Message) -> None:
@@ -44,7 +46,7 @@ class Starts:
             begun()
 
 
-def _once(act: Callable[[], None]) -> Callable[[], None]:
+def _once(act: Callable[[], object]) -> Callable[[], None]:
     acts = [act]
 
     def once() -> None:

@@ -15,6 +15,7 @@ from sqlalchemy import (
     bindparam,
     func,
     select,
+    text,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
@@ -23,10 +24,15 @@ from craft_server.db.tables import image_sets, images
 _IDS_PER_QUERY = 1000
 
 
-_OWNED = select(images.c.digest).where(
-    images.c.owner == bindparam("owner"),
-    images.c.digest.in_(bindparam("digests", expanding=True)),
-)
+_OF_LIST = {
+    "sqlite": "(SELECT value FROM json_each('[\"' || replace(:digests, ',', '\",\"') || '\"]'))",
+    "postgresql": "(SELECT unnest(string_to_array(:digests, ',')))",
+}
+_OWNED = {
+    dialect: text(f"SELECT digest FROM images WHERE owner = :owner AND digest IN {of_list}")  # noqa: S608 - no values
+    for dialect, of_list in _OF_LIST.items()
+}
+"""A list is one parameter. With one for each digest, 100,000 took a second of the interpreter."""
 _HAD = select(images.c.owner).where(images.c.digest == bindparam("digest")).limit(1)
 _FIND_SET = select(image_sets).where(
     image_sets.c.owner == bindparam("owner"), image_sets.c.id == bindparam("id")
@@ -49,11 +55,11 @@ def lock_owner(connection: Connection, owner: str) -> None:
 
 def owned(connection: Connection, owner: str, digests: Iterable[str]) -> set[str]:
     """Those of the digests that the owner has uploaded."""
-    wanted = list(digests)
+    wanted, find = list(digests), _OWNED[connection.dialect.name]
     found: set[str] = set()
     for start in range(0, len(wanted), _IDS_PER_QUERY):
-        some = wanted[start : start + _IDS_PER_QUERY]
-        found.update(connection.execute(_OWNED, {"owner": owner, "digests": some}).scalars())
+        some = ",".join(wanted[start : start + _IDS_PER_QUERY])
+        found.update(connection.execute(find, {"owner": owner, "digests": some}).scalars())
     return found
 
 
