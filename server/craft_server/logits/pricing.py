@@ -17,6 +17,7 @@ from craft_server.accounts.policy import check_count, check_request
 from craft_server.engine.blackbox import BlackBox, FloatArray, Prompts, Steps
 from craft_server.images.store import ImageSetRecord
 from craft_server.logits.disclosure import numbers_told
+from craft_server.metering.meter import check_same
 from craft_shared.errors import Code, Refusal
 from craft_shared.limits import MAX_IDEMPOTENCY_KEY_CHARS
 from craft_shared.messages import CardLimits, Counters, LogitsRequest, TextPrompts
@@ -59,20 +60,17 @@ class Order:
     offsets: FloatArray | None
 
 
-def any_fingerprint(_fingerprint: str) -> None:
-    """No request was bought under that name."""
-
-
 @dataclass(frozen=True)
 class Quote:
     """A checked request and its price, of which nothing was read but numbers.
 
-    `compare` refuses the fingerprint of another request than the one bought under its name.
+    `bought` is the fingerprint of what was bought under its name; None if nothing was, or if nobody
+    has looked.
     """
 
     order: Order
     cost: Counters
-    compare: Callable[[str], None] = any_fingerprint
+    bought: str | None = None
 
 
 class Pricing:
@@ -124,14 +122,15 @@ class Pricing:
             Takes the set, and gives the request.
 
         Raises:
-            Refusal: whatever the model finds wrong with the prompts, or `Quote.compare`.
+            Refusal: whatever the model finds wrong with the prompts, or `check_same`.
         """
         order, card = quote.order, self._blackbox.card
         request, offsets = order.request, order.offsets
         if offsets is not None and offsets.nbytes > _SMALL_BYTES:
             yield
         fingerprint = _fingerprint(card.digest, request, offsets)
-        quote.compare(fingerprint)
+        if quote.bought is not None:
+            check_same(order.idempotency_key, quote.bought, fingerprint)
         _check_offsets(card.limits, offsets)
         prompts = yield from self._blackbox.prepare_in_steps(request, offsets)
         return lambda images: PricedRequest(

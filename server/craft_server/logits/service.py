@@ -31,10 +31,10 @@ from craft_server.engine.scheduler import DeviceWorker, shutting_down
 from craft_server.engine.tasks import Deadline
 from craft_server.images.store import ImageSetRecord, ImageStore
 from craft_server.logits.payment import Payment
-from craft_server.logits.pricing import Order, PricedRequest, Pricing, Quote, any_fingerprint
+from craft_server.logits.pricing import Order, PricedRequest, Pricing, Quote
 from craft_server.logits.results import Reply, Result, WholeResult, dtype_of, proof_of
 from craft_server.logits.scoring import NotFinite, Scorer, fits_a_block
-from craft_server.metering.meter import Hold, LedgerEntry, Meter, Replay, check_same, fits
+from craft_server.metering.meter import Hold, LedgerEntry, Meter, Replay, fits
 from craft_server.observability.telemetry import ServerStats, Telemetry
 from craft_server.observability.tracing import Tracer
 from craft_server.settings import Settings
@@ -101,9 +101,9 @@ class LogitsService:
             telemetry=telemetry,
         )
         self._pricing = Pricing(blackbox)
-        self._replays = Shares(
-            "replays computed again", ShareLimits(settings.key_replays, 2 * settings.key_replays)
-        )
+        at_a_time = ShareLimits(settings.key_replays, 2 * settings.key_replays)
+        self._replays = Shares("replays computed again", at_a_time)
+        self._replays_read = Shares("replays whose many texts are read", at_a_time)
         self._scorer = Scorer(
             blackbox,
             self._image_features,
@@ -113,23 +113,23 @@ class LogitsService:
         )
 
     async def foresee(
-        self, key: Key, idempotency_key: str, cost: Counters = _LEAST
-    ) -> Callable[[str], None]:
+        self, key: Key, idempotency_key: str, cost: Counters = _LEAST, *, look: bool = False
+    ) -> str | None:
         """Refuse a key that has no room for a price, unless it asks for what it bought before.
 
-        What the key's row said when it was verified may let it pass. Only the store refuses it.
+        What the key's row said when it was verified may let it pass, if nobody wants to `look`.
+        Only the store refuses it.
 
         Returns:
-            Refuses the fingerprint of another request than the one bought under that name.
+            The fingerprint of what was bought under that name, if somebody looked.
 
         Raises:
             Refusal: see `Meter.foresee`.
         """
-        if fits(key.counted, cost):
-            return any_fingerprint
-        look = partial(self._meter.foresee, version=key.version)
-        found = await self._orders.run(look, key.id, idempotency_key, cost)
-        return any_fingerprint if found is None else partial(check_same, idempotency_key, found)
+        if not look and fits(key.counted, cost):
+            return None
+        foresee = partial(self._meter.foresee, version=key.version)
+        return await self._orders.run(foresee, key.id, idempotency_key, cost)
 
     async def read(self, key: Key, decode: Callable[[bytes], T], body: bytes) -> T:
         """Decode a body when it is its owner's turn, off the event loop."""
@@ -146,7 +146,8 @@ class LogitsService:
         order = Order(key, idempotency_key, request, offsets)
         self._pricing.check(order)
         cost = self._pricing.price(order, await self._count(key.owner, request.image_set))
-        return Quote(order, cost, compare=await self.foresee(key, idempotency_key, cost))
+        look = cost.texts > _SMALL_TEXTS
+        return Quote(order, cost, await self.foresee(key, idempotency_key, cost, look=look))
 
     async def plan(self, quote: Quote) -> PricedRequest:
         """Read what is asked for; many texts are tokenised off the event loop.
@@ -154,12 +155,16 @@ class LogitsService:
         If the caller is cancelled, what is not done is left undone.
 
         Raises:
-            Refusal: see `Pricing.plan` and `Desk.run`.
+            Refusal: see `Pricing.plan` and `Desk.run`; `rate_limited`: many texts of what was
+                bought before are read for this key already.
         """
         key, request = quote.order.key, quote.order.request
-        with self._tracer.span("order", texts=quote.cost.texts):
+        small = quote.cost.texts <= _SMALL_TEXTS
+        with self._tracer.span("order", texts=quote.cost.texts), ExitStack() as held:
+            if not small and quote.bought is not None:
+                held.enter_context(self._replays_read.lease(Caller.of(key), 1))
             steps = self._pricing.plan(quote)
-            finish = _at_once(steps) if quote.cost.texts <= _SMALL_TEXTS else None
+            finish = _at_once(steps) if small else None
             if finish is None:
                 finish = await self._at_desk(key, steps)
             return finish(await self._image_set(key.owner, request.image_set))
