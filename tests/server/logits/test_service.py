@@ -6,9 +6,10 @@ import threading
 import numpy as np
 import pytest
 
+from craft_server.accounts.shares import Caller
 from craft_server.api.services import services_of
 from craft_server.app import card_limits, create_app
-from craft_server.logits import payment
+from craft_server.logits import payment, service
 from craft_server.models.stub import StubBlackBox
 from craft_shared.errors import Code, Refusal
 from craft_shared.messages import LogitsRequest
@@ -459,5 +460,21 @@ def test_no_set_is_read_for_another_request_under_the_name_of_a_bought_one(shop,
         with pytest.raises(Refusal) as caught:
             await shop.price("one")
         assert caught.value.code is Code.IDEMPOTENCY_KEY_REUSED
+
+    asyncio.run(main())
+
+
+def test_many_texts_of_what_was_bought_are_read_for_a_key_two_at_a_time(shop, monkeypatch):
+    monkeypatch.setattr(service, "_SMALL_TEXTS", 0)
+    shop.box.go.set()
+
+    async def main():
+        await shop.buy("one")
+        with shop.service._replays_read.lease(Caller.of(shop.key), 2):
+            with pytest.raises(Refusal) as caught:
+                await shop.price("one")
+            await shop.buy("two")  # is no replay
+        assert caught.value.code is Code.RATE_LIMITED
+        assert (await shop.buy("one")).message.replayed
 
     asyncio.run(main())
