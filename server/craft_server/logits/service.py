@@ -144,10 +144,11 @@ class LogitsService:
             Refusal: see `Pricing` and `foresee`.
         """
         order = Order(key, idempotency_key, request, offsets)
-        self._pricing.check(order)
-        cost = self._pricing.price(order, await self._count(key.owner, request.image_set))
-        look = cost.texts > _SMALL_TEXTS
-        return Quote(order, cost, await self.foresee(key, idempotency_key, cost, look=look))
+        with self._tracer.span("order"):
+            self._pricing.check(order)
+            cost = self._pricing.price(order, await self._count(key.owner, request.image_set))
+            look = cost.texts > _SMALL_TEXTS
+            return Quote(order, cost, await self.foresee(key, idempotency_key, cost, look=look))
 
     async def plan(self, quote: Quote) -> PricedRequest:
         """Read what is asked for; many texts are tokenised off the event loop.
@@ -160,7 +161,7 @@ class LogitsService:
         """
         key, request = quote.order.key, quote.order.request
         small = quote.cost.texts <= _SMALL_TEXTS
-        with self._tracer.span("order", texts=quote.cost.texts), ExitStack() as held:
+        with self._tracer.span("plan", texts=quote.cost.texts), ExitStack() as held:
             if not small and quote.bought is not None:
                 held.enter_context(self._replays_read.lease(Caller.of(key), 1))
             steps = self._pricing.plan(quote)

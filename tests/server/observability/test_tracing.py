@@ -58,7 +58,7 @@ def test_a_purchase_is_a_trace_from_the_callers_span_to_the_charge(traced, expor
         "http.response.status_code": 200,
     }
     names = [span.name for span in parts]
-    assert set(names) == {"order", "reserve", "queue", "device", "settle"}
+    assert set(names) == {"order", "plan", "reserve", "queue", "device", "settle"}
     assert names.count("device") == names.count("queue") == 3  # encode, load, texts
     assert {span.parent.span_id for span in parts} == {whole.context.span_id}
     assert all(whole.start_time <= span.start_time + 10**6 for span in parts)
