@@ -18,19 +18,12 @@ from prometheus_client.registry import Collector
 
 from craft_server.observability.telemetry import ServerStats, Telemetry, UnitState
 from craft_shared.errors import Code
+from craft_shared.messages import Budgets
 
 _REQUEST_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _TASKS = (1, 2, 4, 8, 16, 32, 64, 128)
 _LAG_S = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5)
 _DISTRIBUTION = "craft-blackbox"
-
-_UNITS = {
-    "queries": "Queries",
-    "logit_vectors": "Logit vectors",
-    "texts": "Texts",
-    "logits": "Logits",
-}
-"""What a key's limits count."""
 
 
 class Metrics(Telemetry):
@@ -54,8 +47,8 @@ class Metrics(Telemetry):
         self._refusals = Counter("craft_refusals", "Requests refused", ["code"], registry=own)
         self._outages = Counter("craft_store_outages", "The store did not answer", registry=own)
         units = {
-            name: Counter(f"craft_{name}", f"{what} by outcome", ["state"], registry=own)
-            for name, what in _UNITS.items()
+            name: Counter(f"craft_{name}", _by_outcome(name), ["state"], registry=own)
+            for name in Budgets.model_fields  # whatever can be a limit
         }
         # the counters of labels: few of each, and the library takes longer over one than all else
         self._requests_of = cache(requests.labels)
@@ -170,3 +163,7 @@ class _StatsCollector(Collector):
             size.add_metric([tier.name], tier.bytes)
         yield lookups
         yield size
+
+
+def _by_outcome(name: str) -> str:
+    return f"{name.replace('_', ' ').capitalize()} by outcome"
