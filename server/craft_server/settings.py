@@ -233,7 +233,8 @@ class Settings(BaseSettings):
         50,
         ge=0,
         description="requests of one owner a second that buy nothing (refusals, looks, replays), "
-        "on this replica, after three seconds' worth at once; more wait for a turn; 0: any number",
+        "on this replica; more wait for a turn, but for a fifth of a second's worth at once, and "
+        "as many as it bought lately; 0: any number",
     )
     batching: Literal["deterministic", "merged"] = Field(
         "deterministic",

@@ -1,6 +1,10 @@
-"""What waits for a device, and who is next: owners take turns, groups may go together.
+"""What waits for a device, and who is next: owners share its time, groups may go together.
 
 Owns the order. An entry has an owner, a group and a size.
+
+Start-time fair queueing (Goyal, Vin and Cheng, SIGCOMM 1996) by the seconds that entries took: next
+is the owner who has had least of the device. Who comes anew begins where the one just served stood,
+so nobody saves up time, and waits for no more than what runs.
 """
 
 import threading
@@ -32,15 +36,20 @@ E = TypeVar("E", bound=Entry)
 
 
 class FairQueue(Generic[E]):
-    """First come, first served for each owner; owners in turn, entry by entry. Thread-safe.
+    """First come, first served for each owner; owners by the time they had. Thread-safe.
 
-    An owner with a thousand entries delays another owner's next one by one.
+    Owners of equal times take turns. An owner with a thousand entries delays another owner's next
+    by the one that runs.
     """
 
     def __init__(self, *, most_together: int) -> None:
         """Take up to `most_together` of size in one batch; 0 takes entries one at a time."""
         self._most_together = most_together
         self._queues: OrderedDict[str, deque[E]] = OrderedDict()
+        self._had: dict[str, float] = {}
+        """Seconds of the device, of owners who wait or who are ahead of `_now`."""
+        self._now = 0.0
+        """What the owner served last had had."""
         self._changed = threading.Condition()
         self._closed = False
 
@@ -53,7 +62,10 @@ class FairQueue(Generic[E]):
         with self._changed:
             if not self._closed:
                 for entry in entries:
-                    self._queues.setdefault(entry.owner, deque()).append(entry)
+                    if entry.owner not in self._queues:
+                        self._queues[entry.owner] = deque()
+                        self._had[entry.owner] = max(self._now, self._had.get(entry.owner, 0))
+                    self._queues[entry.owner].append(entry)
                 self._changed.notify()
             return not self._closed
 
@@ -75,11 +87,22 @@ class FairQueue(Generic[E]):
         """The next batch; [] if nothing waits and `wait` is False; None, once closed and empty."""
         with self._changed:
             while wait and not self._queues and not self._closed:
+                self._had.clear()
+                self._now = 0.0
                 self._changed.wait()
             if not self._queues:
                 return None if wait else []
-            first = self._next(next(iter(self._queues)))
+            owner = min(self._queues, key=self._had.__getitem__)
+            self._now = self._had[owner]
+            first = self._next(owner)
             return [first, *self._companions(first)]
+
+    def charge(self, owner: str, seconds: float) -> None:
+        """Say how long an entry of an owner took: it waits behind others for that long."""
+        with self._changed:
+            self._had[owner] = max(self._now, self._had.get(owner, 0)) + seconds
+            waiting = self._queues
+            self._had = {o: s for o, s in self._had.items() if o in waiting or s > self._now}
 
     def close(self) -> list[E]:
         """Take nothing more and wake who waits in `take`; gives what was still queued."""

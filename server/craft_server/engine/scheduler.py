@@ -200,7 +200,10 @@ class DeviceWorker:
 
     def _finish(self, launched: "_Launched") -> None:
         completions = [Completion.of(wait) for wait in launched.waits]
-        self._telemetry.finished(time.monotonic() - launched.batch[0].began)
+        took = time.monotonic() - launched.batch[0].began
+        self._telemetry.finished(took)
+        for queued in launched.batch:
+            self._queue.charge(queued.owner, took / len(launched.batch))
         for queued, completion in zip(launched.batch, completions, strict=True):
             if completion.error is not None and len(launched.batch) > 1:
                 self._finish(self._launch([queued]))  # only the one at fault is to fail

@@ -43,17 +43,46 @@ def take(pacing, owner, count):
     asyncio.run(main())
 
 
-def test_three_seconds_of_turns_are_free_and_then_they_come_one_by_one(pacing, waits):
-    take(pacing, "ann", 30)
+def buy(pacing, owner, count):
+    async def main():
+        for _ in range(count):
+            await pacing.turn(owner)
+            pacing.give_back(owner)
+
+    asyncio.run(main())
+
+
+def test_a_few_turns_are_free_and_then_they_come_one_by_one(pacing, waits):
+    take(pacing, "ann", 2)
     assert waits == []
     take(pacing, "ann", 3)
     assert waits == pytest.approx([0.1, 0.2, 0.3])
 
 
-def test_turns_come_back_with_time(pacing, clock, waits):
+def test_who_buys_may_have_as_many_in_work_as_it_bought_lately(pacing, clock, waits):
+    buy(pacing, "ann", 10)
+    take(pacing, "ann", 12)
+    assert waits == []
+    take(pacing, "ann", 1)
+    assert waits == pytest.approx([0.1])
+    clock.now += 30  # long after: its purchases do not count any more
+    waits.clear()
+    take(pacing, "ann", 3)
+    assert waits == pytest.approx([0.1], rel=0.01)
+
+
+def test_no_more_than_three_seconds_of_turns_come_at_once(pacing, waits):
+    buy(pacing, "ann", 1000)
     take(pacing, "ann", 30)
-    clock.now += 1
-    take(pacing, "ann", 10)
+    assert waits == []
+    take(pacing, "ann", 1)
+    assert waits == pytest.approx([0.1])
+
+
+def test_turns_come_back_with_time(pacing, clock, waits):
+    take(pacing, "ann", 2)
+    clock.now += 0.2
+    take(pacing, "ann", 2)
     assert waits == []
     take(pacing, "ann", 1)
     assert waits == pytest.approx([0.1])
@@ -62,24 +91,19 @@ def test_turns_come_back_with_time(pacing, clock, waits):
 def test_an_owner_does_not_make_another_wait(pacing, waits):
     take(pacing, "ann", 60)
     waits.clear()
-    take(pacing, "bob", 30)
-    take(pacing, "", 30)
+    take(pacing, "bob", 2)
+    take(pacing, "", 2)
     assert waits == []
 
 
 def test_what_is_paid_gives_its_turn_back(pacing, waits):
-    async def main():
-        for _ in range(1000):
-            await pacing.turn("ann")
-            pacing.give_back("ann")
-
-    asyncio.run(main())
+    buy(pacing, "ann", 1000)
     assert waits == []
 
 
 def test_nobody_waits_longer_than_two_seconds(pacing, waits):
     take(pacing, "", 1000)
-    assert max(waits) == 2
+    assert max(waits) == pytest.approx(2)
 
 
 def test_a_debt_is_forgotten_within_seconds(pacing, clock, waits):

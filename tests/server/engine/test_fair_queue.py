@@ -39,6 +39,61 @@ def test_a_sweep_delays_another_owner_by_one():
     assert [batch[0].owner for batch in taken(queue)[:3]] == ["ann", "bob", "ann"]
 
 
+def test_who_comes_while_a_long_entry_runs_is_next():
+    queue = a_queue(Item("ann", 0), Item("ann", 1))
+    queue.take(wait=False)
+    queue.put([Item("bob", 0)])
+    queue.charge("ann", 0.5)
+    assert [batch[0].owner for batch in taken(queue)] == ["bob", "ann"]
+
+
+def test_owners_share_the_time_and_not_the_entries():
+    queue = a_queue(*(Item("ann", number) for number in range(9)))
+    queue.put([Item("bob", number) for number in range(99)])
+    had = {"ann": 0.0, "bob": 0.0}
+    for _ in range(50):
+        (entry,) = queue.take(wait=False)
+        seconds = 0.4 if entry.owner == "ann" else 0.02
+        had[entry.owner] += seconds
+        queue.charge(entry.owner, seconds)
+    assert abs(had["ann"] - had["bob"]) <= 0.42
+
+
+def test_nobody_saves_time_up_while_it_asks_for_nothing():
+    queue = a_queue(*(Item("ann", number) for number in range(20)))
+    for _ in range(10):
+        queue.take(wait=False)
+        queue.charge("ann", 1.0)
+    queue.put([Item("bob", number) for number in range(10)])
+    order = []
+    for _ in range(6):
+        (entry,) = queue.take(wait=False)
+        order.append(entry.owner)
+        queue.charge(entry.owner, 1.0)
+    assert sorted(order) == ["ann"] * 3 + ["bob"] * 3
+
+
+def test_a_device_that_was_idle_has_forgotten_who_used_it():
+    queue = a_queue(Item("ann", 0))
+    queue.take(wait=False)
+    queue.charge("ann", 100.0)
+    threading.Timer(0.05, queue.put, [[Item("ann", 1), Item("bob", 0)]]).start()
+    assert [queue.take(wait=True)[0].owner, queue.take(wait=True)[0].owner] == ["ann", "bob"]
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcdef"), st.floats(0.001, 1)), max_size=40))
+def test_only_owners_who_wait_or_are_ahead_are_remembered(works):
+    queue = a_queue()
+    for owner, seconds in works:
+        queue.put([Item(owner, 0)])
+        if len(queue) > 2:
+            queue.charge(queue.take(wait=False)[0].owner, seconds)
+    while batch := queue.take(wait=False):
+        queue.charge(batch[0].owner, 0.5)
+        waiting = set(queue._queues)
+        assert all(owner in waiting or had > queue._now for owner, had in queue._had.items())
+
+
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 9)), max_size=30))
 def test_each_owner_is_first_come_first_served_and_nobody_waits_longer_than_a_round(pairs):
     items = [Item(owner, number) for owner, number in pairs]

@@ -32,7 +32,7 @@ from craft_shared.errors import Code, Refusal
 
 PACKED, CUT, FULL = "packed prefix", "cut at end-of-text", "full length"
 
-_TOKENS_PER_PASS = {"cpu": 4096}
+_TOKENS_PER_PASS = {"cpu": 2048}
 _TOKENS_PER_PASS_ELSEWHERE = 65_536
 _REMEMBERED_BYTES = 2**25
 _A_TEXT = 250
@@ -66,11 +66,14 @@ class TextPlan:
         rows: the T texts' tokens, prompts outermost.
         classes: K.
         offsets: (P, n_ctx, W) float32 to add at positions 1..n_ctx, or None for templates.
+        shared: of templates, for each of the P prompts, how many tokens its K texts begin with
+            together; less than the shortest has.
     """
 
     rows: tuple[Row, ...]
     classes: int
     offsets: Tensor | None
+    shared: tuple[int, ...] = ()
 
     @property
     def prompts(self) -> int:
@@ -87,7 +90,7 @@ class TextPlan:
         if self.offsets is not None:
             return TextPlan(self.rows, self.classes, self.offsets[prompts])
         texts = slice(prompts.start * self.classes, prompts.stop * self.classes)
-        return TextPlan(self.rows[texts], self.classes, None)
+        return TextPlan(self.rows[texts], self.classes, None, self.shared[prompts])
 
     def with_others(self, others: Sequence["TextPlan"]) -> "TextPlan":
         """The prompts of plans of one group behind each other."""
@@ -95,6 +98,16 @@ class TextPlan:
             return self
         offsets = [cast("Tensor", plan.offsets) for plan in (self, *others)]
         return TextPlan(self.rows, self.classes, torch.cat(offsets))
+
+    def of(self, prompt: int) -> tuple[Row, ...]:
+        """The K texts of one template."""
+        return self.rows[prompt * self.classes : (prompt + 1) * self.classes]
+
+    def alike(self, prompt: int) -> bool:
+        """Does a template differ from the one before in what its texts begin with, and only so?"""
+        before, now = self.shared[prompt - 1 : prompt + 1]
+        pairs = zip(self.of(prompt - 1), self.of(prompt), strict=True)
+        return before == now and all(old[now:] == new[now:] for old, new in pairs)
 
 
 class TextEncoder:
@@ -175,16 +188,34 @@ class TextEncoder:
         Raises:
             Refusal: a text is too long.
         """
-        texts = (template.replace("{}", name) for template in templates for name in names)
-        rows = yield from self._tokenise(texts)
-        return TextPlan(rows, len(names), None)
+        rows, shared = list[Row](), list[int]()
+        for template in templates:
+            texts = yield from self._tokenise(template.replace("{}", name) for name in names)
+            rows += texts
+            shared.append(min(_in_common(texts), min(map(len, texts)) - 1))
+        return TextPlan(tuple(rows), len(names), None, tuple(shared))
 
     def pieces(self, plan: TextPlan) -> tuple[slice, ...]:
         """The prompts in runs that one pass of the tower takes, each in bounded memory.
 
         They depend on the plan alone, so the same plan gives the same bits in whatever company.
         """
+        if plan.offsets is None and self._packed:
+            return self._passes(plan)
         return runs(plan.prompts, self.tokens_per_pass // self.tokens_per_prompt(plan))
+
+    def _passes(self, plan: TextPlan) -> tuple[slice, ...]:
+        """Neighbouring templates that differ only in their prefix go through together."""
+        passes = list[slice]()
+        room = 0
+        for prompt in range(plan.prompts):
+            if room and plan.alike(prompt):
+                passes[-1] = slice(passes[-1].start, prompt + 1)
+            else:
+                passes.append(slice(prompt, prompt + 1))
+                room = self.tokens_per_pass // self._tokens(plan.of(prompt), plan.shared[prompt])
+            room -= 1
+        return tuple(passes)
 
     @torch.inference_mode()
     def encode(self, plan: TextPlan) -> Tensor:
@@ -205,25 +236,26 @@ class TextEncoder:
     def _soft_packed(self, plan: TextPlan) -> Tensor:
         """(P, K, D): one layout for all prompts, another prefix for each."""
         offsets = to_device(cast("Tensor", plan.offsets), self.device)
-        classes = []
-        for layout in self._layouts(plan.rows, 1 + offsets.shape[1]):
-            prefix = self._embed(layout.prefix).repeat(len(offsets), 1, 1)  # (P, C, W)
-            prefix[:, 1:] += offsets.to(prefix.dtype)
-            classes.append(self._read_out(run_packed(self._tower, prefix, layout)))  # (P, k, D)
-        return torch.cat(classes, dim=1)
+        layouts = self._layouts(plan.rows, 1 + offsets.shape[1])
+        prefix = self._embed(layouts[0].prefix).repeat(len(offsets), 1, 1)  # (P, C, W)
+        prefix[:, 1:] += offsets.to(prefix.dtype)
+        return self._after(prefix, layouts)
 
     def _templates_packed(self, plan: TextPlan) -> Tensor:
-        """(P, K, D), template by template: its texts share what comes before the class name."""
+        """(P, K, D), pass by pass: a template's texts share what comes before the class name."""
         prompts = []
-        for first in range(0, len(plan.rows), plan.classes):
-            rows = plan.rows[first : first + plan.classes]
-            shared = min(_in_common(rows), min(map(len, rows)) - 1)
-            parts = [
-                self._read_out(run_packed(self._tower, self._embed(layout.prefix)[None], layout))
-                for layout in self._layouts(rows, shared)
-            ]
-            prompts.append(torch.cat(parts, dim=1))  # (1, K, D)
+        for some in self._passes(plan):
+            rows, shared = plan.of(some.start), plan.shared[some.start]
+            firsts = plan.rows[some.start * plan.classes : some.stop * plan.classes : plan.classes]
+            prefixes = torch.tensor([row[:shared] for row in firsts])  # (p, C)
+            embedded = self._embed(to_device(prefixes, self.device))  # (p, C, W)
+            prompts.append(self._after(embedded, self._layouts(rows, shared)))
         return torch.cat(prompts)
+
+    def _after(self, prefix: Tensor, layouts: Sequence[Layout]) -> Tensor:
+        """(P, K, D) of class texts behind prefixes (P, C, W), laid out in so many parts."""
+        parts = [self._read_out(run_packed(self._tower, prefix, layout)) for layout in layouts]
+        return torch.cat(parts, dim=1)
 
     def _lay_out(self, rows: tuple[Row, ...], shared: int) -> list[Layout]:
         """Layouts of consecutive classes, each within the budget of one pass."""
@@ -294,11 +326,15 @@ class TextEncoder:
 
     def tokens_per_prompt(self, plan: TextPlan) -> int:
         """Tokens that a prompt of the plan sends through the tower."""
-        rows = plan.rows[: plan.classes]
         if not self._packed:
             longest = self.context_length if self._full is not None else max(map(len, plan.rows))
-            return longest * len(rows)
-        shared = 0 if plan.offsets is None else 1 + plan.offsets.shape[1]
+            return longest * plan.classes
+        shared = plan.shared[0] if plan.offsets is None else 1 + plan.offsets.shape[1]
+        return self._tokens(plan.of(0), shared)
+
+    @staticmethod
+    def _tokens(rows: Sequence[Row], shared: int) -> int:
+        """Tokens of one prompt's texts that share the first ones."""
         return shared + sum(len(row) - shared for row in rows)
 
     def _embed(self, ids: Tensor) -> Tensor:

@@ -119,6 +119,30 @@ def test_many_prompts_in_chunks_equal_one_at_a_time(pack, monkeypatch):
     assert texts.encode(plan).shape == (2, 2, 48)
 
 
+def test_templates_that_differ_in_their_prefix_alone_are_one_pass():
+    texts = encoder(MODELS["clip"])
+    alike = ["a photo of a {}.", "a picture of a {}.", "the drawing of a {}."]
+    names = ["cat", "sea lion"]
+    plan = texts.plan_templates([*alike, "{} here", "an {} there", *alike[:1]], names)
+    assert texts.pieces(plan) == (slice(0, 3), slice(3, 4), slice(4, 5), slice(5, 6))
+    together = texts.encode(plan)
+    for place, template in enumerate([*alike, "{} here", "an {} there", *alike[:1]]):
+        expected = reference(MODELS["clip"], [template.replace("{}", name) for name in names])
+        assert np.abs(together[place].numpy() - expected).max() < 2e-6
+
+
+@pytest.mark.parametrize("prompts", [1, 5, 64])
+def test_a_pass_of_templates_is_bounded_in_tokens(prompts, monkeypatch):
+    monkeypatch.setattr("craft_server.models.clip.text._TOKENS_PER_PASS", {"cpu": 60})
+    texts = encoder(MODELS["clip"])
+    plan = texts.plan_templates(["a photo of a {}."] * prompts, ["cat", "sea lion"])
+    tokens = texts.tokens_per_prompt(plan)
+    pieces = texts.pieces(plan)
+    assert [piece.start for piece in pieces[1:]] == [piece.stop for piece in pieces[:-1]]
+    assert pieces[-1].stop == prompts
+    assert max((piece.stop - piece.start) * tokens for piece in pieces) <= 60
+
+
 @pytest.mark.parametrize("name", UNCUT)
 def test_towers_that_cannot_be_cut_are_known_and_run_at_full_length(name):
     model = build(UNCUT[name])
