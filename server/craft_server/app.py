@@ -21,14 +21,14 @@ from craft_server.api.access_log import AccessLog
 from craft_server.api.deadlines import Deadlines
 from craft_server.api.deliveries import Deliveries
 from craft_server.api.errors import on_disconnect, on_error
-from craft_server.api.listening import bound, serve_on
+from craft_server.api.listening import bound, check_free, serve_on
 from craft_server.api.middleware import BodyCap, KeylessTurns, RequestId
 from craft_server.api.routes import ROUTERS
 from craft_server.api.services import Services, Threads, services_of
 from craft_server.api.starts import Starts
 from craft_server.db.group_commit import GroupCommit
 from craft_server.db.holders import Holder
-from craft_server.db.store import Store
+from craft_server.db.store import Store, revision
 from craft_server.engine.blackbox import BlackBox
 from craft_server.images import claims
 from craft_server.images.admission import UploadAdmission
@@ -49,7 +49,7 @@ from craft_server.observability import logs
 from craft_server.observability.metrics import Metrics
 from craft_server.observability.probes import Health, answering
 from craft_server.observability.tracing import Tracer
-from craft_server.settings import ModelError, Settings
+from craft_server.settings import EMBEDDED, ModelError, Settings
 from craft_shared.errors import Refusal
 from craft_shared.messages import CardLimits
 
@@ -152,8 +152,17 @@ def card_limits(settings: Settings) -> CardLimits:
 
 
 def load_blackbox(settings: Settings) -> BlackBox:
-    """The black box that the settings name; torch is imported only if it is a real model."""
+    """The black box that the settings name; torch is imported only if it is a real model.
+
+    Raises:
+        ModelError: the settings name no model that can be used.
+    """
     limits = card_limits(settings)
+    if settings.pretrained is not None and settings.model in {EMBEDDED, "stub"}:
+        raise ModelError(
+            f"--pretrained {settings.pretrained} needs --model, the open_clip name of what it was "
+            f"trained for; the model {settings.model!r} takes no weights"
+        )
     if settings.model == "stub":
         return StubBlackBox(limits, seconds_per_query=settings.stub_seconds_per_query)
     runtime.configure_libraries()
@@ -183,7 +192,21 @@ def make_tracer(settings: Settings) -> Tracer:
 def serve(settings: Settings) -> None:
     """Load the model, then serve until SIGTERM, SIGINT or SIGHUP; running work is finished."""
     logs.configure(settings.log_format, settings.log_level)
+    _check_places(settings)
     run(settings, load_blackbox(settings))
+
+
+def _check_places(settings: Settings) -> None:
+    """Find out now what would end the server once its model is loaded.
+
+    Raises:
+        ValueError: the URL of the database cannot be used.
+        Refusal: `not_ready`, the database does not answer.
+    """
+    metrics_port = settings.metrics_port
+    probes = None if metrics_port is None else (settings.metrics_host, metrics_port)
+    check_free((settings.host, settings.port), probes)
+    revision(settings.resolved_database_url)
 
 
 def run(settings: Settings, blackbox: BlackBox) -> None:

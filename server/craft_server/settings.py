@@ -2,15 +2,16 @@
 
 Sources, strongest first: command line flags, environment variables `CRAFT_SERVER_<NAME>`, files
 `craft_server_<name>` in /run/secrets, where Docker and Kubernetes put what must be in no variable.
-Unknown variables and files are ignored, unknown keyword arguments are errors.
+Unknown variables are named by the command line (cli/options.py), unknown files are ignored,
+unknown keyword arguments are errors.
 """
 
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
-from sqlalchemy import make_url
+from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from craft_shared.admin import OtherLimits
@@ -19,6 +20,12 @@ from craft_shared.messages import PromptKind
 
 EMBEDDED = "embedded"
 """Model name of the CLIP that ships with this package."""
+
+DATABASE_EXAMPLES = "sqlite:////srv/craft.db or postgresql://user@host/name"
+"""What a `database_url` is like, for those whose own cannot be used."""
+
+_POSTGRES = {"postgres", "postgresql"}
+"""Without a driver: ours is psycopg."""
 
 _MOUNTED = Path("/run/secrets")
 
@@ -67,7 +74,7 @@ class Settings(BaseSettings):
     data_dir: Path = Field(Path("var"), description="folder of the ledger and the image store")
     database_url: str | None = Field(
         None,
-        description="SQLAlchemy URL of the ledger, as in postgresql+psycopg://user@host/name; "
+        description="SQLAlchemy URL of the ledger, as in postgresql://user@host/name; "
         "default: SQLite, craft.db in data_dir",
     )
     database_password: SecretStr | None = Field(
@@ -297,22 +304,32 @@ class Settings(BaseSettings):
         """Longest time of a transaction, and of the wait for a thread to make it."""
         return min(self.store_timeout_s, self.deadline_s)
 
+    @field_validator("host", "metrics_host")
+    @classmethod
+    def _without_brackets(cls, host: str) -> str:
+        """`[::1]`, as URLs have it, is the address `::1`."""
+        return host[1:-1] if host.startswith("[") and host.endswith("]") else host
+
     @property
-    def resolved_database_url(self) -> str:
-        """The ledger's URL, with default and password filled in.
+    def resolved_database_url(self) -> URL:
+        """The ledger's URL, with default, driver and password filled in.
 
         Raises:
             ValueError: `database_url` is no URL.
         """
         if self.database_url is None:
-            return f"sqlite:///{self.data_dir / 'craft.db'}"
+            return URL.create("sqlite", database=str(self.data_dir.absolute() / "craft.db"))
         try:
             url = make_url(self.database_url)
-        except ArgumentError as error:
-            raise ValueError(f"database_url cannot be used: {error}") from error
+        except (ArgumentError, ValueError) as error:  # ValueError: a port that is no number
+            raise ValueError(
+                f"database_url cannot be used: it is no URL; it is like {DATABASE_EXAMPLES}"
+            ) from error
+        if url.drivername in _POSTGRES:
+            url = url.set(drivername="postgresql+psycopg")
         if self.database_password is not None and url.password is None:
             url = url.set(password=self.database_password.get_secret_value())
-        return url.render_as_string(hide_password=False)
+        return url
 
     @property
     def default_limits(self) -> OtherLimits:

@@ -207,7 +207,7 @@ def log(
 @contextmanager
 def _administration(data_dir: Path | None, database_url: str | None) -> Iterator[Administration]:
     settings = settings_of(data_dir=data_dir, database_url=database_url)
-    with closing(open_store(data_dir, database_url)) as store:
+    with closing(open_store(settings)) as store:
         yield Administration(store, actor=account(), defaults=settings.default_limits)
 
 

@@ -4,6 +4,7 @@ Thin: reads options, calls the part that knows, shows what comes back. Only `ser
 Exit codes: 0 done, 1 it failed, 2 it was asked wrongly.
 """
 
+import importlib.metadata
 from typing import Annotated
 
 import typer
@@ -38,12 +39,29 @@ def main() -> None:
     except Refusal as refusal:
         if refusal.code is Code.NOT_READY:
             cause = getattr(refusal.__cause__, "orig", None) or refusal.detail
-            _stop(f"the database does not answer: {cause}", 1)
+            _stop(f"the database does not answer: {' '.join(str(cause).split())}", 1)
         _stop(refusal.detail, 2)
     except (ModelError, SchemaError, OSError) as error:
         _stop(str(error), 1)
     except ValueError as error:
         _stop(_sentence(error), 2)
+
+
+def _show_version(asked: bool) -> None:  # noqa: FBT001 - as typer calls it
+    if asked:
+        typer.echo(f"craft-server {importlib.metadata.version('craft-blackbox')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    """What can be asked without a command."""
 
 
 @app.command(epilog=cli_examples.SERVE)

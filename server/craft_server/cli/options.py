@@ -1,11 +1,16 @@
 """Options that several commands have, and what they open."""
 
+import difflib
+import os
+import re
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from craft_server.cli.console import say
 from craft_server.db.store import Store
 from craft_server.settings import Settings
 
@@ -24,12 +29,33 @@ Moment = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON")]
 
 
+_PREFIX = "CRAFT_SERVER_"
+_OF_OTHERS = re.compile(r"URL|SERVICE_(HOST|PORT\w*)|PORT_\d+_\w+")
+"""Variables that the tuner reads, or that Kubernetes sets for a service called craft-server."""
+
+
 def settings_of(**options: Any) -> Settings:
-    """The settings of the environment, with the options that were given instead."""
+    """The settings of the environment, with the options that were given instead.
+
+    Variables that look like settings and are none are named on standard error.
+    """
+    for sentence in misspelt(os.environ):
+        say(f"craft-server: {sentence}")
     return Settings(**{name: value for name, value in options.items() if value is not None})
 
 
-def open_store(data_dir: Path | None, database_url: str | None) -> Store:
-    """The store that the options and the environment name."""
-    settings = settings_of(data_dir=data_dir, database_url=database_url)
+def open_store(settings: Settings) -> Store:
+    """The store that the settings name."""
     return Store(settings.resolved_database_url, migrate=settings.migrate)
+
+
+def misspelt(variables: Iterable[str]) -> Iterator[str]:
+    """A sentence for each variable that is called like a setting, and is none."""
+    known = [name.upper() for name in Settings.model_fields]
+    for variable in sorted(variables):
+        name = variable.upper().removeprefix(_PREFIX)
+        if name in known or not variable.upper().startswith(_PREFIX) or _OF_OTHERS.fullmatch(name):
+            continue
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {_PREFIX}{near[0]}?" if near else "docs/reference/settings.md has all"
+        yield f"{variable} is no setting and changes nothing; {hint}"

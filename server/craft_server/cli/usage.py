@@ -10,7 +10,7 @@ import typer
 from craft_server.accounts.identity import Key
 from craft_server.accounts.keys import Keys
 from craft_server.cli.console import Form, Row, say, show, write
-from craft_server.cli.options import DatabaseUrl, DataDir, Moment, open_store
+from craft_server.cli.options import DatabaseUrl, DataDir, Moment, open_store, settings_of
 from craft_server.metering.ledger import Bucket, Label, Ledger, LedgerFilter
 from craft_shared.messages import Counters
 
@@ -48,8 +48,9 @@ def usage(
     """Show what was bought, and whether the ledger agrees with the counters (1 if it does not)."""
     if output is not None and export is None:
         raise ValueError("--output needs --export csv, json or ndjson")
+    settings = settings_of(data_dir=data_dir, database_url=database_url)
     where = LedgerFilter(since=since, until=until, tag=tag, run=run)
-    with closing(open_store(data_dir, database_url)) as store:
+    with closing(open_store(settings)) as store:
         ledger, every = Ledger(store), Keys(store).all()
         found = [one for one in every if key in {None, one.id}]
         if key is not None and not found:

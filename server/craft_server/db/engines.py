@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, DisconnectionError
+from sqlalchemy.exc import ArgumentError, DisconnectionError, NoSuchModuleError
 
 from craft_server import private_files
+from craft_server.settings import DATABASE_EXAMPLES
 
 CONNECTIONS = 24
 """At a time, of one process: more than all of its threads that use the store."""
@@ -26,7 +27,7 @@ _FRESH_S = 1.0
 _WAL_PAUSE_S = 0.01
 
 
-def make_engine(url: str, timeout_s: float, *, connections: int = CONNECTIONS) -> Engine:
+def make_engine(url: str | URL, timeout_s: float, *, connections: int = CONNECTIONS) -> Engine:
     """An engine for a URL, whose every wait for a connection or a lock ends after `timeout_s`.
 
     Raises:
@@ -39,7 +40,17 @@ def make_engine(url: str, timeout_s: float, *, connections: int = CONNECTIONS) -
         if parsed.get_backend_name() == "sqlite":
             return _sqlite(parsed, timeout_s, pool)
         engine = create_engine(parsed, **pool)
-    except (ArgumentError, ModuleNotFoundError) as error:
+    except NoSuchModuleError as error:
+        raise ValueError(
+            f"database_url cannot be used: {parsed.drivername!r} is no kind of database; "
+            f"it is like {DATABASE_EXAMPLES}"
+        ) from error
+    except ModuleNotFoundError as error:
+        raise ValueError(
+            f"database_url cannot be used: {parsed.drivername} needs the package {error.name!r}; "
+            "for Postgres: pip install 'craft-blackbox[server,postgres]'"
+        ) from error
+    except (ArgumentError, ValueError) as error:
         raise ValueError(f"database_url cannot be used: {error}") from error
     _look_at_idle_connections(engine)
     if engine.dialect.driver == "psycopg":
@@ -79,9 +90,9 @@ def _give_up_in_time(engine: Engine, timeout_s: float) -> None:
 
 def _sqlite(url: URL, busy_timeout_s: float, pool: dict[str, Any]) -> Engine:
     if url.database in {None, "", ":memory:"}:
-        raise ValueError("database_url needs a file, as in sqlite:///var/craft.db, got none")
-    _make_private(Path(str(url.database)))
+        raise ValueError("SQLite needs a file, as in sqlite:///var/craft.db, got none")
     engine = create_engine(url, connect_args={"timeout": busy_timeout_s}, **pool)
+    _make_private(Path(str(url.database)))
 
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _record: Any) -> None:

@@ -58,8 +58,12 @@ def connect(*args: Any, timeout_s: float, **options: Any) -> Line:
 
     Raises:
         OperationalError: there is no such server, or it does not answer.
+        ValueError: the URL has an option that there is not.
     """
-    line = Line.connect(*args, **options)
+    try:
+        line = Line.connect(*args, **options)
+    except psycopg.ProgrammingError as error:  # an option in the URL that there is not
+        raise ValueError(f"database_url cannot be used: {str(error).strip()}") from error
     milliseconds = {"told": _TOLD_SHARE * timeout_s, "idle": _IDLE_SHARE * timeout_s}
     try:
         line.execute(_SET, {name: str(round(1000 * each)) for name, each in milliseconds.items()})

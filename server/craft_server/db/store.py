@@ -24,7 +24,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import URL, Connection, Engine, text
 from sqlalchemy.exc import (
     DataError,
     DBAPIError,
@@ -126,7 +126,7 @@ class Store:
     """
 
     def __init__(
-        self, url: str, *, busy_timeout_s: float = BUSY_TIMEOUT_S, migrate: bool = True
+        self, url: str | URL, *, busy_timeout_s: float = BUSY_TIMEOUT_S, migrate: bool = True
     ) -> None:
         """Open the database; make its tables if it is empty, upgrade them if they are old.
 
@@ -247,7 +247,7 @@ class Session:
     then the next transaction makes another.
     """
 
-    def __init__(self, url: str, timeout_s: float) -> None:
+    def __init__(self, url: str | URL, timeout_s: float) -> None:
         engine = make_engine(url, timeout_s, connections=1)
         self._engine = engine.execution_options(craft_begin=("BEGIN",))
         self._timeout_s = timeout_s
@@ -269,7 +269,7 @@ class Session:
         self._engine.dispose()
 
 
-def revision(url: str) -> str | None:
+def revision(url: str | URL) -> str | None:
     """The revision of a database, which is looked at and not changed; None if it is empty.
 
     Raises:

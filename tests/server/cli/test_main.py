@@ -5,6 +5,7 @@ import io
 import json
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -321,6 +322,12 @@ def test_a_ledger_that_disagrees_is_a_failure_that_names_key_and_figures(
         ("usage --key key_0", 2, "no key has the id 'key_0'"),
         ("usage --output x", 2, "--output needs --export"),
         ("keys list --database-url nonsense", 2, "database_url cannot be used"),
+        ("keys list --database-url foo://h/x", 2, "'foo' is no kind of database"),
+        ("keys list --database-url sqlite:///x.db?timeout=abc", 2, "database_url cannot be used"),
+        ("keys list --database-url postgresql://127.0.0.1/x?foo=1", 2, "connection option"),
+        ("keys list --database-url postgres://127.0.0.1:1/x", 1, "the database does not answer"),
+        ("keys list --database-url mysql+nodriver://h/x", 2, "'mysql+nodriver' is no kind of"),
+        ("keys list --database-url mssql+pymssql://h/x", 2, "needs the package 'pymssql'"),
         ("keys list --database-url sqlite:////", 1, "the database does not answer: unable to"),
         ("keys list --data-dir /dev/null/x", 1, "/dev/null"),
         ("serve --port 99999", 2, "port: Input should be less than or equal to 65535; got 99999"),
@@ -334,6 +341,35 @@ def test_a_failure_is_one_sentence_and_a_code(run: Run, arguments: str, code: in
     assert done.err.startswith("craft-server: ")
     assert len(done.err.splitlines()) == 1
     assert done.out == ""
+
+
+@pytest.mark.parametrize(
+    ("variable", "said"),
+    [
+        ("CRAFT_SERVER_PROT", "did you mean CRAFT_SERVER_PORT?"),
+        ("CRAFT_SERVER_DATABASEURL", "did you mean CRAFT_SERVER_DATABASE_URL?"),
+        ("CRAFT_SERVER__DATA_DIR", "did you mean CRAFT_SERVER_DATA_DIR?"),
+        ("craft_server_modell", "did you mean CRAFT_SERVER_MODEL?"),
+        ("CRAFT_SERVER_XYZZY", "docs/reference/settings.md has all"),
+        ("craft_server_log_level", None),
+        ("CRAFT_SERVER_URL", None),  # the tuner's, in the same file of Docker Compose
+        ("CRAFT_SERVER_SERVICE_HOST", None),  # of a service of Kubernetes
+        ("CRAFT_SERVER_PORT_8000_TCP_ADDR", None),
+    ],
+)
+def test_a_misspelt_variable_is_named_with_the_nearest_setting(
+    run: Run, monkeypatch: pytest.MonkeyPatch, variable: str, said: str | None
+):
+    monkeypatch.setenv(variable, "warning")
+    done = run("keys", "list")
+    assert done.code == 0
+    lines = [f"craft-server: {variable} is no setting and changes nothing; {said}"] if said else []
+    assert [line for line in done.err.splitlines() if variable in line] == lines
+
+
+def test_the_version_is_that_of_the_package(run: Run):
+    done = run("--version")
+    assert (done.code, done.out) == (0, f"craft-server {version('craft-blackbox')}\n")
 
 
 def test_a_command_that_does_not_exist_is_the_users_error(run: Run):
@@ -371,7 +407,7 @@ def test_serve_hands_down_what_was_given_and_nothing_else(run: Run, served: list
     }
     assert (settings.host, settings.port, settings.model) == ("0.0.0.0", 9, "RN50")
     assert (settings.pretrained, settings.device) == ("openai", "cpu")
-    assert (settings.precision, settings.resolved_database_url) == ("bfloat16", "sqlite:///x.db")
+    assert (settings.precision, settings.database_url) == ("bfloat16", "sqlite:///x.db")
 
 
 def test_serve_without_options_follows_the_environment(
@@ -380,6 +416,18 @@ def test_serve_without_options_follows_the_environment(
     monkeypatch.setenv("CRAFT_SERVER_PORT", "1234")
     run("serve")
     assert served[0].port == 1234
+
+
+@pytest.mark.parametrize("model", [(), ("--model", "embedded"), ("--model", "stub")])
+def test_weights_without_their_model_are_refused(run: Run, model: tuple[str, ...]):
+    done = run("serve", "--port", "0", "--pretrained", "file.pt", *model)
+    assert (done.code, done.out) == (1, "")
+    assert done.err.splitlines()[-1].startswith("craft-server: --pretrained file.pt needs --model")
+
+
+def test_a_database_that_cannot_be_had_is_said_before_a_model_is_loaded(run: Run):
+    done = run("serve", "--port", "0", "--model", "nonsense", "--database-url", "nonsense")
+    assert (done.code, "database_url cannot be used" in done.err) == (2, True)
 
 
 @pytest.mark.slow

@@ -102,7 +102,7 @@ def pick_device(name: str) -> torch.device:
     found += ["cpu"]
     wanted = found[0] if name == "auto" else name
     several = [f"cuda:{number}" for number in range(cards)]
-    if wanted.split(":")[0] not in found or ("cuda:" in wanted and wanted not in several):
+    if wanted not in [*found, *several]:
         known = ", ".join([*found, *several])
         raise ModelError(f"device {name!r} is not here; available: auto, {known}")
     return torch.device(wanted)

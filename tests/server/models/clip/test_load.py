@@ -181,7 +181,10 @@ def test_a_siglip_like_tower_takes_text_only_and_says_so(tmp_path):
         ({"model": "absent.json"}, "absent.json does not exist"),
         ({"model": "RN50"}, "needs --pretrained: a checkpoint file or a tag; tags: openai"),
         ({"model": "RN50", "pretrained": "opanai"}, "neither a file nor a checkpoint tag"),
-        ({"model": "RN50", "pretrained": "openai", "device": "tpu"}, "device 'tpu' is not here"),
+        *(
+            ({"model": "RN50", "pretrained": "openai", "device": name}, f"device '{name}' is not")
+            for name in ("tpu", "cuda:99", "cuda:-1", "cuda:", "cuda:x", "cpu:x", "CPU", "")
+        ),
     ],
 )
 def test_what_cannot_be_loaded_is_said_in_a_sentence(tmp_path, fields, says):
