@@ -44,6 +44,11 @@ class Administration:
         self._keys = Keys(store, actor=actor)
         self._ledger = Ledger(store)
 
+    @property
+    def place(self) -> str:
+        """Which database it is, to be told to people."""
+        return self._store.place
+
     def create(self, request: KeyRequest) -> MintedKey:
         """Mint a key; see `Keys.create`."""
         minted = self._keys.create(

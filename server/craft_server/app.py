@@ -65,6 +65,7 @@ def create_app(settings: Settings, blackbox: BlackBox) -> FastAPI:
         busy_timeout_s=settings.store_wait_s,
         migrate=settings.migrate,
     )
+    _LOG.info("the ledger is %s%s", store.place, ", made anew" if store.made else "")
     metrics = Metrics(blackbox.card.id)
     meter = Meter(store, reply_bytes=settings.reply_bytes, telemetry=metrics)
     images = ImageStore(

@@ -1,7 +1,11 @@
 """Where settings come from: variables before mounted files, a password beside its URL."""
 
+from pathlib import Path
+
 import pytest
 
+from craft_server.db.engines import make_engine
+from craft_server.db.store import Store
 from craft_server.settings import Settings
 
 URL = "postgresql+psycopg://craft@postgres/craft"
@@ -44,6 +48,43 @@ def test_postgres_by_any_of_its_names_is_reached_by_psycopg(kind):
     assert str(url.resolved_database_url) == (
         "postgresql+psycopg://craft@postgres:5433/craft?sslmode=require"
     )
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "per%20cent",
+            "a#b",
+            "a?b",
+            "a?mode=ro",
+            "with space",
+            "ünï 図",
+            "a;b",
+            "a@b:c",
+            "%zz",
+            "%",
+        ),
+        *("file:x", ":memory:", "~", "$HOME", "[x]", "a+b", "a&b=c", "-x", "a\nb", "'", "\udcff"),
+    ],
+)
+def test_the_ledger_lies_in_the_folder_that_was_named(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    for folder in (tmp_path / name, Path(name)):
+        store = Store(Settings(data_dir=folder).resolved_database_url)
+        store.close()
+        assert store.path == tmp_path / name / "craft.db"
+        assert store.place == str(store.path)
+        assert store.path.stat().st_size > 0
+        assert [each.name for each in tmp_path.iterdir()] == [name]
+
+
+def test_a_place_tells_no_password():
+    store = object.__new__(Store)
+    store._engine = make_engine(
+        Settings(database_url=URL, database_password="s3").resolved_database_url, 1
+    )
+    assert store.place == URL.replace("craft@", "craft:***@")
 
 
 def test_another_driver_stays():

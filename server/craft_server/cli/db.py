@@ -1,5 +1,7 @@
 """The commands `craft-server db status | upgrade`: the schema of the database."""
 
+from contextlib import closing
+
 import typer
 
 from craft_server.cli import examples as cli_examples
@@ -32,5 +34,6 @@ def status(
 def upgrade(*, data_dir: DataDir = None, database_url: DatabaseUrl = None) -> None:
     """Bring the database to the newest revision; all of it is done, or nothing."""
     settings = settings_of(data_dir=data_dir, database_url=database_url)
-    Store(settings.resolved_database_url, migrate=True).close()
-    say(f"the database is at revision {HEAD}")
+    with closing(Store(settings.resolved_database_url, migrate=True)) as store:
+        made = ", made anew," if store.made else ""
+        say(f"the database {store.place}{made} is at revision {HEAD}")

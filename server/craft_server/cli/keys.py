@@ -86,7 +86,8 @@ def create_key(
     }
     given = {name: value for name, value in request.items() if value is not None}
     with _administration(data_dir, database_url) as admin:
-        _show_minted(admin.create(KeyRequest.model_validate(given)), as_json=as_json)
+        minted = admin.create(KeyRequest.model_validate(given))
+        _show_minted(minted, admin.place, as_json=as_json)
 
 
 @app.command("create-admin", epilog=cli_examples.KEYS_CREATE_ADMIN)
@@ -100,7 +101,8 @@ def create_admin_key(
 ) -> None:
     """Mint a key for /v1/admin, which can do nothing else; only this command makes one."""
     with _administration(data_dir, database_url) as admin:
-        _show_minted(admin.create_admin(owner, expires_at=expires_at), as_json=as_json)
+        minted = admin.create_admin(owner, expires_at=expires_at)
+        _show_minted(minted, admin.place, as_json=as_json)
 
 
 @app.command("list", epilog=cli_examples.KEYS_LIST)
@@ -175,7 +177,7 @@ def rotate_key(
 ) -> None:
     """Give a key a new token and show it, this once; budget, images and purchases stay."""
     with _administration(data_dir, database_url) as admin:
-        _show_minted(admin.rotate(key_id, grace_s=grace), as_json=as_json)
+        _show_minted(admin.rotate(key_id, grace_s=grace), admin.place, as_json=as_json)
 
 
 @app.command("revoke", epilog=cli_examples.KEYS_REVOKE)
@@ -247,13 +249,14 @@ def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
-def _show_minted(minted: MintedKey, *, as_json: bool) -> None:
+def _show_minted(minted: MintedKey, place: str, *, as_json: bool) -> None:
     if as_json:
-        show_json(_row(minted) | {"key": minted.key})
+        show_json(_row(minted) | {"key": minted.key, "database": place})
         return
     say(f"{minted.id} for {minted.owner}: keep it safe, it is never shown again")
     for line in _understood(minted):
         say(f"  {line}")
+    say(f"  database: {place}")
     typer.echo(minted.key)
 
 

@@ -45,8 +45,14 @@ def settings_of(**options: Any) -> Settings:
 
 
 def open_store(settings: Settings) -> Store:
-    """The store that the settings name."""
-    return Store(settings.resolved_database_url, migrate=settings.migrate)
+    """The store that the settings name; one that is made anew is said to be."""
+    store = Store(settings.resolved_database_url, migrate=settings.migrate)
+    if store.made:
+        say(
+            f"a new database was made: {store.place}; "
+            "a server uses it only with the same --data-dir or --database-url"
+        )
+    return store
 
 
 def misspelt(variables: Iterable[str]) -> Iterator[str]:

@@ -123,6 +123,9 @@ class Store:
     """The database behind a SQLAlchemy URL, at the newest revision of its schema.
 
     Thread-safe, and safe with other processes on the same database.
+
+    Attributes:
+        made: it was empty, and its tables were made just now.
     """
 
     def __init__(
@@ -148,6 +151,7 @@ class Store:
         self._writer = self._engine.execution_options(craft_begin=(_FULL, _IMMEDIATE))
         self._hasty = self._engine.execution_options(craft_begin=(_NORMAL, _IMMEDIATE))
         self._open = threading.local()
+        self.made = False
         with self.read() as tx:
             current = schema.revision(tx) == schema.HEAD
         if not current:
@@ -165,6 +169,7 @@ class Store:
                 found = schema.bring(tx, migrate=migrate)
         finally:
             self._engine.dispose()  # and with it the connection that checks no foreign keys
+        self.made = found is None
         if found not in {None, schema.HEAD}:
             _LOG.warning("the database was upgraded from revision %s to %s", found, schema.HEAD)
 
@@ -188,6 +193,12 @@ class Store:
     def path(self) -> Path | None:
         """The file of a SQLite database."""
         return Path(str(self._engine.url.database)) if self.one_writer else None
+
+    @property
+    def place(self) -> str:
+        """Which database it is, to be told to people: a file's whole path, or a URL."""
+        url = self._engine.url
+        return url.render_as_string() if self.path is None else str(self.path.absolute())
 
     @property
     def one_writer(self) -> bool:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import re
 import subprocess
 import sys
 from importlib.metadata import version
@@ -74,7 +75,7 @@ def test_a_new_key_as_json_says_what_it_may_do(run: Run, store: Store):
     assert created["expires_at"] == "2100-01-31T16:00:00+00:00"
 
 
-def test_what_was_understood_of_a_new_key_is_said_beside_its_token(run: Run):
+def test_what_was_understood_of_a_new_key_is_said_beside_its_token(run: Run, store: Store):
     policy = '{"output": {"kind": "top_k", "k": 2}, "class_names": ["a", "b", "c"]}'
     options = ("--texts", "2000", "--logits", "unlimited", "--policy", policy)
     done = run("keys", "create", "--owner", "lab", "--queries", "10", *options)
@@ -87,12 +88,42 @@ def test_what_was_understood_of_a_new_key_is_said_beside_its_token(run: Run):
             "any number of logit vectors, any number of logits"
         ),
         '  policy: {"output":{"kind":"top_k","k":2},"class_names":["a","b","c"]}',
+        f"  database: {store.path}",
     ]
 
 
-def test_a_key_of_an_administrator_is_said_to_be_one(run: Run):
+def test_a_key_of_an_administrator_is_said_to_be_one(run: Run, store: Store):
     done = run("keys", "create-admin", "--owner", "root", "--expires-at", "2100-01-01")
-    assert done.err.splitlines()[1:] == ["  may: admin, until 2100-01-01T00:00:00+00:00"]
+    assert done.err.splitlines()[1:] == [
+        "  may: admin, until 2100-01-01T00:00:00+00:00",
+        f"  database: {store.path}",
+    ]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("keys", "create", "--owner", "lab", "--queries", "1"),
+        ("keys", "create", "--owner", "lab", "--queries", "1", "--json"),
+        ("keys", "create-admin", "--owner", "lab"),
+        ("keys", "list"),
+        ("usage",),
+        ("db", "upgrade"),
+    ],
+)
+def test_a_database_that_is_made_anew_is_named_once(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+):
+    """A key that is made in another folder than the server's would work nowhere."""
+    monkeypatch.delenv("CRAFT_SERVER_DATA_DIR")
+    monkeypatch.chdir(tmp_path)
+    first, again = run(*command), run(*command)
+    anew = re.compile("database was made|made anew")
+    made = [line for line in first.err.splitlines() if anew.search(line)]
+    assert [str(tmp_path / "var" / "craft.db") in line for line in made] == [True]
+    assert not anew.search(again.err)
+    if "--json" in command:
+        assert json.loads(again.out)["database"] == str(tmp_path / "var" / "craft.db")
 
 
 def test_limits_that_are_not_said_are_the_operator_s_defaults(
@@ -334,7 +365,9 @@ def test_a_ledger_that_disagrees_is_a_failure_that_names_key_and_figures(
         ("serve --precision int3", 2, "precision: Input should be 'float32'"),
     ],
 )
-def test_a_failure_is_one_sentence_and_a_code(run: Run, arguments: str, code: int, sentence: str):
+def test_a_failure_is_one_sentence_and_a_code(
+    run: Run, store: Store, arguments: str, code: int, sentence: str
+):
     done = run(*arguments.split())
     assert done.code == code
     assert sentence in done.err
