@@ -24,7 +24,7 @@ OPERATIONS = [
     f"{method} {route.path}"
     for router in ROUTERS
     for route in router.routes
-    for method in sorted(route.methods)
+    for method in sorted(route.methods - {"HEAD"})
 ]
 
 MODERATE = settings(

@@ -82,11 +82,13 @@ class Probes:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one request and close."""
         try:
-            head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), _HEAD_S)
-            request, *headers = head.decode("latin-1").split("\r\n")
-            path = request.split(" ")[1].partition("?")[0]
+            received = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), _HEAD_S)
+            request, *headers = received.decode("latin-1").split("\r\n")
+            method, target = request.split(" ")[:2]
+            path = target.partition("?")[0]
             if path in {"/livez", "/readyz"}:
-                writer.write(self._answer(path))
+                head, body = self._answer(path)
+                writer.write(head if method == "HEAD" else head + body)
             else:
                 await asyncio.wait_for(self._forward(request, headers, writer), _METRICS_S)
             await writer.drain()
@@ -95,7 +97,8 @@ class Probes:
         finally:
             writer.close()
 
-    def _answer(self, path: str) -> bytes:
+    def _answer(self, path: str) -> tuple[bytes, bytes]:
+        """Head and body."""
         now = time.monotonic()
         if self._state is None:
             detail: str | None = "the server is starting"
@@ -121,13 +124,13 @@ class Probes:
             outer.close()
 
 
-def _response(status: str, message: dict[str, str]) -> bytes:
+def _response(status: str, message: dict[str, str]) -> tuple[bytes, bytes]:
     body = json.dumps(message).encode()
     head = (
         f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
         "Cache-Control: no-store\r\nConnection: close\r\n\r\n"
     )
-    return head.encode() + body
+    return head.encode(), body
 
 
 async def _bound(probes: Probes, host: str, port: int) -> asyncio.Server:

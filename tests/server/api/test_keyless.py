@@ -31,7 +31,9 @@ def test_whoever_has_no_key_takes_a_turn_of_nobody(client, turns, path):
 @pytest.mark.parametrize("path", ["/livez", "/readyz"])
 def test_probes_take_none(client, turns, path):
     client.headers.pop("Authorization", None)
-    assert client.get(path).status_code == 200
+    told, head = client.get(path), client.head(path)
+    assert (told.status_code, head.status_code) == (200, 200)
+    assert head.headers["content-length"] == str(len(told.content))
     assert turns == []
 
 

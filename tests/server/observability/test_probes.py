@@ -1,6 +1,7 @@
 """Probes answer by state and clock, from a process that the server's work cannot delay."""
 
 import json
+import socket
 import threading
 import time
 import urllib.error
@@ -75,6 +76,13 @@ def ask(port, path):
         return error.code, json.loads(error.read())
 
 
+def raw(port, request_line):
+    """Everything that comes back."""
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as line:
+        line.sendall(f"{request_line} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        return b"".join(iter(lambda: line.recv(65536), b""))
+
+
 @contextmanager
 def probes(health, *, metrics_port=1):
     with answering("127.0.0.1", 0, state=health.state, metrics_port=metrics_port) as port:
@@ -103,6 +111,20 @@ def test_the_process_answers_by_the_state_that_it_was_told(health):
         assert ask(port, "/livez")[0] == 200
     with pytest.raises(OSError, match="refused"):
         ask(port, "/livez")
+
+
+@pytest.mark.slow
+def test_head_is_answered_as_get_without_its_body(health):
+    with probes(health) as port:
+        for path in ("/livez", "/readyz", "/livez?full=1"):
+            head, body = raw(port, f"GET {path}").split(b"\r\n\r\n")
+            assert json.loads(body) == {"status": "ok"}
+            assert raw(port, f"HEAD {path}") == head + b"\r\n\r\n"
+        health.drain()
+        end = time.monotonic() + 10
+        while b" 200 OK" in raw(port, "HEAD /readyz") and time.monotonic() < end:
+            time.sleep(0.05)
+        assert raw(port, "HEAD /readyz").startswith(b"HTTP/1.1 503 ")
 
 
 @pytest.mark.slow
@@ -186,8 +208,6 @@ def test_an_address_that_cannot_be_had_says_so(health, monkeypatch):
 
 @pytest.mark.slow
 def test_half_a_request_keeps_nobody_waiting(health):
-    import socket
-
     with probes(health) as port:
         lines = [socket.create_connection(("127.0.0.1", port)) for _ in range(50)]
         for line in lines:

@@ -12,6 +12,7 @@ router = APIRouter(tags=["health"])
 
 
 @router.get("/livez")
+@router.head("/livez", include_in_schema=False)
 async def alive(services: ServicesOf) -> Health:
     """Say that the process answers, and that its device does not hang."""
     services.health.check_alive()
@@ -19,6 +20,7 @@ async def alive(services: ServicesOf) -> Health:
 
 
 @router.get("/readyz")
+@router.head("/readyz", include_in_schema=False)
 async def ready(services: ServicesOf) -> Health:
     """Say that the store answers and the model scores.
 
