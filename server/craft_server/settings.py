@@ -100,6 +100,11 @@ class Settings(BaseSettings):
     pretrained: str | None = Field(
         None, description="an open_clip tag such as `openai`, or the path of a checkpoint file"
     )
+    pretrained_like: str | None = Field(
+        None,
+        description="the open_clip tag whose checkpoint the file of `pretrained` is, where its "
+        "name does not show it: for activation and preprocessing",
+    )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
     precision: Literal["float32", "float16", "bfloat16"] = Field(
         "float32", description="arithmetic of the towers"

@@ -75,6 +75,9 @@ def serve(
     pretrained: Annotated[
         str | None, typer.Option(help="open_clip tag, or the path of a checkpoint")
     ] = None,
+    pretrained_like: Annotated[
+        str | None, typer.Option(help="open_clip tag whose checkpoint that file is")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps")] = None,
     precision: Annotated[
         str | None, typer.Option(help="float32, float16 or bfloat16: arithmetic of the model")
@@ -88,6 +91,7 @@ def serve(
         port=port,
         model=model,
         pretrained=pretrained,
+        pretrained_like=pretrained_like,
         device=device,
         precision=precision,
         data_dir=data_dir,

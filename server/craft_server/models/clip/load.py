@@ -22,25 +22,28 @@ from torch import Tensor
 
 from craft_server.models.clip.device import stay_small
 from craft_server.models.clip.model import ClipBlackBox
+from craft_server.models.clip.published import Recipe, assumption, recipe_of, recipe_of_file
 from craft_server.models.clip.text import TextEncoder, can_be_cut
 from craft_server.models.clip.vision import RECORD_FORMAT, ImageEncoder
+from craft_server.models.clip.weights import LONGEST, load_weights, read_weights
 from craft_server.settings import EMBEDDED, ModelError, Settings
 from craft_shared.messages import CardLimits, ModelCard
 
+_LOG = logging.getLogger(__name__)
 _PRECISIONS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 
 
 class Source(NamedTuple):
     """Where a model comes from, as open_clip sees it.
 
-    `quick_gelu` is what the checkpoint was trained with: `RN50::openai` needs it although the
+    `recipe` is what the checkpoint was trained with: `RN50::openai` needs QuickGELU although the
     architecture `RN50` does not say so, and gives quietly worse logits without.
     """
 
     name: str
     pretrained: str | None
     id: str
-    quick_gelu: bool
+    recipe: Recipe | None = None
 
 
 def load_clip(settings: Settings, limits: CardLimits) -> ClipBlackBox:
@@ -143,7 +146,7 @@ def find_source(settings: Settings) -> Source:
     if name == EMBEDDED:
         config = importlib.resources.files("craft_server") / "embedded" / "embedded.json"
         open_clip.add_model_config(Path(str(config)))
-        return Source(EMBEDDED, None, f"{EMBEDDED}::1", quick_gelu=False)
+        return Source(EMBEDDED, None, f"{EMBEDDED}::1")
     if name.endswith(".json"):
         config_path = Path(name)
         if not config_path.is_file():
@@ -159,8 +162,28 @@ def find_source(settings: Settings) -> Source:
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
         raise ModelError(f"{name} needs --pretrained: a checkpoint file or a tag; tags: {tags}")
     label = Path(pretrained).stem if Path(pretrained).exists() else pretrained
-    quick_gelu = open_clip.get_pretrained_cfg(name, pretrained).get("quick_gelu", False)
-    return Source(name, pretrained, f"{name}::{label}", quick_gelu)
+    return Source(name, pretrained, f"{name}::{label}", _recipe(name, pretrained, settings))
+
+
+def _recipe(name: str, pretrained: str, settings: Settings) -> Recipe | None:
+    """How to run a checkpoint; what is assumed of a file is written to the log.
+
+    Raises:
+        ModelError: `pretrained_like` is no tag, or is said of a tag.
+    """
+    like, file = settings.pretrained_like, Path(pretrained)
+    if open_clip.get_pretrained_cfg(name, pretrained):
+        if like is not None:
+            raise ModelError(
+                f"--pretrained-like {like} is for a file, and --pretrained {pretrained} is a tag"
+            )
+        return recipe_of(name, pretrained)
+    if not file.is_file():
+        return None
+    recipe = recipe_of_file(name, file, like)
+    if recipe is None and (said := assumption(name, file)):
+        _LOG.warning(said)
+    return recipe
 
 
 def create_model(source: Source, precision: str, device: torch.device) -> Any:
@@ -169,18 +192,24 @@ def create_model(source: Source, precision: str, device: torch.device) -> Any:
     Raises:
         ModelError: the checkpoint is missing or does not fit.
     """
+    file = _file_of(source)
+    weights = read_weights(file) if file else None
+    recipe = source.recipe or Recipe(quick_gelu=False, preprocess=())
     logging.disable(logging.CRITICAL)  # open_clip logs tracebacks of what we explain below
     try:
         model = open_clip.create_model(
             source.name,
-            pretrained=source.pretrained,
+            pretrained=None if file else source.pretrained,
             precision=_PRECISIONS[precision],
             device=device,
-            force_quick_gelu=source.quick_gelu,
+            force_quick_gelu=recipe.quick_gelu,
+            force_preprocess_cfg=dict(recipe.preprocess),
             pretrained_text=False,
         )
         if source.name == EMBEDDED:
             model.load_state_dict(_embedded_weights())
+        elif weights is not None:
+            load_weights(model, weights)
     except torch.OutOfMemoryError as error:
         raise _too_large(source, device, error) from error
     except Exception as error:
@@ -190,15 +219,26 @@ def create_model(source: Source, precision: str, device: torch.device) -> Any:
     return model.eval().requires_grad_(requires_grad=False)
 
 
+def _file_of(source: Source) -> Path | None:
+    """The checkpoint if it is a file that weights.py reads; NumPy's are left to open_clip."""
+    file = Path(source.pretrained or "")
+    tagged = open_clip.get_pretrained_cfg(source.name, str(source.pretrained))
+    known = source.pretrained and not tagged and file.suffix not in {".npz", ".npy"}
+    return file if known and file.is_file() else None
+
+
 def _explain(source: Source, error: Exception) -> str:
-    file = source.pretrained or ""
+    file, why = source.pretrained or "", " ".join(str(error).split())
+    if Path(file).is_dir():
+        return f"checkpoint {file} is a folder: name the file in it"
     if Path(file).exists():
-        return f"checkpoint {file} does not fit {source.name}: {error}"
+        return f"checkpoint {Path(file).name[-60:]} does not fit {source.name}: {why}"[:LONGEST]
     tags = open_clip.list_pretrained_tags_by_model(source.name)
     if file in tags:
         return (
-            f"{source.id}: the checkpoint could not be downloaded ({error}). Without internet, "
-            f"fetch it elsewhere and pass the file: --pretrained /path/to/checkpoint"
+            f"{source.id}: the checkpoint could not be downloaded ({why[:LONGEST]}). "
+            "Without internet, fetch it elsewhere and say what it is: "
+            f"--pretrained /path/to/checkpoint --pretrained-like {file}"
         )
     return (
         f"{file!r} is neither a file nor a checkpoint tag of {source.name}; tags: "

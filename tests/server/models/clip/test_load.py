@@ -144,9 +144,68 @@ def test_a_pickle_that_would_run_code_is_refused(tmp_path, config):
 
     path = tmp_path / "evil.pt"
     torch.save({"state_dict": Evil()}, path)
-    with pytest.raises(ModelError, match="does not fit tiny-test"):
+    with pytest.raises(ModelError, match=r"evil\.pt: it holds posix\.mkdir, not weights alone"):
         load(tmp_path, model=str(config), pretrained=str(path))
     assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize("prefix", ["module.", "model.", "_orig_mod.", "module._orig_mod.model."])
+@pytest.mark.parametrize("nest", [(), ("state_dict",), ("model",), ("module", "state_dict")])
+def test_weights_under_other_names_are_the_same_model(tmp_path, config, prefix, nest):
+    model, path = checkpoint(tmp_path, "tiny-test")
+    plain = load(tmp_path, model=str(config), pretrained=str(path)).card.digest
+    saved = {prefix + name: tensor for name, tensor in model.state_dict().items()}
+    for key in nest:
+        saved = {"epoch": 3, key: saved}
+    torch.save(saved, tmp_path / "wrapped.pt")
+    wrapped = load(tmp_path, model="tiny-test", pretrained=str(tmp_path / "wrapped.pt"))
+    assert wrapped.card.digest == plain
+
+
+@pytest.mark.filterwarnings("ignore")  # tracing is deprecated, its archives are not gone
+def test_a_torchscript_archive_is_the_same_model(tmp_path, config):
+    model, path = checkpoint(tmp_path, "tiny-test")
+    plain = load(tmp_path, model=str(config), pretrained=str(path)).card.digest
+    inputs = torch.zeros(1, 3, 32, 32), torch.zeros(1, 77, dtype=torch.long)
+    torch.jit.trace(model, inputs, check_trace=False).save(str(tmp_path / "script.pt"))
+    script = load(tmp_path, model="tiny-test", pretrained=str(tmp_path / "script.pt"))
+    assert script.card.digest == plain
+
+
+def test_a_checkpoint_that_lacks_or_has_more_tensors_is_refused_in_a_sentence(tmp_path, config):
+    model, path = checkpoint(tmp_path, "tiny-test")
+    weights = model.state_dict()
+    more = {f"other.{number}.{'x' * 300}": torch.ones(1) for number in range(500)}
+    fewer = {name: tensor for name, tensor in weights.items() if "visual" not in name}
+    for changed, says in ((weights | more, "500 tensors are unknown"), (fewer, "are missing")):
+        save_file(changed, str(path))
+        with pytest.raises(ModelError, match=f"does not fit tiny-test: .*{says}") as refused:
+            load(tmp_path, model=str(config), pretrained=str(path))
+        assert len(str(refused.value)) <= 200
+
+
+@pytest.mark.parametrize(
+    ("named", "like", "quick"),
+    [("RN50.pt", None, True), ("own.pt", "cc12m", True), ("own.pt", None, False)],
+)
+def test_a_file_is_run_as_the_checkpoint_that_it_is(tmp_path, caplog, named, like, quick):
+    from craft_server.models.clip.load import find_source
+
+    (tmp_path / named).touch()
+    fields = {"model": "RN50", "pretrained": str(tmp_path / named), "pretrained_like": like}
+    with caplog.at_level("WARNING"):
+        source = find_source(settings_in(tmp_path, **fields))
+    assert (source.recipe is not None and source.recipe.quick_gelu) == quick
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == (0 if quick else 1)
+    assert all("which checkpoint own.pt is: assumed is GELU, mean 0.481" in one for one in said)
+
+
+def test_what_a_file_is_prepared_like_reaches_the_model(tmp_path):
+    _, path = checkpoint(tmp_path, "RN50")
+    plain = load(tmp_path, model="RN50", pretrained=str(path))
+    quick = load(tmp_path, model="RN50", pretrained=str(path), pretrained_like="openai")
+    assert plain.card.digest != quick.card.digest
 
 
 def test_a_siglip_like_tower_takes_text_only_and_says_so(tmp_path):
@@ -177,6 +236,10 @@ def test_a_siglip_like_tower_takes_text_only_and_says_so(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
+        (
+            {"model": "RN50", "pretrained": "openai", "pretrained_like": "openai"},
+            "--pretrained-like openai is for a file, and --pretrained openai is a tag",
+        ),
         ({"model": "RN51"}, "neither `embedded`, nor a .json config, nor an open_clip name"),
         ({"model": "absent.json"}, "absent.json does not exist"),
         ({"model": "RN50"}, "needs --pretrained: a checkpoint file or a tag; tags: openai"),
@@ -213,7 +276,7 @@ def test_a_download_without_internet_says_what_to_do(tmp_path):
     )
     assert done.returncode == 1
     assert "RN50::openai: the checkpoint could not be downloaded" in done.stderr
-    assert "--pretrained /path/to/checkpoint" in done.stderr
+    assert "--pretrained /path/to/checkpoint --pretrained-like openai" in done.stderr
     assert "Traceback" not in done.stderr
 
 
