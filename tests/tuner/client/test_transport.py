@@ -1,8 +1,11 @@
 """A call is sent again only where that is safe and useful, and waits as it is asked to."""
 
 import gc
+import re
 import weakref
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 
 import httpx
 import pytest
@@ -80,7 +83,10 @@ def ask(script, **options):
         problem(Code.DRAINING),
         problem(Code.NOT_READY),
         problem(Code.DEADLINE_EXCEEDED),
+        Answer(429, b"<html>slow down", "text/html"),
+        Answer(500, b"oops", "text/plain"),
         Answer(502, b"<html>bad gateway", "text/html"),
+        Answer(503, b"{}"),
         Answer(504, b""),
         Answer(body=good().body[:30]),
     ],
@@ -99,7 +105,7 @@ def test_troubles_that_pass_are_tried_again(trouble):
         problem(Code.BUDGET_EXHAUSTED),
         problem(Code.INTERNAL),
         Answer(404, b'{"detail":"Not Found"}'),
-        Answer(500, b"oops", "text/plain"),
+        Answer(501, b"oops", "text/plain"),
         Answer(200, b"<html>welcome to nginx", "text/html"),
         Answer(200, b'{"models": "none"}'),
     ],
@@ -129,14 +135,73 @@ def test_waits_double_up_to_a_cap_and_jitter_spreads_them_down_to_nothing():
     assert low.seconds == [0.0, 0.0, 0.0]
 
 
+NOW = "Sun, 01 Nov 2026 12:00:00 GMT"
+
+
 @pytest.mark.parametrize(
     ("header", "waited"),
-    [("7", 7.0), ("100000", 120.0), ("0", 0.5), ("-3", 0.5), ("nan", 0.5), ("tomorrow", 0.5)],
+    [
+        ("7", 7.0),
+        ("100000", 120.0),
+        ("0", 0.5),
+        ("-3", 0.5),
+        ("nan", 0.5),
+        ("inf", 0.5),
+        ("tomorrow", 0.5),
+        ("Sun, 01 Nov 2026 12:00:09 GMT", 9.0),
+        ("Sunday, 01-Nov-26 12:00:09 GMT", 9.0),
+        ("Sun Nov  1 12:00:09 2026", 0.5),  # no zone: of no clock that is known
+        ("Sun, 01 Nov 2026 14:00:09 +0200", 9.0),
+        ("Sun, 01 Nov 2026 11:00:00 GMT", 0.5),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 120.0),
+        ("Sun, 99 Nov 2026 12:00:09 GMT", 0.5),
+    ],
 )
-def test_retry_after_is_a_lower_bound_capped_at_two_minutes(header, waited):
+@pytest.mark.parametrize(
+    "busy", [problem(), Answer(503, b"<html>busy", "text/html"), Answer(429, b"busy", "text/plain")]
+)
+def test_retry_after_is_a_lower_bound_capped_at_two_minutes(busy, header, waited):
     waits = Waits()
-    ask(Script(problem(**{"Retry-After": header}), good()), waits=waits)
+    told = replace(busy, headers={"Retry-After": header, "Date": NOW})
+    ask(Script(told, good()), waits=waits)
     assert waits.seconds == [waited]
+
+
+def test_a_date_counts_from_this_clock_where_the_reply_has_none():
+    waits = Waits()
+    when = format_datetime(datetime.now(UTC) + timedelta(days=1), usegmt=True)
+    ask(Script(problem(**{"Retry-After": when}), good()), waits=waits)
+    assert waits.seconds == [120.0]
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (
+            b"<html><head><title>Slow  down</title><style>b{}</style></head>\n<p>Now",
+            "Slow down Now",
+        ),
+        (b"quota &lt;5&gt; used\r\n\x1b[2Jup\x00", "quota <5> used [2Jup"),
+        ("\u202ezu viel".encode(), "zu viel"),
+        (b"\xff\xfeover", "over"),
+        (b"<script>alert('x')</script><!-- no -->stop", "stop"),
+        (b"x" * 60_000, "x" * 120 + "..."),
+    ],
+)
+def test_a_gateways_status_and_first_words_are_said(status, body, words):
+    with pytest.raises(NoAnswer) as refusal:
+        ask(Script(Answer(status, body, "text/html")))
+    assert f"after 3 attempts: a gateway answers {status} ({words}); " in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("status", "said"), [(503, "503 (Service Unavailable)"), (429, "429 (Too Many Requests)")]
+)
+def test_a_gateway_without_words_is_said_by_its_status(status, said):
+    with pytest.raises(NoAnswer, match=re.escape(f"a gateway answers {said}; ")):
+        ask(Script(Answer(status, b"<html><br></html>", "text/html")))
 
 
 def test_attempts_end_and_say_what_was_last():
@@ -208,31 +273,71 @@ def test_a_wrong_key_is_said_to_be_wrong():
         ("http://a.test:80/", "http://a.test:80"),
         (" https://a.test/v1/ ", "https://a.test"),
         ("http://a.test/under", "http://a.test/under"),
+        ("http://a.test.", "http://a.test."),
+        ("HTTP://A.test", "HTTP://A.test"),
+        ("http://zürich.test", "http://zürich.test"),
+        ("http://[::1]:8000", "http://[::1]:8000"),
+        ("http://[fe80::1%eth0]", "http://[fe80::1%eth0]"),
+        ("http://10.0.0.1:65535", "http://10.0.0.1:65535"),
     ],
 )
 def test_addresses_are_taken_as_people_write_them(given, clean):
     assert clean_url(given) == clean
 
 
-@pytest.mark.parametrize("url", ["a.test:8000", "ftp://a.test", "http://", "http://[::1", ""])
-def test_addresses_that_are_none_are_refused(url):
-    with pytest.raises(UsageError, match="--server"):
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("", "does not begin with http"),
+        ("   ", "does not begin with http"),
+        ("a.test:8000", "does not begin with http"),
+        ("localhost", "does not begin with http"),
+        ("//a.test", "does not begin with http"),
+        ("ftp://a.test", "does not begin with http"),
+        ("unix:///run/craft.sock", "does not begin with http"),
+        ("http://", "no host|does not begin"),
+        ("http://:8000", "no host"),
+        ("http:///v1", "no host|does not begin"),
+        ("http://[::1", "Invalid IPv6 URL"),
+        ("http://[zz]", "not appear to be an IPv4 or IPv6 address"),
+        ("http://a.test:99999", "Port out of range"),
+        ("http://a.test:port", "Port could not be cast"),
+        ("http://a.test:-1", "Port"),
+        ("http://a.test:0", "no port 0"),
+        ("http://a b", "blanks or control characters"),
+        ("http://a.test/\x1b[2J", "blanks or control characters"),
+        ("http://a..test", "empty or too long"),
+        ("http://.a.test", "empty or too long"),
+        ("http://a.test..", "empty or too long"),
+        (f"http://{'a' * 64}.test", "empty or too long"),
+        ("http://999.1.1.1", "999"),
+        ("http://1.2.3", "4 octets"),
+        ("http://a.test?x=1", "behind a [?] or #"),
+        ("http://a.test/#top", "behind a [?] or #"),
+    ],
+)
+def test_addresses_that_are_none_are_refused(url, why):
+    with pytest.raises(UsageError, match=f"--server .*({why}).*needed: a URL such as"):
         clean_url(url)
+
+
+@pytest.mark.parametrize("url", ["http://xn--", "http://xn--a.test", "http://a\ud800.test"])
+def test_names_that_no_resolver_can_be_asked_for_are_refused(url):
+    with pytest.raises(UsageError, match=r"--server .* is no address"):
+        Transport(Connection(url, KEY))
+
+
+@pytest.mark.parametrize("url", ["http://me:secret@a.test", "https://secret@a.test:1/v1"])
+def test_a_password_before_the_host_is_refused_and_not_repeated(url):
+    with pytest.raises(UsageError, match="keys go into --key") as refusal:
+        clean_url(url)
+    assert "secret" not in str(refusal.value)
 
 
 @pytest.mark.parametrize("key", ["", "craft key", "schlüssel", "a\nb"])
 def test_keys_that_no_header_can_carry_are_refused(key):
     with pytest.raises(UsageError, match="API key of"):
         check_key(key)
-
-
-@pytest.mark.parametrize(
-    ("url", "trusted"),
-    [("http://127.0.0.1:1", False), ("http://localhost:1", False), ("http://a.test", True)],
-)
-def test_no_proxy_stands_between_this_machine_and_itself(url, trusted):
-    with Transport(Connection(url, KEY)) as transport:
-        assert transport._http.trust_env is trusted
 
 
 def test_a_reply_is_freed_once_it_is_read_without_waiting_for_the_collector():

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from craft_shared import PROTOCOL_VERSION
 from craft_shared.errors import PROBLEM_MEDIA_TYPE, Problem
+from craft_tuner.client.failures import seconds_until
 from craft_tuner.errors import ServerUnreachable
 
 M = TypeVar("M", bound=BaseModel)
@@ -81,9 +82,10 @@ def _media_type(response: httpx.Response) -> str:
 
 
 def retry_after_s(response: httpx.Response) -> float | None:
-    """Seconds that the reply asks to wait; None if it does not say, or gives a date."""
+    """Seconds that the reply asks to wait, in seconds or until a date; None if it does not say."""
+    asked = response.headers.get("retry-after", "")
     try:
-        seconds = float(response.headers.get("retry-after", ""))
+        seconds = float(asked)
     except ValueError:
-        return None
+        return seconds_until(asked, response)
     return seconds if math.isfinite(seconds) and seconds >= 0 else None

@@ -1,7 +1,7 @@
 """One call to the server, sent until it is answered: retries, waiting, problem documents.
 
 Sent again: calls that never got an answer (no connection, time-out, reply cut short), errors
-whose problem document says `retryable`, and 408, 502, 503, 504 of a gateway in between. The very
+whose problem document says `retryable`, and 408, 429 and 5xx of a gateway in between. The very
 same bytes and headers go out each time, the Idempotency-Key included, so a retry is never a second
 purchase. A server that never answered is given up on early: most likely its address is wrong.
 Nothing of a reply leads elsewhere: redirects are not followed, cookies are not kept. How much of
@@ -19,6 +19,7 @@ import httpx
 
 from craft_shared.tensors import MalformedTensors
 from craft_tuner.client.errors_by_code import error_of
+from craft_tuner.client.failures import CONNECT_TIMEOUT_S, gateway_says, mistrust, reason
 from craft_tuner.client.receiving import ReplyWatch, receive
 from craft_tuner.client.responses import (
     Garbled,
@@ -27,11 +28,11 @@ from craft_tuner.client.responses import (
     retry_after_s,
     shortened,
 )
-from craft_tuner.config.connection import Connection, check_key, clean_url, is_loopback, user_agent
+from craft_tuner.client.surroundings import way_to
+from craft_tuner.config.connection import Connection, check_key, clean_url, user_agent
 from craft_tuner.errors import CraftTunerError, NoAnswer, ServerUnreachable
 
-CONNECT_TIMEOUT_S = 5.0
-_GATEWAY_STATUSES = frozenset({408, 502, 503, 504})
+_GATEWAY_STATUSES = frozenset({408, 429, 500, 502, 503, 504})
 _TOO_LARGE = 413
 
 LOOKUP_BYTES = 4 * 1024 * 1024
@@ -117,6 +118,7 @@ class Transport:
         self._timeout_s = connection.timeout_s
         self._answered = False
         self._connection: dict[str, Any] = {}
+        self._way = way_to(self.url)
         self._http = httpx.Client(
             base_url=self.url,
             headers={
@@ -124,9 +126,11 @@ class Transport:
                 "User-Agent": user_agent(),
                 "Accept-Encoding": "identity",
             },
-            trust_env=not is_loopback(self.url),
             follow_redirects=False,  # to wherever a reply says, with the key
             transport=mock,
+            trust_env=False,  # what counts of it is in the way
+            proxy=self._way.http_proxy,
+            verify=self._way.tls,
         )
 
     def __enter__(self) -> Self:
@@ -169,7 +173,10 @@ class Transport:
             try:
                 response = self._exchange(call, watch)
             except httpx.TransportError as error:
-                return Trouble(_LATE if watch.overdue else _reason(error))
+                lasting = mistrust(self.url, error)
+                if lasting is not None:
+                    raise lasting from error
+                return Trouble(_LATE if watch.overdue else reason(error))
             if watch.overdue:
                 return Trouble(_LATE)
         try:
@@ -214,7 +221,7 @@ class Transport:
             return result
         problem = problem_of(response)
         if problem is None and response.status_code in _GATEWAY_STATUSES:
-            return Trouble(f"a gateway answers {response.status_code}", retry_after_s(response))
+            return Trouble(gateway_says(response), retry_after_s(response))
         if problem is None and response.status_code == _TOO_LARGE:
             raise self._too_large(call, response)
         if problem is None:
@@ -238,6 +245,8 @@ class Transport:
             if self._answered
             else "check that the server runs (`craft-server serve`) and that --server is right"
         )
+        if self._way.proxy is not None:
+            advice += f"; the way leads through the proxy {self._way.proxy}"
         return NoAnswer(f"no answer from {self.url} to {tried}; {advice}")
 
     def _too_large(self, call: Call, response: httpx.Response) -> CraftTunerError:
@@ -261,11 +270,3 @@ _GRACE_S = 2.0
 """A server that says nothing at all is left to the read time-out, which says so."""
 
 _LATE = "the reply came too slowly and was cut off (--timeout)"
-
-
-def _reason(error: httpx.TransportError) -> str:
-    if isinstance(error, httpx.ConnectTimeout):
-        return f"no connection within {CONNECT_TIMEOUT_S:g} s"
-    if isinstance(error, httpx.TimeoutException):
-        return "no reply in time (--timeout)"
-    return str(error) or type(error).__name__
