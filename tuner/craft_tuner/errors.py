@@ -17,14 +17,26 @@ Messages are for people: what was wrong, the value, what is allowed, what to do.
 the message without a traceback and exits with the code.
 """
 
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
 
 _LAYOUT = "\n\t"
 _DIRECTIONS = [*range(0x200E, 0x2010), *range(0x202A, 0x202F), *range(0x2066, 0x206A)]
 """Marks that make a terminal show text in another order than it has."""
 _ESCAPES = {
     code: f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
-    for code in [*range(0x20), *range(0x7F, 0xA0), 0x2028, 0x2029, *_DIRECTIONS]
+    for code in [
+        *range(0x20),
+        *range(0x7F, 0xA0),
+        *(0x2028, 0x2029),
+        *_DIRECTIONS,
+        *range(0xD800, 0xE000),  # bytes of a name that were no text
+    ]
     if chr(code) not in _LAYOUT
 }
 
@@ -128,3 +140,36 @@ class FitDiverged(CraftTunerError):
     """The fitness or the head's loss is not a finite number; the last good adapter is kept."""
 
     exit_code = 8
+
+
+_REMEDIES = {
+    errno.ENOSPC: "make room",
+    errno.EDQUOT: "make room",
+    errno.EROFS: "choose a place that can be written",
+    errno.EACCES: "choose a place that this user may use",
+    errno.EPERM: "choose a place that this user may use",
+    errno.ENOTDIR: "a file stands where a folder is needed",
+    errno.EEXIST: "a file stands where a folder is needed",
+    errno.ENAMETOOLONG: "choose a shorter name",
+}
+
+
+def disk_words(error: OSError) -> str:
+    """What the operating system refused, of which file, and what helps."""
+    reason = error.strerror or str(error) or type(error).__name__
+    file = f" ({error.filename})" if error.filename is not None else ""
+    remedy = _REMEDIES.get(error.errno or 0)
+    return f"{reason}{file}" + (f"; {remedy}" if remedy else "")
+
+
+@contextmanager
+def disk_errors_as(kind: type[CraftTunerError], what: str) -> Iterator[None]:
+    """Turn what the operating system refuses into an error of this kind; `what` could not be done.
+
+    Raises:
+        CraftTunerError: of this kind.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise kind(f"{what}: {disk_words(error)}") from error

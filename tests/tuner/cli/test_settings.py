@@ -3,7 +3,7 @@
 import pytest
 
 from craft_tuner.config.fit_config import build
-from craft_tuner.config.settings import ENVIRONMENT, Settings, gather, parse_assignments
+from craft_tuner.config.settings import ENVIRONMENT, Settings, gather, misspelt, parse_assignments
 from craft_tuner.errors import UsageError
 
 FILE = """
@@ -63,6 +63,11 @@ def test_without_an_address_it_is_this_machine_or_the_runs(file):
     assert settings.connection("http://run.test").url == "http://run.test"
 
 
+def test_an_address_that_is_given_and_empty_is_not_this_machine():
+    found = gather({"server": "", "key": "craft_x"}, environ={})
+    assert found.settings.connection("http://run.test").url == ""
+
+
 def test_without_a_key_the_sentence_says_how_to_give_one():
     with pytest.raises(UsageError, match=r"no API key for http://.*--key or CRAFT_API_KEY"):
         Settings().connection()
@@ -76,13 +81,72 @@ def test_the_key_is_not_shown_by_accident():
 @pytest.mark.parametrize(
     ("environ", "words"),
     [
-        ({"CRAFT_TIMEOUT_S": "soon"}, "timeout_s: .*--timeout, CRAFT_TIMEOUT_S or the file"),
+        ({"CRAFT_TIMEOUT_S": "soon"}, "'soon' of the environment: .*--timeout, CRAFT_TIMEOUT_S or"),
         ({"CRAFT_TIMEOUT_S": "-1"}, "greater than 0"),
+        ({"CRAFT_TIMEOUT_S": "nan"}, "'nan' of the environment: "),
+        ({"CRAFT_TIMEOUT_S": "inf"}, "less than or equal to 86400"),
+        ({"CRAFT_TIMEOUT_S": "1e99"}, "less than or equal to 86400"),
     ],
 )
 def test_a_value_out_of_bounds_is_named_with_all_places_to_set_it(environ, words):
     with pytest.raises(UsageError, match=words):
         gather({}, environ=environ)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("timeout_s = []", r"timeout_s = \[\] of the file"),
+        ("server = 5", "server = 5 of the file"),
+        ("model = {}", "model = {} of the file"),
+        ("track = 1979-05-27", "track = datetime.*of the file"),
+        ("allow_outside = [5]", r"allow_outside = \[5\] of the file"),
+        ("key = 5", "key of the file"),
+    ],
+)
+def test_a_value_of_another_kind_is_named_with_its_file(tmp_path, line, words):
+    path = tmp_path / "craft.toml"
+    path.write_text(line)
+    with pytest.raises(UsageError, match=words) as refusal:
+        gather({}, environ={}, config=path)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_key_that_is_refused_is_not_repeated(tmp_path):
+    path = tmp_path / "craft.toml"
+    path.write_text('key = ["craft_secret"]')
+    with pytest.raises(UsageError, match="key of the file") as refusal:
+        gather({}, environ={}, config=path)
+    assert "secret" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "meant"),
+    [
+        ("CRAFT_SERVR_URL", "CRAFT_SERVER_URL"),
+        ("CRAFT_SERVER_URI", "CRAFT_SERVER_URL"),
+        ("CRAFT_SERVER", "CRAFT_SERVER_URL"),
+        ("CRAFTSERVER_URL", "CRAFT_SERVER_URL"),
+        ("craft_server_url", "CRAFT_SERVER_URL"),
+        ("CRAFT_KEY", "CRAFT_API_KEY"),
+        ("CRAFT_API_KEYS", "CRAFT_API_KEY"),
+        ("CRAFT_TIMEOUT", "CRAFT_TIMEOUT_S"),
+        ("CRAFT_MODELS", "CRAFT_MODEL"),
+        ("CRAFT_TRACKER", "CRAFT_TRACK"),
+        ("CRAFT_OUTSIDE", "CRAFT_ALLOW_OUTSIDE"),
+        *((known, None) for known in ENVIRONMENT.values()),
+        ("CRAFT_SERVER_PORT", None),
+        ("CRAFT_SERVER_MODEL", None),
+        ("CRAFT_SERVER_DATABASE_URL", None),
+        ("CRAFT_HOME", None),
+        ("CRAFT", None),
+        ("CRAFT_FIT_SIGMA", None),
+        ("AIRCRAFT_MODEL", None),
+        ("MODEL", None),
+    ],
+)
+def test_a_misspelt_variable_has_its_nearest_name(variable, meant):
+    assert misspelt({variable: "x"}) == ({variable: meant} if meant else {})
 
 
 def test_every_setting_has_a_variable():

@@ -29,10 +29,10 @@ from craft_tuner.client.account import choose_model, fetch_key
 from craft_tuner.client.purchases import add
 from craft_tuner.client.transport import Transport
 from craft_tuner.commands.local_server import local_server
-from craft_tuner.commands.session import INTERRUPTED, open_server
+from craft_tuner.commands.session import open_server
 from craft_tuner.config.settings import Settings
 from craft_tuner.data.sources import absolute
-from craft_tuner.errors import CraftTunerError, UsageError, printable
+from craft_tuner.errors import INTERRUPTED, CraftTunerError, UsageError, disk_errors_as, printable
 from craft_tuner.training.estimate import CARD
 from craft_tuner.training.prepare import Setup
 
@@ -67,6 +67,13 @@ def bench(request: BenchRequest, settings: Settings) -> str:
         CellsFailed: some cells failed, and the table is written.
         CraftTunerError: whatever else stops it; the same command goes on.
     """
+    with disk_errors_as(UsageError, f"--out {request.out} cannot be used"):
+        if request.out.exists() and not request.out.is_dir():
+            raise UsageError(f"--out {request.out} is a file; a bench needs a folder of its own")
+        return _bench_anywhere(request, settings)
+
+
+def _bench_anywhere(request: BenchRequest, settings: Settings) -> str:
     if not request.start_server:
         return _bench(request, settings)
     if settings.server is not None:

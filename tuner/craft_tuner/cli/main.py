@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperGroup
 
 from craft_tuner import methods
 from craft_tuner.cli import bench as cli_bench
@@ -36,8 +37,9 @@ from craft_tuner.cli.output import give, give_json, say
 from craft_tuner.config import explain as choices
 from craft_tuner.config import fit_config as configuration
 from craft_tuner.config import presets as official
+from craft_tuner.config.connection import user_agent
 from craft_tuner.config.settings import parse_assignments
-from craft_tuner.errors import CraftTunerError, UsageError
+from craft_tuner.errors import INTERRUPTED, CraftTunerError, UsageError, disk_words
 
 _EXIT_CODES = """\b
 Exit codes:
@@ -75,8 +77,20 @@ Examples:
   craft-tuner demo --seed 2 --out runs/demo-2
 """
 
+
+class _Commands(TyperGroup):
+    """The commands; Ctrl-C in any of them is a line, where the command itself has not said one."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            say("craft-tuner: interrupted")
+            raise SystemExit(INTERRUPTED) from None
+
+
 app = typer.Typer(
-    help="Adapt a metered black-box CLIP over HTTP: labels stay here, weights stay there.",
+    cls=_Commands,
     epilog=_EXIT_CODES,
     no_args_is_help=True,
     add_completion=False,
@@ -95,6 +109,28 @@ def main() -> None:
     except CraftTunerError as error:
         say(f"craft-tuner: {error}")
         raise SystemExit(error.exit_code) from None
+    except OSError as error:
+        say(f"craft-tuner: {disk_words(error)}")
+        raise SystemExit(CraftTunerError.exit_code) from None
+
+
+def _show_version(asked: bool) -> None:  # noqa: FBT001 - as typer calls it
+    if asked:
+        give(user_agent().replace("/", " ", 1))
+        raise typer.Exit
+
+
+@app.callback()
+def craft_tuner(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and stop"
+        ),
+    ] = False,
+) -> None:
+    """Adapt a metered black-box CLIP over HTTP: labels stay here, weights stay there."""
 
 
 @app.command(

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from craft_tuner.config.settings import Sources, gather
+from craft_tuner.cli.output import say
+from craft_tuner.config.settings import Sources, gather, misspelt
 
 Server = Annotated[str | None, typer.Option(help="Address of the server [CRAFT_SERVER_URL]")]
 Key = Annotated[str | None, typer.Option(help="API key [CRAFT_API_KEY]")]
@@ -36,5 +37,7 @@ def sources(
     config: Path | None, *, environ: Mapping[str, str] = os.environ, **flags: Any
 ) -> Sources:
     """Settings from flags, environment and the file of --config."""
+    for name, meant in misspelt(environ).items():
+        say(f"warning: {name} is no variable of craft-tuner and is not read; did you mean {meant}?")
     flags = {name: value for name, value in flags.items() if value != []}
     return gather(flags, environ=environ, config=config)

@@ -15,14 +15,14 @@ from craft_tuner.client.batching import images_per_set
 from craft_tuner.client.client import Client
 from craft_tuner.client.transport import Transport
 from craft_tuner.commands.progress import Screen
-from craft_tuner.commands.session import INTERRUPTED, client_for, open_server
+from craft_tuner.commands.session import client_for, open_server
 from craft_tuner.config.explain import Origins, sentences
 from craft_tuner.config.fit_config import FitConfig
 from craft_tuner.config.settings import Settings
 from craft_tuner.data.dataset import pictures_of
 from craft_tuner.data.pictures import recognise
 from craft_tuner.data.sources import absolute, read_dataset
-from craft_tuner.errors import CraftTunerError, RunError
+from craft_tuner.errors import INTERRUPTED, CraftTunerError, RunError, disk_errors_as
 from craft_tuner.inference import evaluate as evaluation
 from craft_tuner.inference.evaluate import Evaluation
 from craft_tuner.inference.predict import cost_of
@@ -161,7 +161,10 @@ def _carry_out(
 ) -> dict[str, Any]:
     resumable = f"go on with: craft-tuner fit --resume {run.path}"
     try:
-        with tracking.following(track, run, screen, say=screen.say) as watcher:
+        with (
+            disk_errors_as(RunError, f"the run {run.path} cannot be written"),
+            tracking.following(track, run, screen, say=screen.say) as watcher,
+        ):
             result = fitting.fit(run, prepared, transport, card=card, watcher=watcher)
     except KeyboardInterrupt:
         screen.say(f"interrupted; what was bought is kept, {resumable}")
@@ -172,7 +175,8 @@ def _carry_out(
     for name, value in summary_rows(result):
         screen.say(f"{name}: {value}")
     spent = Counters.model_validate(result["spent_total"])
-    screen.say(f"{amounts(spent)} spent; see {write_report(run)}")
+    with disk_errors_as(RunError, f"the page of {run.path} cannot be written"):
+        screen.say(f"{amounts(spent)} spent; see {write_report(run)}")
     return result
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import httpx
 
-from craft_tuner.errors import ServerUnreachable, UsageError
+from craft_tuner.errors import ServerUnreachable, UsageError, disk_errors_as
 from craft_tuner.files import private, private_folder
 
 PROGRAM = "craft-server"
@@ -64,10 +64,11 @@ def local_server(directory: Path, *, queries: int, keep: bool = False) -> Iterat
         keep: leave the server running.
 
     Raises:
-        UsageError: craft-server is not installed.
+        UsageError: craft-server is not installed, or the directory cannot be made.
         ServerUnreachable: it does not start; the message ends with the last lines of its log.
     """
-    private_folder(directory)
+    with disk_errors_as(UsageError, f"--out cannot hold the server's folder {directory}"):
+        private_folder(directory)
     _leave_on_signals()
     program, port = find_program(), _free_port()
     environment = _environment(directory, port)

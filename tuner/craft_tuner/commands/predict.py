@@ -14,10 +14,10 @@ from craft_shared.messages import Budgets
 from craft_tuner.adapter.adapter import Adapter
 from craft_tuner.client.client import Client
 from craft_tuner.commands.progress import Screen
-from craft_tuner.commands.session import INTERRUPTED, client_for, open_server
+from craft_tuner.commands.session import client_for, open_server
 from craft_tuner.config.settings import Settings
 from craft_tuner.data.named import Named, find_pictures
-from craft_tuner.errors import BudgetExhausted, DataError
+from craft_tuner.errors import INTERRUPTED, BudgetExhausted, DataError
 from craft_tuner.inference.predict import Batch, Price, ask, batches, price
 from craft_tuner.inference.writer import AnswerWriter, rows
 from craft_tuner.plan import amounts, left_of, left_words

@@ -14,9 +14,6 @@ from craft_tuner.config.settings import Settings
 from craft_tuner.inference import evaluate as evaluation
 from craft_tuner.plan import check_names
 
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
-
 
 @contextmanager
 def open_server(

@@ -12,6 +12,7 @@ The same file may hold settings of the fit (`shots = 8`, see `craft_tuner.config
 so may the environment (`CRAFT_FIT_SHOTS=8`); whatever is in neither list is an error.
 """
 
+import difflib
 import os
 import tomllib
 from collections.abc import Mapping
@@ -75,7 +76,7 @@ class Settings(BaseModel):
         Raises:
             UsageError: there is no key.
         """
-        url = self.server or server or DEFAULT_SERVER
+        url = (server or DEFAULT_SERVER) if self.server is None else self.server
         if self.key is None:
             raise UsageError(
                 f"no API key for {url}; give one with --key or CRAFT_API_KEY (its owner makes one "
@@ -112,11 +113,12 @@ def gather(
             and variables are left for `craft_tuner.config.fit_config.build` to refuse.
     """
     file = read_toml(config) if config else {}
-    mine = {name: value for name, value in file.items() if name in Settings.model_fields}
-    for name, variable in ENVIRONMENT.items():
-        if environ.get(variable):
-            mine[name] = environ[variable]
-    mine.update({name: value for name, value in flags.items() if value is not None})
+    layers = {
+        f"the file {config}": {n: file[n] for n in Settings.model_fields if n in file},
+        "the environment": {n: environ[v] for n, v in ENVIRONMENT.items() if environ.get(v)},
+        "a flag": {name: value for name, value in flags.items() if value is not None},
+    }
+    mine = {name: value for layer in layers.values() for name, value in layer.items()}
     fit = {name: value for name, value in file.items() if name not in Settings.model_fields}
     try:
         return Sources(Settings.model_validate(mine), fit, _fit_settings(environ))
@@ -124,10 +126,32 @@ def gather(
         fault = error.errors(include_input=False)[0]
         name = str(fault["loc"][0])
         flag = name.removesuffix("_s").replace("_", "-")
+        origin = next(who for who in reversed(layers) if name in layers[who])
+        value = "" if name == "key" else f" = {mine[name]!r}"
         raise UsageError(
-            f"{name}: {fault['msg']} ({Settings.model_fields[name].description}); set it with "
-            f"--{flag}, {ENVIRONMENT[name]} or the file of --config"
+            f"{name}{value} of {origin}: {fault['msg']} ({Settings.model_fields[name].description})"
+            f"; set it with --{flag}, {ENVIRONMENT[name]} or the file of --config"
         ) from error
+
+
+def misspelt(environ: Mapping[str, str]) -> dict[str, str]:
+    """Variables that nobody reads but that are nearly called like one: the name that is meant.
+
+    Those of a server (CRAFT_SERVER_...) are its own, unless they are a letter away.
+    """
+    found = {}
+    for name in environ:
+        short = name.upper().removeprefix("CRAFT").lstrip("_")
+        if name in _SHORT or short == name or name.upper().startswith(FIT_PREFIX):
+            continue
+        cutoff = 0.9 if short.startswith("SERVER_") else 0.6
+        near = difflib.get_close_matches(short, _SHORT.values(), n=1, cutoff=cutoff)
+        if near:
+            found[name] = f"CRAFT_{near[0]}"
+    return found
+
+
+_SHORT = {variable: variable.removeprefix("CRAFT_") for variable in ENVIRONMENT.values()}
 
 
 def _fit_settings(environ: Mapping[str, str]) -> dict[str, Any]:

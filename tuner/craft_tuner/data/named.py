@@ -13,6 +13,7 @@ from craft_tuner.data.folders import image_files
 from craft_tuner.data.listing import Fault
 from craft_tuner.data.pictures import FilePicture
 from craft_tuner.data.places import Places
+from craft_tuner.errors import DataError, disk_errors_as
 
 STDIN = Path("-")
 """Stands for the paths on standard input, one a line."""
@@ -34,12 +35,17 @@ def find_pictures(paths: Sequence[Path], stdin: BinaryIO, *, outside: Iterable[P
         stdin: read to its end if `-` is among the paths; empty lines are passed over.
         outside: folders that links in the folders named may lead to. A file that is named itself
             may be a link to anywhere.
+
+    Raises:
+        DataError: the operating system refuses to look.
     """
     faults: list[Fault] = []
     found: dict[str, FilePicture] = {}
     for path in _listed(paths, stdin):
-        places = Places.of(path, outside) if path.is_dir() else None
-        for file in _files(path, faults, places):
+        with disk_errors_as(DataError, f"cannot read {shown(path)}"):
+            places = Places.of(path, outside) if path.is_dir() else None
+            files = _files(path, faults, places)
+        for file in files:
             found.setdefault(shown(file), FilePicture(file, shown(file), places))
     return Named(tuple(found.values()), tuple(faults))
 

@@ -18,7 +18,7 @@ from craft_tuner.data.hugging_face import list_hub
 from craft_tuner.data.layouts import find_benchmark, list_benchmark
 from craft_tuner.data.listing import Listing
 from craft_tuner.data.tables import list_table, read_class_names
-from craft_tuner.errors import DataError
+from craft_tuner.errors import DataError, disk_errors_as
 
 DIGITS = "digits"
 COOP = "coop:"
@@ -45,12 +45,19 @@ def list_source(
     source: str, *, class_names: Path | None = None, outside: Iterable[Path] = ()
 ) -> Listing:
     """List a dataset without judging it; otherwise as `read_dataset`."""
-    listing = _list(source, tuple(outside))
+    _check_named(source)
+    with disk_errors_as(DataError, f"cannot read the dataset {source!r}"):
+        listing = _list(source, tuple(outside))
     return listing.renamed(read_class_names(class_names)) if class_names else listing
 
 
 def absolute(source: str) -> str:
-    """The source as it reads from any working directory."""
+    """The source as it reads from any working directory.
+
+    Raises:
+        DataError: it is empty.
+    """
+    _check_named(source)
     if source.startswith(COOP):
         name, root = _parts(source)
         return f"{COOP}{name}@{root.absolute()}"
@@ -86,6 +93,11 @@ def _list(source: str, outside: tuple[Path, ...]) -> Listing:
         f"with path, label and maybe split, coop:NAME@ROOT (NAME: {', '.join(BENCHMARKS)}), "
         f"hf:OWNER/NAME, or {DIGITS!r}"
     )
+
+
+def _check_named(source: str) -> None:
+    if not source.strip():
+        raise DataError(f"the dataset is {source!r}; give a folder, a file, or a name to --data")
 
 
 def _parts(source: str) -> tuple[str, Path]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from craft_tuner.data.sources import title
-from craft_tuner.errors import RunError, UsageError
+from craft_tuner.errors import RunError, UsageError, disk_errors_as
 from craft_tuner.runs import predictions
 from craft_tuner.runs import run as runs
 from craft_tuner.runs import thumbnails as examples
@@ -98,6 +98,11 @@ def read_run(path: Path) -> RunRecord:
     Raises:
         RunError: the directory holds no run, or a damaged one.
     """
+    with disk_errors_as(RunError, f"cannot open the run {path}"):
+        return _read_run(path)
+
+
+def _read_run(path: Path) -> RunRecord:
     identity = _read(path / runs.CONFIG)
     if not identity:
         raise RunError(f"{path} holds no run (no {runs.CONFIG}); give the directory of a fit")

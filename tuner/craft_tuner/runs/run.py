@@ -31,7 +31,7 @@ from craft_tuner import method_registry
 from craft_tuner.adapter.adapter import CARD_FILE, TENSORS_FILE, Adapter
 from craft_tuner.blackbox import Images, Task
 from craft_tuner.config.fit_config import FitConfig, fields
-from craft_tuner.errors import RunError, WrongModel
+from craft_tuner.errors import RunError, WrongModel, disk_errors_as
 from craft_tuner.plan import Plan
 from craft_tuner.runs import journal
 
@@ -70,11 +70,16 @@ class Run:
         """Start a run in a new or empty directory.
 
         Raises:
-            RunError: the directory holds a run or other files, or is in use.
+            RunError: the directory holds a run or other files, is in use, or cannot be made.
         """
+        with disk_errors_as(RunError, f"cannot make the run {path}"):
+            return cls._create(path, config, dict(setup or {}))
+
+    @classmethod
+    def _create(cls, path: Path, config: FitConfig, setup: dict[str, Any]) -> Self:
         durable.private_folder(path)
         lock = _lock(path)
-        identity = Identity(run_id=secrets.token_hex(16), config=config, setup=dict(setup or {}))
+        identity = Identity(run_id=secrets.token_hex(16), config=config, setup=setup)
         try:
             _check_unused(path)
             durable.replace(path / CONFIG, _pretty(identity.model_dump(mode="json")))
@@ -88,8 +93,14 @@ class Run:
         """Open an existing run, finished or not, with the settings it was started with.
 
         Raises:
-            RunError: no run here, in use, damaged, or `config` is given and differs.
+            RunError: no run here, in use, damaged, not to be opened, or `config` is given and
+                differs.
         """
+        with disk_errors_as(RunError, f"cannot open the run {path}"):
+            return cls._resume(path, config)
+
+    @classmethod
+    def _resume(cls, path: Path, config: FitConfig | None) -> Self:
         if not (path / CONFIG).exists():
             raise RunError(f"{path} holds no run (no {CONFIG}); give the directory of a fit")
         lock = _lock(path)
