@@ -12,6 +12,7 @@ from itertools import islice
 from PIL import Image, UnidentifiedImageError
 
 from craft_shared.errors import Code, Refusal
+from craft_shared.pictures import to_rgb
 
 FORMATS = ("JPEG", "PNG", "WEBP")
 """What may be uploaded; everything else is refused before a decoder sees it."""
@@ -58,7 +59,7 @@ class ImageLimits:
 
 
 def open_image(data: bytes, limits: ImageLimits) -> Image.Image:
-    """Decode an untrusted image file to RGB.
+    """Decode an untrusted image file to RGB, by the rule of `craft_shared.pictures`.
 
     Format and size are read from the header and checked before any pixel is decoded, and so is
     what makes decoders work long for few pixels: bytes, pixels and repeats bound the time of every
@@ -76,8 +77,7 @@ def open_image(data: bytes, limits: ImageLimits) -> Image.Image:
             warnings.simplefilter("ignore")  # the pixel limit below is ours, and stricter
             image = Image.open(io.BytesIO(data), formats=FORMATS)
             _check_pixels(image.size, limits.pixels)
-            image.load()
-            return image if image.mode == "RGB" else image.convert("RGB")
+            return to_rgb(image)
     except UnidentifiedImageError as error:
         detail = f"not an image of the formats {', '.join(FORMATS)}"
         raise Refusal(Code.UNDECODABLE_IMAGE, detail) from error

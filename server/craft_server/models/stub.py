@@ -60,7 +60,7 @@ class StubBlackBox:
         )
         self.tokens_per_pass = TOKENS_PER_PASS
         self.asynchronous = False
-        self.image_key = hashlib.sha256(b"stub::0 records 1").hexdigest()
+        self.image_key = hashlib.sha256(b"stub::0 records 2").hexdigest()
         self._mixing = _noise("offsets", (N_CTX * WIDTH, EMBED)) / np.sqrt(N_CTX * WIDTH)
         self._eye = _noise("image", (SIDE * SIDE * 3, EMBED)) / np.sqrt(SIDE * SIDE * 3)
 

@@ -1,6 +1,7 @@
 """Each image is encoded once, in bounded memory, whichever caller leaves or fails."""
 
 import asyncio
+import hashlib
 import threading
 import weakref
 
@@ -167,9 +168,15 @@ def test_without_a_disk_cache_a_restart_encodes_again(make_place):
     assert place.box.encoded == 4
 
 
-def test_another_checkpoint_encodes_anew(place):
+FIRST_RECORDS = hashlib.sha256(b"stub::0 records 1").hexdigest()
+"""Of pictures without their transparency, depth and orientation."""
+
+
+@pytest.mark.parametrize("before", ["0" * 64, FIRST_RECORDS])
+def test_records_of_another_checkpoint_or_format_are_not_used(place, before):
+    now, place.box.image_key = place.box.image_key, before
     asyncio.run(place.features().of(place.set_of(0, 1), place.run))
-    place.box.image_key = "0" * 64
+    place.box.image_key = now
     asyncio.run(place.features().of(place.set_of(0, 1), place.run))
     assert place.box.encoded == 4
 

@@ -6,10 +6,12 @@ import stat
 import struct
 import threading
 import time
+import tracemalloc
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
@@ -19,6 +21,7 @@ from craft_server.images import claims, totals
 from craft_server.images.decoding import ImageLimits, open_image
 from craft_server.images.store import ImageStore, StoredImageError
 from craft_shared.errors import Code, Refusal
+from tests.support.picture_cases import CASES
 from tests.support.serving import as_bytes, png
 
 LIMITS = ImageLimits(
@@ -45,6 +48,13 @@ def png_header(width, height):
     """A PNG that claims a size and has next to no pixels."""
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0"))
+
+
+def exif_of(number, more=()):
+    """EXIF with an orientation and other tags behind it."""
+    tags = [(0x112, 3, 1, number), *more]
+    entries = b"".join(struct.pack("<HHLL", *tag) for tag in tags)
+    return b"II*\0" + struct.pack("<LH", 8, len(tags)) + entries + bytes(4)
 
 
 def chunk(kind, data):
@@ -198,6 +208,40 @@ def test_a_file_that_makes_a_decoder_repeat_itself_is_refused(forge):
         open_image(forge(), replace(LIMITS, bytes=8 * 2**20, pixels=32_000_000))
     assert caught.value.code is Code.TOO_LARGE
     assert "in one file" in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case.served and case.shows is not None], ids=lambda c: c.name
+)
+def test_what_a_picture_is_does_not_depend_on_its_file(case):
+    found = np.asarray(open_image(case.data, LIMITS)).astype(int)
+    assert found.shape == case.shows.shape
+    assert np.abs(found - case.shows).max() <= case.tolerance
+
+
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case.served and case.shows is None], ids=lambda c: c.name
+)
+def test_a_picture_that_shows_nothing_is_refused(case):
+    assert refusal_of(case.data).code is Code.UNDECODABLE_IMAGE
+
+
+def test_a_side_longer_than_any_jpeg_is_refused_whichever_way_it_is_turned():
+    for number in range(1, 9):
+        data = png_header(1, 65_501)
+        turned = data[:33] + chunk(b"eXIf", exif_of(number)) + data[33:]
+        assert "on a side" in refusal_of(turned).detail
+
+
+def test_exif_of_many_large_tags_costs_nothing():
+    exif = exif_of(6, more=[(tag, 7, 2**20, 8) for tag in range(0x200, 0xFFFF)])
+    data = as_bytes(Image.new("RGB", (30, 20)), "PNG")
+    bomb = data[:33] + chunk(b"eXIf", exif + bytes(2**20)) + data[33:]
+    tracemalloc.start()
+    image = open_image(bomb, replace(LIMITS, bytes=8 * 2**20))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (image.size, peak < 2**26) == ((20, 30), True)
 
 
 def test_a_side_longer_than_any_jpeg_is_refused():

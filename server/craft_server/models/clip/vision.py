@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from craft_server.models.clip.device import to_device
 
-RECORD_FORMAT = 1
+RECORD_FORMAT = 2
 """Raised when the bytes of a record change their meaning."""
 
 _MULTIPLE = 4

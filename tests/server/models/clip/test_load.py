@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from craft_server.app import card_limits
 from craft_server.models.clip.load import _image_key, load_clip, pick_device
+from craft_server.models.clip.vision import RECORD_FORMAT
 from craft_server.settings import ModelError
 from craft_shared.errors import Code, Refusal
 from craft_shared.messages import LogitsRequest
@@ -119,6 +120,15 @@ def test_the_digest_is_the_weights_not_the_file_or_the_precision(tmp_path, confi
     save_file(model.state_dict(), str(path))
     moved = load(tmp_path, model="tiny-test", pretrained=str(path))
     assert first.card.digest != moved.card.digest
+
+
+def test_records_of_another_format_have_another_key(tmp_path, config, monkeypatch):
+    _, path = checkpoint(tmp_path, "tiny-test")
+    keys = {load(tmp_path, model=str(config), pretrained=str(path)).image_key}
+    for number in (1, RECORD_FORMAT, RECORD_FORMAT + 1):
+        monkeypatch.setattr("craft_server.models.clip.load.RECORD_FORMAT", number)
+        keys.add(load(tmp_path, model=str(config), pretrained=str(path)).image_key)
+    assert len(keys) == 3
 
 
 def test_records_of_other_weights_preprocessing_or_precision_have_another_key(tmp_path, config):
