@@ -45,6 +45,10 @@ _ORIENTATION, _SHORT, _INVERTED = 0x112, 3, 0x106
 _MOST_TAGS = 2**16
 
 
+class UnshowableError(ValueError):
+    """An image that no rule makes a picture; says why."""
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
     """The picture that an image shows, as a new image of mode RGB without metadata.
 
@@ -52,7 +56,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image: as opened, before its pixels are loaded: how a file packs them is lost then.
 
     Raises:
-        ValueError: there are values that are not finite.
+        UnshowableError: there are values that are not finite.
         OSError: the pixels cannot be decoded; decoders of hostile bytes may raise anything else.
     """
     packing, clear = _packing(image), image.info.get("transparency")
@@ -132,7 +136,7 @@ def _range(image: Image.Image, packing: str, clear: Any) -> tuple[float, float]:
     low, high = np.inf, -np.inf
     for _, values in _bands(image, packing):
         if not np.isfinite(values).all():
-            raise ValueError("it has values that are not finite (NaN or infinity)")
+            raise UnshowableError("it has values that are not finite (NaN or infinity)")
         seen = values if clear is None else values[values != clear]
         if seen.size:
             low, high = min(low, float(seen.min())), max(high, float(seen.max()))

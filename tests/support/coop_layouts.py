@@ -40,7 +40,9 @@ def paint(path: Path, *, shade: int | None = None) -> Path:
     value = next(_shades) if shade is None else shade
     path.parent.mkdir(parents=True, exist_ok=True)
     colour = (value % 256, value // 256 % 256, value // 65536 % 256)
-    path.write_bytes(encode_png(Image.new("RGB", (8, 6), colour)))
+    image = Image.new("RGB", (8, 6), colour)
+    image.putpixel((0, 0), (255, 255, 255))
+    path.write_bytes(encode_png(image))
     return path
 
 

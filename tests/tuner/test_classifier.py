@@ -184,8 +184,13 @@ def test_all_images_are_shots_unless_so_many_are_asked_for(server, shades):
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        (np.zeros((2, 4, 4, 3)), r"image 000000 is float64 \(4, 4, 3\); allowed: a path, bytes"),
-        (np.zeros((2, 4, 4, 2), np.uint8), r"is uint8 \(4, 4, 2\)"),
+        (np.zeros((2, 4, 4, 5)), r"image 000000 is float64 \(4, 4, 5\); allowed: a path, bytes"),
+        (np.zeros((2, 4, 4, 0), np.uint8), r"is uint8 \(4, 4, 0\)"),
+        (np.full((2, 4, 4, 3), 1.5), r"from 1\.5 to 1\.5; colours and alpha are allowed as"),
+        (np.full((2, 4, 4, 3), -1), r"image 000000 is int64 \(4, 4, 3\) from -1 to -1"),
+        (np.full((2, 4, 4, 3), np.nan), r"from nan to nan"),
+        (np.full((2, 4, 4), np.inf), r"image 000000 cannot be shown: it has values .* not finite"),
+        (np.full((2, 4, 4), 1e300), r"image 000000 cannot be shown: it has values .* not finite"),
         (np.zeros((2, 0, 4), np.uint8), r"is uint8 \(0, 4\)"),
         ([b"", 3], "image 000001 is int"),
     ],

@@ -54,8 +54,8 @@ class CraftClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # s
 
     X is one of
       - a sequence or 1-D array of paths (str or path), of the bytes of image files, of PIL images,
-        or of uint8 arrays (H, W), (H, W, 1) or (H, W, 3);
-      - a uint8 array (N, H, W), (N, H, W, 1) or (N, H, W, 3);
+        or of arrays (H, W) or (H, W, C): grey, grey and alpha, colour, or colour and alpha;
+      - an array (N, H, W) or (N, H, W, C) of the same;
       - an array of numbers (N, F): each row is a grey picture, filled line by line into a square
         (64 numbers are 8 x 8 pixels; where F is no square number, the rest is black).
     y has labels of any one kind. `fit` and every prediction spend queries of the key; the same

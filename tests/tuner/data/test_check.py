@@ -2,7 +2,9 @@
 
 import json
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from craft_server.app import card_limits
 from craft_server.settings import Settings
@@ -126,14 +128,50 @@ def test_faults_of_tables_are_all_found(zoo):
     assert got["missing file"][2] == ("train/yak/8.png", "train/yak/9.png")
 
 
-def test_empty_classes_and_foreign_formats_are_found(zoo):
+def test_empty_classes_are_found(zoo):
     (zoo / "train" / "emu").mkdir()
     (zoo / "train" / "gnu").mkdir()
-    (zoo / "train" / "ox" / "scan.tiff").write_bytes(b"II")
+    (zoo / "train" / "gnu" / ".hidden.png").touch()
+    got = found(zoo)
+    assert got["class without images"] == (True, 2, ("emu", "gnu"))
+    assert set(got) == {"class without images", "left out: hidden"}
+
+
+def test_what_is_converted_and_what_shows_nothing_is_remarked(zoo):
+    pixels = np.arange(48, dtype=np.uint16).reshape(6, 8)
+    Image.fromarray(pixels).save(zoo / "train/ox/scan.tiff")
+    Image.fromarray(pixels).convert("RGB").save(zoo / "test/ox/2.PNG", "BMP")
+    Image.fromarray(np.full_like(pixels, 9)).save(zoo / "test/yak/3.png")
     assert found(zoo) == {
-        "class without images": (True, 2, ("emu", "gnu")),
-        "format that no server takes": (True, 1, (str(zoo / "train" / "ox" / "scan.tiff"),)),
+        "converted to PNG before the upload": (False, 2, ("train/ox/scan.tiff", "test/ox/2.PNG")),
+        "of one colour": (False, 1, ("test/yak/3.png",)),
     }
+    assert found(zoo, opened=False) == {}
+
+
+def test_what_is_left_out_is_named_and_counted_and_stops_nothing(zoo):
+    ox = zoo / "train" / "ox"
+    (ox / "notes.txt").write_text("ox")
+    (ox / "README").write_text("ox")
+    (ox / ".DS_Store").write_bytes(b"x")
+    (ox / "gone.png").symlink_to("nowhere.png")
+    paint(ox / ".ipynb_checkpoints" / "0.png")
+    paint(ox / "more" / "0.png")
+    paint(zoo / "train" / "loose.png")
+    (zoo / "train" / "README.txt").write_text("zoo")
+    report = check(list_source(str(zoo)))
+    assert report.usable
+    assert report.train == 6
+    assert {each.what: each.names for each in report.findings} == {
+        "left out: hidden": (str(ox / ".DS_Store"), str(ox / ".ipynb_checkpoints")),
+        "left out: not a picture": (str(ox / "README"), str(ox / "notes.txt")),
+        "left out: broken link": (str(ox / "gone.png"),),
+        "left out: a folder in a class folder": (str(ox / "more"),),
+        "left out: beside the class folders": (str(zoo / "train" / "loose.png"),),
+    }
+    words = list_source(str(zoo)).dataset().left_out
+    assert words.startswith("left out: 1 beside the class folders (")
+    assert "2 hidden (" in words
 
 
 def test_classes_that_one_split_lacks_are_found(zoo):

@@ -14,9 +14,9 @@ from PIL import Image
 from craft_tuner.client.uploads import upload
 from craft_tuner.commands import fit as commands
 from craft_tuner.data.arrays import pictures_from
+from craft_tuner.data.formats import KNOWN_ENDINGS
 from craft_tuner.data.named import find_pictures
 from craft_tuner.data.pictures import (
-    IMAGE_SUFFIXES,
     BytesPicture,
     FilePicture,
     encode_png,
@@ -130,7 +130,7 @@ def test_links_within_a_dataset_and_to_it_are_followed(tmp_path):
 @pytest.mark.parametrize("name", ["dtd", "fgvc_aircraft", "imagenet", "imagenetv2", "imagenet_r"])
 def test_a_link_out_of_a_benchmark_is_refused(tmp_path, secret, name):
     root = build(tmp_path / "root", name)
-    picture = min(path for path in root.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    picture = min(path for path in root.rglob("*") if path.suffix.lower() in KNOWN_ENDINGS)
     picture.unlink()
     picture.symlink_to(secret / "passport.png")
     with pytest.raises(DataError, match=r"passport\.png, outside the dataset's folder"):
@@ -264,15 +264,26 @@ def whole(kind):
     "data",
     [
         SECRET,
-        whole("BMP"),
-        whole("TIFF"),
+        whole("BMP")[:-500],
+        whole("TIFF")[:-500],
+        whole("GIF")[:-500],
         b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n",
         whole("PNG")[:60],
         whole("PNG")[:-500],
         whole("JPEG")[:-500],
         whole("WEBP")[:-500],
     ],
-    ids=["text", "bmp", "tiff", "eps", "head alone", "cut png", "cut jpeg", "cut webp"],
+    ids=[
+        "text",
+        "cut bmp",
+        "cut tiff",
+        "cut gif",
+        "eps",
+        "head alone",
+        "cut png",
+        "cut jpeg",
+        "cut webp",
+    ],
 )
 def test_what_is_no_whole_picture_never_leaves(data):
     server = FakeServer()
@@ -342,6 +353,21 @@ def test_of_a_fit_with_a_text_called_png_nothing_leaves(tuner, tmp_path, where):
     assert "cannot decode the image" in error
     posted = [asked for asked in server.asked if asked.method == "POST"]
     assert posted == []
+
+
+def test_a_fit_says_what_it_leaves_out_and_what_it_converts(tuner, tmp_path):
+    _, run = tuner
+    ox = build_zoo(tmp_path / "zoo") / "train" / "ox"
+    (ox / "notes.txt").write_text("ox")
+    paint(ox / ".cache" / "0.png")
+    for path in sorted(ox.glob("*.png")):
+        Image.open(path).save(path, "TIFF")
+    code, _, error = run("fit", "--data", "zoo", "--run", "run", *FIT)
+    assert code == 0
+    assert (
+        f"left out: 1 hidden ('{ox / '.cache'}'); 1 not a picture ('{ox / 'notes.txt'}')" in error
+    )
+    assert "converted to PNG before the upload: 1 TIFF ('train/ox/" in error
 
 
 @pytest.mark.parametrize("command", ["fit", "evaluate", "predict", "data check"])

@@ -1,17 +1,19 @@
 """Folders and tables become the same dataset everywhere, or one sentence that says why not."""
 
+import io
 import json
 import os
 import unicodedata
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from craft_tuner.data.dataset import labels_of, pictures_of, spoken
-from craft_tuner.data.folders import image_files, list_folders
+from craft_tuner.data.folders import list_folders
+from craft_tuner.data.named import find_pictures
 from craft_tuner.data.pictures import BytesPicture, FilePicture, decode, encode_png
-from craft_tuner.data.places import Places
 from craft_tuner.data.sources import read_dataset
 from craft_tuner.data.tables import list_table, read_class_names
 from craft_tuner.errors import DataError
@@ -97,18 +99,53 @@ def test_a_folder_without_class_folders_says_what_is_needed(tmp_path):
         list_folders(tmp_path).dataset()
 
 
-def test_formats_that_no_server_takes_are_named_not_passed_over(zoo):
-    (zoo / "train" / "ox" / "scan.tiff").write_bytes(b"II")
-    with pytest.raises(DataError, match=r"scan\.tiff is not JPEG, PNG or WebP; convert it"):
-        list_folders(zoo).dataset()
+ENDINGS = (
+    "a.JPG",
+    "b.jfif",
+    "c.jpe",
+    "d",
+    "e.tif",
+    "f.BMP",
+    "g.dat",
+    "h.png.bak",
+    "i.jpeg",
+    "j.gif",
+)
 
 
-def test_a_folder_to_classify_names_them_too(zoo):
-    (zoo / "test" / "ox" / "scan.bmp").write_bytes(b"BM")
-    faults = []
-    found = image_files(zoo / "test" / "ox", faults, places=Places.of(zoo))
-    assert [path.name for path in found] == ["0.png", "1.png"]
-    assert [fault.name for fault in faults] == [str(zoo / "test" / "ox" / "scan.bmp")]
+def test_pictures_are_found_by_what_is_in_them(zoo):
+    """A known ending is believed until the file is read; any other file is looked into."""
+    kinds = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
+    for place, name in enumerate(ENDINGS):
+        Image.new("RGB", (6, 4)).save(zoo / "train" / "ox" / name, kinds[place % len(kinds)])
+    for name in ("k.txt", "l", "m.xml"):
+        (zoo / "train" / "ox" / name).write_text("no picture")
+    (zoo / "train" / "ox" / "n").touch()
+    listing = list_folders(zoo)
+    found = [picture.path.name for label, picture in listing.train if label == "ox"]
+    assert found == ["0.png", "1.png", "2.png", *ENDINGS]
+    assert {fault.kind for fault in listing.faults} == {"left out: not a picture"}
+    assert [Path(fault.name).name for fault in listing.faults] == [*("k.txt", "l", "m.xml", "n")]
+    for _, picture in listing.train:
+        assert decode(picture).size == (6, 4)
+
+
+def test_a_folder_to_classify_follows_the_same_rule(zoo):
+    ox = zoo / "test" / "ox"
+    Image.new("RGB", (6, 4)).save(ox / "scan.bmp")
+    Image.new("RGB", (6, 4)).save(ox / "photo", "JPEG")
+    (ox / "notes.txt").write_text("ox")
+    for hidden in (".a.png", ".cache/b.png", ".cache/deep/c.png", "deep/.d.png"):
+        paint(ox / hidden)
+    paint(ox / "deep" / "e.png")
+    named = find_pictures([ox], io.BytesIO())
+    assert [picture.path.name for picture in named.pictures] == [
+        *("0.png", "1.png", "photo", "scan.bmp", "e.png")
+    ]
+    assert all(fault.left_out for fault in named.faults)
+    assert [str(Path(fault.name).relative_to(ox)) for fault in named.faults] == [
+        *(".a.png", ".cache", "notes.txt", "deep/.d.png")
+    ]
 
 
 def test_a_class_in_one_split_alone_is_named(zoo):

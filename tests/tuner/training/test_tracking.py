@@ -46,6 +46,9 @@ class Shown:
     def __init__(self):
         self.seen = []
 
+    def say(self, sentence):
+        self.seen.append(("say", sentence))
+
     def plan(self, plan, budgets, ahead):
         self.seen.append(("plan", plan, budgets, ahead))
 
@@ -113,11 +116,13 @@ def test_everything_else_passes_through(run, notebook):
     watcher = Shown()
     with tracking.following("notes:make", run, watcher, say=print) as watching:
         watching.plan("plan", "budgets", "ahead")
+        watching.say("sentence")
         watching.traffic("traffic", "line")
         watching.uploading(3)(2)
         watching.testing(5)
     assert watcher.seen == [
         ("plan", "plan", "budgets", "ahead"),
+        ("say", "sentence"),
         ("traffic", "traffic", "line"),
         ("uploading", 3),
         2,

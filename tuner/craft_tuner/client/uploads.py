@@ -1,6 +1,7 @@
 """Pictures to the server: each read once, sent only if it is missing there, a batch at a time.
 
-    read a batch -> look at the heads -> sha256 -> POST /v1/images/missing
+    read a batch -> look at the heads, make PNG of what servers do not take -> sha256
+    -> POST /v1/images/missing
     -> decode those, drop the pixels -> POST /v1/images with the very bytes, piece by piece
     then POST /v1/image-sets with the ids, in sets of at most so many images
 
@@ -29,7 +30,8 @@ from craft_tuner.blackbox import Images
 from craft_tuner.client.responses import message
 from craft_tuner.client.transport import Call, Transport
 from craft_tuner.client.upload_rate import LARGEST_BYTES, UploadRate
-from craft_tuner.data.pictures import Picture, check_head, check_whole
+from craft_tuner.data.formats import SERVED
+from craft_tuner.data.pictures import Picture, as_png, check_head, check_whole
 from craft_tuner.errors import NoAnswer, PictureError, ServerUnreachable, UsageError
 
 BATCH_IMAGES = 256
@@ -130,16 +132,19 @@ def _groups(files: Iterable[_File], room: Callable[[], int]) -> Iterator[list[_F
 
 
 def _read(picture: Picture, limits: CardLimits) -> _File:
-    data = picture.read()
+    data, name = picture.read(), picture.name
+    kind = check_head(data, name, most_pixels=limits.image_pixels)
+    if kind not in SERVED:
+        data = as_png(data, name)
     allowed = min(limits.image_bytes, limits.body_bytes - _PART_BYTES)
     if len(data) > allowed:
+        as_what = "" if kind in SERVED else " as PNG"
         raise PictureError(
-            f"the image {picture.name} has {len(data):,} bytes, the server takes {allowed:,}; "
+            f"the image {name} has {len(data):,} bytes{as_what}, the server takes {allowed:,}; "
             "make it smaller or take it out of the dataset",
-            picture=picture.name,
+            picture=name,
         )
-    check_head(data, picture.name, most_pixels=limits.image_pixels)
-    return _File(picture.name, hashlib.sha256(data).hexdigest(), data)
+    return _File(name, hashlib.sha256(data).hexdigest(), data)
 
 
 @dataclass(frozen=True)

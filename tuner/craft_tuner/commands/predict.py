@@ -16,6 +16,7 @@ from craft_tuner.client.client import Client
 from craft_tuner.commands.progress import Screen
 from craft_tuner.commands.session import client_for, open_server
 from craft_tuner.config.settings import Settings
+from craft_tuner.data.listing import left_out_words
 from craft_tuner.data.named import Named, find_pictures
 from craft_tuner.errors import INTERRUPTED, BudgetExhausted, DataError
 from craft_tuner.inference.predict import Batch, Price, ask, batches, price
@@ -51,7 +52,8 @@ def predict(
     adapter = Adapter.load(adapter_path)
     named = find_pictures(paths, sys.stdin.buffer, outside=settings.allow_outside)
     if not named.pictures:
-        raise DataError(named.faults[0].sentence if named.faults else "no image is named")
+        wrong = [fault.sentence for fault in named.faults if not fault.left_out]
+        raise DataError(wrong[0] if wrong else "no image is named")
     writer = replace(writer, top=min(writer.top, len(adapter.card.class_names)))
     with open_server(settings) as (screen, transport):
         client = client_for(adapter, transport, settings)
@@ -116,8 +118,11 @@ def _answer(
 
 
 def _judge(named: Named, damaged: int, screen: Screen) -> None:
-    for fault in named.faults:
+    wrong = [fault for fault in named.faults if not fault.left_out]
+    for fault in wrong:
         screen.say(f"left out: {fault.sentence}")
-    bad, total = damaged + len(named.faults), len(named.pictures) + len(named.faults)
+    if words := left_out_words(named.faults):
+        screen.say(words)
+    bad, total = damaged + len(wrong), len(named.pictures) + len(wrong)
     if bad:
         raise DataError(f"{bad:,} of {total:,} could not be used, see above; the others are done")

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pydantic import BaseModel, ConfigDict
 
 from craft_tuner.data.dataset import Dataset
+from craft_tuner.data.formats import SERVED
 from craft_tuner.data.listing import Listing
-from craft_tuner.data.pictures import BytesPicture, Picture, decode
+from craft_tuner.data.pictures import BytesPicture, Picture, decode, recognise
 from craft_tuner.errors import DataError
 
 SHOWN = 20
@@ -82,6 +83,8 @@ class Contents:
     def __init__(self) -> None:
         self.bytes = 0
         self._damaged: list[str] = []
+        self._converted: list[str] = []
+        self._flat: list[str] = []
         self._seen: dict[bytes, tuple[str, str, str]] = {}
         """Split, label and name of the first picture with these bytes."""
         self._doubles: dict[str, list[str]] = defaultdict(list)
@@ -98,6 +101,8 @@ class Contents:
     def findings(self) -> Iterator[Finding]:
         """What was found."""
         yield finding("damaged or not an image", self._damaged)
+        yield finding("of one colour", self._flat, problem=False)
+        yield finding("converted to PNG before the upload", self._converted, problem=False)
         yield finding("the same image in train and test", self._doubles["splits"])
         yield finding("the same image under two classes", self._doubles["classes"])
         yield finding("the same image twice in a class", self._doubles["class"], problem=False)
@@ -105,10 +110,15 @@ class Contents:
     def _look(self, split: str, label: str, picture: Picture) -> None:
         try:
             data = picture.read()
-            decode(BytesPicture(data, picture.name))
+            kind = recognise(BytesPicture(data, picture.name))
+            shown = decode(BytesPicture(data, picture.name))
         except DataError:
             self._damaged.append(picture.name)
             return
+        if kind not in SERVED:
+            self._converted.append(picture.name)
+        if shown.getcolors(1):
+            self._flat.append(picture.name)
         self.bytes += len(data)
         this = (split, label, picture.name)
         first = self._seen.setdefault(hashlib.sha256(data).digest(), this)
@@ -128,10 +138,11 @@ def remark(what: str) -> Finding:
 
 
 def _faults(listing: Listing) -> Iterator[Finding]:
-    kinds: dict[str, list[str]] = defaultdict(list)
+    kinds: dict[tuple[str, bool], list[str]] = defaultdict(list)
     for fault in listing.faults:
-        kinds[fault.kind].append(fault.name)
-    yield from (finding(kind, names) for kind, names in kinds.items())
+        kinds[fault.kind, not fault.left_out].append(fault.name)
+    for (kind, problem), names in kinds.items():
+        yield finding(kind, names, problem=problem)
 
 
 def _classes(listing: Listing) -> Iterator[Finding]:

@@ -29,7 +29,8 @@ class Dataset:
     """K class names with the items to train on and to test on; either may be empty.
 
     In a `closed` dataset an answer is one of its classes, even from an adapter that knows more:
-    ImageNet-A and ImageNet-R are scored among their own 200 of ImageNet's 1,000.
+    ImageNet-A and ImageNet-R are scored among their own 200 of ImageNet's 1,000. `left_out` says
+    which files of its folders are no part of it.
 
     Raises:
         DataError: fewer than two classes, or a class name that is empty, too long or doubled.
@@ -39,6 +40,7 @@ class Dataset:
     train: tuple[Item, ...]
     test: tuple[Item, ...] = ()
     closed: bool = False
+    left_out: str = ""
 
     def __post_init__(self) -> None:
         _check_class_names(self.class_names)

@@ -17,11 +17,30 @@ Pair = tuple[str, Picture]
 
 
 class Fault(NamedTuple):
-    """One thing that a reader cannot use: its kind, what it is called, and the whole sentence."""
+    """One thing that a reader cannot use: its kind, what it is called, and the whole sentence.
+
+    What is `left_out` is no part of a dataset, and stops nothing; it is named and counted.
+    """
 
     kind: str
     name: str
     sentence: str
+    left_out: bool = False
+
+
+def left_out(kind: str, name: str) -> Fault:
+    """Something in a folder that is no part of the dataset."""
+    return Fault(f"left out: {kind}", name, f"{name} is left out: {kind}", left_out=True)
+
+
+def left_out_words(faults: Iterable[Fault]) -> str:
+    """What was left out, counted by kind, with the first names; empty if nothing was."""
+    kinds: dict[str, list[str]] = {}
+    for fault in faults:
+        if fault.left_out:
+            kinds.setdefault(fault.kind.removeprefix("left out: "), []).append(fault.name)
+    words = [f"{len(names):,} {kind} ({some(names)})" for kind, names in kinds.items()]
+    return f"left out: {'; '.join(words)}" if words else ""
 
 
 @dataclass(frozen=True)
@@ -78,6 +97,7 @@ class Listing:
             train=self._items(self.train, index),
             test=self._items(self.test, index),
             closed=self.closed,
+            left_out=left_out_words(self.faults),
         )
 
     def renamed(self, names: Mapping[str, str]) -> "Listing":
@@ -121,7 +141,8 @@ def some(names: Sequence[str], *, shown: int = 3) -> str:
     return ", ".join(repr(name) for name in names[:shown]) + more
 
 
-def _refuse(faults: Sequence[Fault]) -> None:
+def _refuse(everything: Sequence[Fault]) -> None:
+    faults = [fault for fault in everything if not fault.left_out]
     if faults:
         more = len(faults) - 1
         others = f" ({more:,} more like it: `craft-tuner data check` lists them)" if more else ""

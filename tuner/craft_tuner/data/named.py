@@ -21,7 +21,7 @@ STDIN = Path("-")
 
 @dataclass(frozen=True)
 class Named:
-    """The pictures that paths stand for, each once, and the paths that stand for none."""
+    """The pictures that paths stand for, each once, and what stands for none or is left out."""
 
     pictures: tuple[FilePicture, ...]
     faults: tuple[Fault, ...]
@@ -65,10 +65,14 @@ def _listed(paths: Iterable[Path], stdin: BinaryIO) -> Iterator[Path]:
 
 def _files(path: Path, faults: list[Fault], places: Places | None) -> list[Path]:
     if places is not None:
-        folders = [path, *(each for each in sorted(path.rglob("*")) if each.is_dir())]
+        folders = [path, *(each for each in sorted(path.rglob("*")) if _walked(each, path))]
         before = len(faults)
-        found = [file for folder in folders for file in image_files(folder, faults, places=places)]
-        if not found and len(faults) == before:
+        found = [
+            file
+            for folder in folders
+            for file in image_files(folder, faults, places=places, deep=True)
+        ]
+        if not found and all(fault.left_out for fault in faults[before:]):
             sentence = f"{shown(path)} has no images; give image files or folders of them"
             faults.append(Fault("folder without images", shown(path), sentence))
         return found
@@ -77,3 +81,9 @@ def _files(path: Path, faults: list[Fault], places: Places | None) -> list[Path]
     sentence = f"there is no image or folder at {shown(path)}"
     faults.append(Fault("missing file", shown(path), sentence))
     return []
+
+
+def _walked(path: Path, root: Path) -> bool:
+    """Whether a path below `root` is a folder that is not hidden, nor in a hidden one."""
+    below = path.relative_to(root).parts
+    return path.is_dir() and not any(part.startswith(".") for part in below)

@@ -4,7 +4,6 @@ Owns reading, decoding and PNG encoding.
 """
 
 import io
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,21 +12,13 @@ from typing import BinaryIO, Protocol, runtime_checkable
 
 from PIL import Image
 
+from craft_shared.pictures import UnshowableError, to_rgb
+from craft_tuner.data.formats import opened
 from craft_tuner.data.places import Places, open_file
 from craft_tuner.errors import PictureError
 
-FORMATS = ("JPEG", "PNG", "WEBP")
-"""What a server decodes, by Pillow's names. No other decoder of Pillow is tried: it has dozens, and
-one starts a program."""
-
 LARGEST_BYTES = 2**28
 """Of one image file, far above what servers take: a file without end must not fill the memory."""
-
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
-"""File endings of the formats that a server decodes."""
-
-OTHER_IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".heic", ".jp2", ".tif", ".tiff", ".avif"})
-"""Image formats that no server takes: pointed out instead of passed over."""
 
 
 class Picture(Protocol):
@@ -113,43 +104,45 @@ def read_stored(picture: Stored, name: str) -> bytes:
 
 
 def decode(picture: Picture) -> Image.Image:
-    """The picture as an RGB image.
+    """What the picture shows, as an RGB image.
 
     Raises:
-        PictureError: its bytes are no image.
+        PictureError: its bytes are no image, or cannot be shown.
     """
-    data = picture.read()
-    with _damaged(picture.name), _opened(io.BytesIO(data)) as image:
-        return image.convert("RGB")
+    return _shown(picture.read(), picture.name)
 
 
-def recognise(picture: Picture) -> None:
-    """Look at the head of a picture: is it an image of a format that servers take?
+def recognise(picture: Picture) -> str:
+    """Look at the head of a picture: its format, by Pillow's name.
 
-    Of a file no more is read than its head. Whether the rest is sound, `check` says.
+    Of a file no more is read than its head. Whether the rest is sound, `check_whole` says.
 
     Raises:
-        PictureError: it is none, or cannot be read.
+        PictureError: it is no image, or cannot be read.
     """
     file = picture.open() if isinstance(picture, Stored) else io.BytesIO(picture.read())
-    with file, _damaged(picture.name), _opened(file):
-        pass
+    with file, _damaged(picture.name), opened(file, picture.name) as image:
+        return image.format or ""
 
 
-def check_head(data: bytes, name: str, *, most_pixels: int) -> None:
+def check_head(data: bytes, name: str, *, most_pixels: int) -> str:
     """Refuse bytes that do not begin as an image, or as one of more pixels than allowed.
+
+    Returns:
+        The format, by Pillow's name.
 
     Raises:
         PictureError: names the picture.
     """
-    with _damaged(name), _opened(io.BytesIO(data)) as image:
-        width, height = image.size
+    with _damaged(name), opened(io.BytesIO(data), name) as image:
+        (width, height), kind = image.size, image.format or ""
     if width * height > most_pixels:
         raise PictureError(
             f"the image {name} has {width} x {height} pixels, the server takes {most_pixels:,}; "
             "make it smaller or take it out of the dataset",
             picture=name,
         )
+    return kind
 
 
 def check_whole(data: bytes, name: str) -> None:
@@ -158,15 +151,23 @@ def check_whole(data: bytes, name: str) -> None:
     Raises:
         PictureError: they are damaged, or no image.
     """
-    with _damaged(name), _opened(io.BytesIO(data)) as image:
+    with _damaged(name), opened(io.BytesIO(data), name) as image:
         image.draft("RGB", (1, 1))
         image.load()
 
 
-def _opened(file: BinaryIO | io.BytesIO) -> Image.Image:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the server has a limit
-        return Image.open(file, formats=FORMATS)
+def as_png(data: bytes, name: str) -> bytes:
+    """An image of any format as the PNG of what it shows; nothing but its depth is lost.
+
+    Raises:
+        PictureError: it is damaged, or cannot be shown.
+    """
+    return encode_png(_shown(data, name))
+
+
+def _shown(data: bytes, name: str) -> Image.Image:
+    with _damaged(name), opened(io.BytesIO(data), name) as image:
+        return to_rgb(image)
 
 
 @contextmanager
@@ -176,10 +177,16 @@ def _damaged(name: str) -> Iterator[None]:
         yield
     except PictureError:
         raise
+    except UnshowableError as error:
+        raise PictureError(
+            f"the image {name} cannot be shown: {error}; replace it or take it out of the dataset",
+            picture=name,
+        ) from error
     except Exception as error:
         raise PictureError(
             f"cannot decode the image {name}: it is damaged or not an image; replace it "
-            "or take it out of the dataset (JPEG, PNG and WebP are understood)",
+            "or take it out of the dataset (JPEG, PNG and WebP are understood, and "
+            "BMP, GIF, TIFF, AVIF and others are converted)",
             picture=name,
         ) from error
 

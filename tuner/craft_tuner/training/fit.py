@@ -63,8 +63,13 @@ class Prepared:
     bought: Counters
     """What the run spent before it was interrupted."""
 
+    left_out: str = ""
+    """Files of the dataset's folders that are no part of it, counted."""
+
     def show(self, watcher: Watcher) -> None:
-        """What the fit will spend and move."""
+        """What the fit leaves out, and what it will spend and move."""
+        if self.left_out:
+            watcher.say(self.left_out)
         watcher.plan(self.plan, self.budgets, subtract(self.plan.total, self.bought))
         watcher.traffic(self.traffic, self.line)
 
@@ -111,7 +116,8 @@ def prepare(
         pictures=load,
         prompt_kind=method.prompt_kind or ("soft" if "soft" in card.prompt_kinds else "text"),
     )
-    return Prepared(samples, plan, key.budgets, traffic, line, bought=_bought(run))
+    bought, left_out = _bought(run), dataset.left_out
+    return Prepared(samples, plan, key.budgets, traffic, line, bought=bought, left_out=left_out)
 
 
 def _bought(run: Run | None) -> Counters:
@@ -147,7 +153,7 @@ def fit(
     prepared.show(watcher)
     with clock.time("upload"):
         advance = _showing_rate(watcher, prepared, client)
-        task, test = send(samples, client, run.config, on_uploaded=advance)
+        task, test = send(samples, client, run.config, on_uploaded=advance, say=watcher.say)
     method = methods.get(run.config.method)
     run.bind(task, card)
     adapter = method.fit(client, task, recorder=run, on_progress=watcher.generation)

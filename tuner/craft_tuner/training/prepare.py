@@ -3,7 +3,7 @@
 Owns the step from a dataset to a `Task`.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,8 @@ from craft_tuner.client.client import Client
 from craft_tuner.client.uploads import OnUploaded, Upload
 from craft_tuner.config.fit_config import FitConfig
 from craft_tuner.data.dataset import Dataset, Item, labels_of, pictures_of
+from craft_tuner.data.formats import SERVED
+from craft_tuner.data.listing import some
 from craft_tuner.data.pictures import Picture, recognise, weigh
 from craft_tuner.data.sampling import sample_shots
 from craft_tuner.data.sources import read_dataset
@@ -117,7 +119,12 @@ def gather(config: FitConfig, dataset: Dataset, method: Method, *, card: ModelCa
 
 
 def send(
-    samples: Samples, client: Client, config: FitConfig, *, on_uploaded: OnUploaded
+    samples: Samples,
+    client: Client,
+    config: FitConfig,
+    *,
+    on_uploaded: OnUploaded,
+    say: Callable[[str], None] = lambda _: None,
 ) -> tuple[Task, Upload | None]:
     """Upload test images, shots and views; the task for a method, and the test images apart.
 
@@ -133,8 +140,7 @@ def send(
             return client.upload(pictures, name=name, classes=classes, on_uploaded=on_uploaded)
 
     with _pointed_out():
-        for item in (*samples.test, *samples.shots):
-            recognise(item.picture)
+        _recognise(pictures_of((*samples.test, *samples.shots)), say)
     test = upload(pictures_of(samples.test), "test") if samples.test else None
     originals = pictures_of(samples.shots)
     shots = upload(originals, "shots")
@@ -149,6 +155,17 @@ def send(
         return Task(texts, shots.images, (), labels, upload(together, "bundle").images), test
     views = tuple(upload(view, f"view-{number}").images for number, view in enumerate(augmented))
     return Task(texts, shots.images, views, labels), test
+
+
+def _recognise(pictures: Iterable[Picture], say: Callable[[str], None]) -> None:
+    """Look at all heads, and say what will be converted."""
+    converted: dict[str, list[str]] = {}
+    for picture in pictures:
+        kind = recognise(picture)
+        if kind not in SERVED:
+            converted.setdefault(kind, []).append(picture.name)
+    for kind, names in converted.items():
+        say(f"converted to PNG before the upload: {len(names):,} {kind} ({some(names)})")
 
 
 @contextmanager

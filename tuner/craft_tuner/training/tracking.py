@@ -78,6 +78,10 @@ class Tracking:
         self._tracker: Tracker | None = tracker
         self._name = name
 
+    def say(self, sentence: str) -> None:
+        """Pass on."""
+        self._watcher.say(sentence)
+
     def plan(self, plan: Plan, budgets: Budgets, ahead: Counters) -> None:
         """Pass on."""
         self._watcher.plan(plan, budgets, ahead)

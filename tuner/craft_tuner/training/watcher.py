@@ -15,6 +15,10 @@ from craft_tuner.training.traffic import Link, Traffic
 class Watcher(Protocol):
     """What is shown of a fit, as it goes on."""
 
+    def say(self, sentence: str) -> None:
+        """Something that stays to be read."""
+        ...
+
     def plan(self, plan: Plan, budgets: Budgets, ahead: Counters) -> None:
         """The plan is made; what it costs from here on, `ahead`, is not spent yet."""
         ...

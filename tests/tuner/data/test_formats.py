@@ -1,0 +1,151 @@
+"""Every file and array shows the same to the tuner, the estimator and the server."""
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from craft_server.images.decoding import ImageLimits, open_image
+from craft_tuner.client.uploads import upload
+from craft_tuner.data import formats
+from craft_tuner.data.arrays import pictures_from
+from craft_tuner.data.pictures import BytesPicture, FilePicture, check_head, decode, recognise
+from craft_tuner.errors import PictureError
+from craft_tuner.runs.thumbnails import thumbnail
+from tests.support.picture_cases import CASES
+from tests.support.picture_files import COLOUR, GREY, INK, over_white, rgb, saved
+from tests.support.tuner_server import FakeServer, files_of, transport_to
+
+LIMITS = ImageLimits(
+    bytes=10**6,
+    pixels=10**5,
+    owner_bytes=10**9,
+    owner_images=10,
+    images_per_set=5,
+    owner_sets=4,
+    owner_set_images=12,
+)
+SHOWN = [case for case in CASES if case.shows is not None]
+NOT_SHOWN = [case for case in CASES if case.shows is None]
+
+
+def by_name(case):
+    return case.name
+
+
+def sent(pictures):
+    """The files that reach a server."""
+    server = FakeServer()
+    with transport_to(server) as transport:
+        upload(transport, pictures, limits=server.cards[0].limits, set_size=9, name="")
+    return [data for asked in server.calls("/v1/images") for data in files_of(asked)]
+
+
+@pytest.mark.parametrize("case", SHOWN, ids=by_name)
+def test_server_tuner_and_estimator_see_the_same_picture(case, tmp_path):
+    path = tmp_path / "picture.txt"  # no ending is believed
+    path.write_bytes(case.data)
+    mine = decode(FilePicture(path, "picture"))
+    difference = np.abs(np.asarray(mine).astype(int) - case.shows)
+    assert difference.max() <= case.tolerance
+    [arrived] = sent([FilePicture(path, "picture")])
+    assert (arrived == case.data) == case.served
+    assert open_image(arrived, LIMITS).tobytes() == mine.tobytes()
+    opened = Image.open(io.BytesIO(case.data))
+    for held in (case.data, path, str(path), opened):
+        [picture] = pictures_from([held])
+        [arrived] = sent([picture])
+        assert open_image(arrived, LIMITS).tobytes() == mine.tobytes()
+
+
+@pytest.mark.parametrize("case", NOT_SHOWN, ids=by_name)
+def test_what_shows_nothing_is_refused_by_name_and_nothing_leaves(case):
+    picture = BytesPicture(case.data, "train/ox/7")
+    with pytest.raises(PictureError, match=r"the image train/ox/7\b") as caught:
+        decode(picture)
+    assert caught.value.picture == "train/ox/7"
+    server = FakeServer()
+    with transport_to(server) as transport, pytest.raises(PictureError, match="train/ox/7"):
+        upload(transport, [picture], limits=server.cards[0].limits, set_size=9, name="")
+    assert not server.calls("/v1/images")
+
+
+@pytest.mark.parametrize("case", SHOWN[::5], ids=by_name)
+def test_a_thumbnail_can_be_made_of_any(case):
+    assert thumbnail(BytesPicture(case.data, "a")).startswith("data:image/")
+
+
+SOFT = GREY[::-1]
+WIDE = GREY.astype(np.uint16)
+ARRAYS = {
+    "uint8": (GREY, rgb(GREY)),
+    "uint8, one channel": (GREY[:, :, None], rgb(GREY)),
+    "uint8, alpha": (np.stack([GREY, SOFT], 2), over_white(GREY, SOFT)),
+    "uint8, colour": (COLOUR, COLOUR),
+    "uint8, colour and alpha": (np.dstack([COLOUR, SOFT]), over_white(COLOUR, SOFT)),
+    "bool": (INK > 0, rgb(INK)),
+    "bool, one channel": ((INK > 0)[:, :, None], rgb(INK)),
+    "uint16": (WIDE * 257, rgb(GREY)),
+    "uint16, big-endian": ((WIDE * 257).astype(">u2"), rgb(GREY)),
+    "12 in 16": (np.rint(WIDE * (4095 / 255)).astype(np.uint16), rgb(GREY)),
+    "uint16, one channel": ((WIDE * 257)[:, :, None], rgb(GREY)),
+    "uint16, alpha": (
+        np.stack([WIDE, WIDE[::-1]], 2) * 257,
+        over_white(GREY, SOFT),
+    ),
+    "uint16, colour": (COLOUR.astype(np.uint16) * 257, COLOUR),
+    "int8": ((GREY.astype(int) - 128).astype(np.int8), rgb(GREY)),
+    "int32": (GREY.astype(np.int32) * 1000 - 50_000, rgb(GREY)),
+    "int64": (GREY.astype(np.int64), rgb(GREY)),
+    "uint32": (GREY.astype(np.uint32) * 16_843_009, rgb(GREY)),
+    "float16": ((GREY / 255).astype(np.float16), rgb(GREY)),
+    "float32": ((GREY / 255).astype(np.float32), rgb(GREY)),
+    "float64": (GREY / 255, rgb(GREY)),
+    "float of any range": (GREY * 3.5 - 1000, rgb(GREY)),
+    "float, one channel": ((GREY / 255)[:, :, None], rgb(GREY)),
+    "float, colour": (COLOUR / 255, COLOUR),
+    "float, colour and alpha": (np.dstack([COLOUR, SOFT]) / 255, over_white(COLOUR, SOFT)),
+    "not contiguous": (COLOUR[::-1, ::-1], COLOUR[::-1, ::-1]),
+}
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_an_array_shows_what_its_8_bit_twin_shows(name):
+    values, shows = ARRAYS[name]
+    [picture] = pictures_from([values])
+    found = np.asarray(decode(picture)).astype(int)
+    assert np.abs(found - shows).max() <= 1
+    if "alpha" not in name and name != "float16":
+        assert np.array_equal(found, shows)
+
+
+def test_pillow_images_of_every_mode_are_shown_by_the_rule():
+    turned = Image.fromarray(COLOUR)
+    turned.getexif()[0x112] = 6
+    image = Image.open(io.BytesIO(saved(turned, "PNG", exif=turned.getexif())))
+    [picture] = pictures_from([image])
+    assert decode(picture).size == (COLOUR.shape[0], COLOUR.shape[1])
+
+
+@pytest.mark.parametrize(
+    ("head", "words"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "is HEIC, which needs pillow-heif"),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0", "is HEIC, which needs pillow-heif"),
+        (b"\xff\x0a\xfa\x1f", "is JPEG XL, which needs pillow-jxl-plugin"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "is JPEG XL, which needs pillow-jxl-plugin"),
+    ],
+)
+def test_a_format_that_a_package_reads_says_which(monkeypatch, head, words):
+    monkeypatch.setattr(formats, "_convertible", lambda: ("BMP",))
+    picture = BytesPicture(head + bytes(100), "a.png")
+    for look in (recognise, decode, lambda one: check_head(one.data, one.name, most_pixels=9)):
+        with pytest.raises(PictureError, match=f"the image a.png {words}"):
+            look(picture)
+
+
+def test_pillow_without_avif_says_what_reads_it(monkeypatch):
+    monkeypatch.setattr(formats, "_convertible", lambda: ("BMP",))
+    with pytest.raises(PictureError, match=r"is AVIF, which needs pillow 11\.3 or later"):
+        decode(BytesPicture(b"\0\0\0\x1cftypavif" + bytes(99), "a"))
