@@ -355,6 +355,20 @@ def test_of_a_fit_with_a_text_called_png_nothing_leaves(tuner, tmp_path, where):
     assert posted == []
 
 
+@pytest.mark.parametrize("where", ["test/ox/1.png", "train/ox/0.png"])
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF"])
+def test_of_a_fit_with_a_truncated_picture_nothing_is_uploaded(tuner, tmp_path, where, kind):
+    server, run = tuner
+    zoo = build_zoo(tmp_path / "zoo")
+    damaged = whole(kind)[:-500]
+    for path in (zoo / where).parent.glob("*.png") if "train" in where else [zoo / where]:
+        path.write_bytes(damaged)
+    code, _, error = run("fit", "--data", "zoo", "--run", "run", *FIT)
+    assert code == 2
+    assert f"cannot decode the image {where.split('/')[0]}/ox/" in error
+    assert not server.calls("/v1/images")
+
+
 def test_a_fit_says_what_it_leaves_out_and_what_it_converts(tuner, tmp_path):
     _, run = tuner
     ox = build_zoo(tmp_path / "zoo") / "train" / "ox"

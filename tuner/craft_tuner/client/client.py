@@ -40,7 +40,7 @@ from craft_tuner.client.purchases import Purchase, Purchases
 from craft_tuner.client.responses import expect, message
 from craft_tuner.client.transport import Call, Transport
 from craft_tuner.client.upload_rate import UploadRate
-from craft_tuner.client.uploads import OnUploaded, Upload, upload
+from craft_tuner.client.uploads import OnUploaded, Upload, look, upload
 from craft_tuner.data.pictures import Picture
 from craft_tuner.errors import ServerUnreachable, WrongModel
 
@@ -85,6 +85,7 @@ class Client:
         self._run_id = run_id
         self._dtype: Dtype = dtype
         self._sizes: dict[str, int] = {}
+        self._sound: set[str] = set()
         self.upload_rate = UploadRate()
         """Learnt by uploading."""
         self.purchases = Purchases() if purchases is None else purchases
@@ -101,6 +102,14 @@ class Client:
     def budgets(self) -> Budgets:
         """What the key has left, as the server counts it."""
         return self.key().budgets
+
+    def look(self, pictures: Sequence[Picture]) -> None:
+        """Decode what the server lacks of pictures; none of them leaves.
+
+        Raises:
+            DataError: a picture cannot be read or decoded, or is too large.
+        """
+        look(self._transport, pictures, limits=self._card.limits, sound=self._sound)
 
     def upload(
         self,
@@ -130,6 +139,7 @@ class Client:
             name=name,
             on_uploaded=on_uploaded,
             rate=self.upload_rate,
+            sound=self._sound,
         )
         self._sizes.update(zip(done.images.sets, done.sizes, strict=True))
         return done

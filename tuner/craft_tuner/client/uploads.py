@@ -86,6 +86,7 @@ def upload(
     name: str,
     on_uploaded: OnUploaded = lambda _: None,
     rate: UploadRate | None = None,
+    sound: set[str] | None = None,
 ) -> Upload:
     """Bring pictures to the server and group them into image sets of at most `set_size`.
 
@@ -97,19 +98,40 @@ def upload(
         name: of the sets.
         on_uploaded: called with how many more pictures are there.
         rate: what is known of the upload rate; it learns more.
+        sound: ids of what was decoded already, by `look`; gets those of the others.
 
     Raises:
         NoAnswer: not even a single picture gets through.
         PictureError: one cannot be read, is too large, or is no image to the server.
     """
     ids: list[str] = []
-    sender = _Sender(transport, rate or UploadRate(), limits.body_bytes, on_uploaded)
+    decoded = set() if sound is None else sound
+    sender = _Sender(transport, rate or UploadRate(), limits.body_bytes, on_uploaded, decoded)
     for batch in _batches(pictures, limits):
         sender.send_missing(batch)
         ids.extend(file.id for file in batch)
     groups = [ids[start : start + set_size] for start in range(0, len(ids), set_size)]
     sets = tuple(_create_set(transport, group, name) for group in groups)
     return Upload(Images(sets, len(ids)), tuple(len(group) for group in groups), tuple(ids))
+
+
+def look(
+    transport: Transport, pictures: Sequence[Picture], *, limits: CardLimits, sound: set[str]
+) -> None:
+    """Decode what the server lacks to the end, a batch at a time; no picture leaves.
+
+    Args:
+        transport: asked for what the server lacks.
+        pictures: read a batch at a time.
+        limits: of the model card.
+        sound: gets the ids of what was decoded.
+
+    Raises:
+        PictureError: one cannot be read, is too large, or is damaged.
+    """
+    sender = _Sender(transport, UploadRate(), limits.body_bytes, lambda _: None, sound)
+    for batch in _batches(pictures, limits):
+        sender.missing_of(batch)
 
 
 def _batches(pictures: Iterable[Picture], limits: CardLimits) -> Iterator[list[_File]]:
@@ -155,9 +177,10 @@ class _Sender:
     rate: UploadRate
     body_bytes: int
     on_uploaded: OnUploaded
+    sound: set[str]
 
-    def send_missing(self, batch: list[_File]) -> None:
-        """Send what the server lacks of a batch, each image once."""
+    def missing_of(self, batch: list[_File]) -> list[_File]:
+        """What the server lacks of a batch, each image once and decoded."""
         files = list({file.id: file for file in batch}.values())
         manifest = Manifest(ids=[file.id for file in files])
         call = Call(
@@ -170,7 +193,14 @@ class _Sender:
         missing = set(self.transport.send(call, message(ManifestReply)).missing)
         files = [file for file in files if file.id in missing]
         for file in files:
-            check_whole(file.data, file.name)
+            if file.id not in self.sound:
+                check_whole(file.data, file.name)
+                self.sound.add(file.id)
+        return files
+
+    def send_missing(self, batch: list[_File]) -> None:
+        """Send what the server lacks of a batch."""
+        files = self.missing_of(batch)
         if len(files) < len(batch):
             self.on_uploaded(len(batch) - len(files))
         for piece in _groups(files, lambda: min(self.body_bytes, self.rate.room)):

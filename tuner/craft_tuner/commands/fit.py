@@ -109,6 +109,7 @@ def evaluate(
     with open_server(settings) as (screen, transport):
         client = client_for(adapter, transport, settings)
         _say_cost(screen, client, adapter, images=len(items), zero_shot=zero_shot)
+        client.look(pictures_of(items))
         images = client.upload(
             pictures_of(items),
             name="evaluate",

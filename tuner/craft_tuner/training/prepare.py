@@ -128,7 +128,8 @@ def send(
 ) -> tuple[Task, Upload | None]:
     """Upload test images, shots and views; the task for a method, and the test images apart.
 
-    Looks at the head of every picture first: with one that is none, nothing leaves.
+    Looks at every picture first, the heads of all and then what the server lacks to the end: with
+    one that is damaged, nothing leaves.
 
     Raises:
         DataError: a picture cannot be used, or one is a shot and a test image.
@@ -140,7 +141,9 @@ def send(
             return client.upload(pictures, name=name, classes=classes, on_uploaded=on_uploaded)
 
     with _pointed_out():
-        _recognise(pictures_of((*samples.test, *samples.shots)), say)
+        everything = pictures_of((*samples.test, *samples.shots))
+        _recognise(everything, say)
+        client.look(everything)
     test = upload(pictures_of(samples.test), "test") if samples.test else None
     originals = pictures_of(samples.shots)
     shots = upload(originals, "shots")
