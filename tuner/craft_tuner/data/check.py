@@ -128,10 +128,11 @@ def remark(what: str) -> Finding:
 
 
 def _faults(listing: Listing) -> Iterator[Finding]:
-    kinds: dict[str, list[str]] = defaultdict(list)
+    kinds: dict[tuple[str, bool], list[str]] = defaultdict(list)
     for fault in listing.faults:
-        kinds[fault.kind].append(fault.name)
-    yield from (finding(kind, names) for kind, names in kinds.items())
+        kinds[fault.kind, fault.problem].append(fault.name)
+    for (kind, problem), names in kinds.items():
+        yield finding(kind, names, problem=problem)
 
 
 def _classes(listing: Listing) -> Iterator[Finding]:

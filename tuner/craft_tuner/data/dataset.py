@@ -64,6 +64,15 @@ def composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def encodable(name: str) -> bool:
+    """Whether a name can be written as UTF-8: file systems and JSON may hold others."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _check_class_names(names: Sequence[str]) -> None:
     if len(names) < 2:
         raise DataError(f"the dataset has {len(names)} class(es) {list(names)}; needed: 2 or more")

@@ -17,11 +17,15 @@ Pair = tuple[str, Picture]
 
 
 class Fault(NamedTuple):
-    """One thing that a reader cannot use: its kind, what it is called, and the whole sentence."""
+    """One thing that a reader cannot use: its kind, what it is called, and the whole sentence.
+
+    Where it is no `problem`, the rest can be used without it.
+    """
 
     kind: str
     name: str
     sentence: str
+    problem: bool = True
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ class Listing:
             DataError: the reader found a fault, a class is in one split only, or the class names
                 are not usable.
         """
-        _refuse(self.faults)
+        _refuse([fault for fault in self.faults if fault.problem])
         _check_splits(*self.missing())
         index = {label: number for number, label in enumerate(self.classes())}
         return Dataset(
