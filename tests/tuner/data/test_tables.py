@@ -188,7 +188,14 @@ def test_rows_go_to_the_split_that_they_name(photos, column, values):
     (photos / "data.csv").write_text("\n".join([f"path,label,{column}", *rows]))
     listing = list_table(photos / "data.csv")
     assert (len(listing.train), listing.validation, len(listing.test)) == (2, 1, 1)
-    assert listing.faults == ()
+    assert [fault.name for fault in listing.faults] == ["val, 1 images"]
+
+
+@pytest.mark.parametrize("name", ["val", "Dev", "validation"])
+def test_a_table_for_validation_alone_says_what_to_change(photos, name):
+    (photos / "data.csv").write_text(f"path,label,split\nphotos/0.png,a,{name}\n")
+    with pytest.raises(DataError, match=f"has the split {name} alone; call it train"):
+        list_table(photos / "data.csv")
 
 
 @pytest.mark.parametrize(

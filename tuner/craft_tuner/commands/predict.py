@@ -116,6 +116,8 @@ def _answer(
 
 
 def _judge(named: Named, damaged: int, screen: Screen) -> None:
+    for remark in named.remarks:
+        screen.say(f"remark: {remark}")
     for fault in named.faults:
         screen.say(f"left out: {fault.sentence}")
     bad, total = damaged + len(named.faults), len(named.pictures) + len(named.faults)

@@ -6,7 +6,7 @@ Owns the type of a dataset and what its class names may be.
 import unicodedata
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,8 @@ class Dataset:
     """K class names with the items to train on and to test on; either may be empty.
 
     In a `closed` dataset an answer is one of its classes, even from an adapter that knows more:
-    ImageNet-A and ImageNet-R are scored among their own 200 of ImageNet's 1,000.
+    ImageNet-A and ImageNet-R are scored among their own 200 of ImageNet's 1,000. `remarks` are
+    sentences on what its reader has passed over, or has had to guess.
 
     Raises:
         DataError: fewer than two classes, or a class name that is empty, too long or doubled.
@@ -39,6 +40,7 @@ class Dataset:
     train: tuple[Item, ...]
     test: tuple[Item, ...] = ()
     closed: bool = False
+    remarks: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         _check_class_names(self.class_names)

@@ -3,9 +3,11 @@
 `Listing.dataset()` makes a dataset of it or refuses; `check.py` reports all of it.
 """
 
-from collections import Counter
+import os
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import NamedTuple
 
 from craft_tuner.data.dataset import Dataset, Item, composed, spoken
@@ -74,7 +76,7 @@ class Listing:
             DataError: the reader found a fault, a class is in one split only, or the class names
                 are not usable.
         """
-        _refuse([fault for fault in self.faults if fault.problem])
+        _refuse(problems(self.faults))
         _check_splits(*self.missing())
         index = {label: number for number, label in enumerate(self.classes())}
         return Dataset(
@@ -82,6 +84,7 @@ class Listing:
             train=self._items(self.train, index),
             test=self._items(self.test, index),
             closed=self.closed,
+            remarks=tuple(remarks(self.faults)),
         )
 
     def renamed(self, names: Mapping[str, str]) -> "Listing":
@@ -104,6 +107,38 @@ class Listing:
         if self.labels:
             return tuple(items)
         return tuple(sorted(items, key=lambda item: (item.label, item.picture.name)))
+
+
+def problems(faults: Iterable[Fault]) -> list[Fault]:
+    """The faults that a dataset cannot be used with."""
+    return [fault for fault in faults if fault.problem]
+
+
+def remarks(faults: Iterable[Fault]) -> list[str]:
+    """What else was found, counted: a sentence for each kind."""
+    kinds: dict[str, list[str]] = defaultdict(list)
+    for fault in faults:
+        if not fault.problem:
+            kinds[fault.kind].append(fault.name)
+    return [f"{kind} ({len(names):,}): {some(names)}" for kind, names in kinds.items()]
+
+
+def passed_over(what: str, path: Path) -> Fault:
+    """The remark on a file or folder that is not read."""
+    return Fault(what, shown(path), f"{shown(path)}: {what}", problem=False)
+
+
+def unused(name: str, count: int, *, tested: bool) -> Fault:
+    """The remark on the split for validation, as its source calls it."""
+    way = "" if tested else "; a fit is tested on what is called test"
+    sentence = f"{name} has {count:,} images for validation, which no fit uses{way}"
+    kind = f"for validation, which no fit uses{way}"
+    return Fault(kind, f"{name}, {count:,} images", sentence, problem=False)
+
+
+def shown(path: Path) -> str:
+    """The path as text that can be written: bytes that are not UTF-8 as backslash escapes."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def distinct_names(labels: Iterable[tuple[str, str]]) -> dict[str, str]:

@@ -11,12 +11,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from craft_tuner.data.benchmarks import BENCHMARKS, Benchmark
-from craft_tuner.data.dataset import Dataset
+from craft_tuner.data.dataset import Dataset, encodable
 from craft_tuner.data.digits import load_digits
 from craft_tuner.data.folders import list_folders
 from craft_tuner.data.hugging_face import list_hub
 from craft_tuner.data.layouts import find_benchmark, list_benchmark
-from craft_tuner.data.listing import Listing
+from craft_tuner.data.listing import Listing, shown
 from craft_tuner.data.tables import list_table, read_class_names
 from craft_tuner.errors import DataError
 
@@ -50,7 +50,12 @@ def list_source(
 
 
 def absolute(source: str) -> str:
-    """The source as it reads from any working directory."""
+    """The source as it reads from any working directory.
+
+    Raises:
+        DataError: its name is not UTF-8.
+    """
+    _check_name(source)
     if source.startswith(COOP):
         name, root = _parts(source)
         return f"{COOP}{name}@{root.absolute()}"
@@ -71,6 +76,7 @@ def benchmark_of(source: str) -> Benchmark | None:
 
 def _list(source: str, outside: tuple[Path, ...]) -> Listing:
     path = Path(source)
+    _check_name(source)
     if source.startswith(COOP):
         return list_benchmark(*_parts(source), outside)
     if source.startswith(HUB):
@@ -86,6 +92,11 @@ def _list(source: str, outside: tuple[Path, ...]) -> Listing:
         f"with path, label and maybe split, coop:NAME@ROOT (NAME: {', '.join(BENCHMARKS)}), "
         f"hf:OWNER/NAME, or {DIGITS!r}"
     )
+
+
+def _check_name(source: str) -> None:
+    if not encodable(source):
+        raise DataError(f"the name of {shown(Path(source))} is not UTF-8; rename it")
 
 
 def _parts(source: str) -> tuple[str, Path]:

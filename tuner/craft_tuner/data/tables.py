@@ -19,10 +19,10 @@ from typing import Any
 
 from craft_tuner.data.columns import Column, fits, plain, roles
 from craft_tuner.data.dataset import encodable
-from craft_tuner.data.listing import Fault, Listing, Pair
+from craft_tuner.data.listing import Fault, Listing, Pair, unused
 from craft_tuner.data.pictures import FilePicture
 from craft_tuner.data.places import OUTSIDE, Places
-from craft_tuner.data.splits import SPLITS, TRAIN, split_of
+from craft_tuner.data.splits import SPLITS, TRAIN, VALIDATION, split_of
 from craft_tuner.data.table_text import read_cells, read_text
 from craft_tuner.errors import DataError
 
@@ -66,12 +66,14 @@ def list_table(file: Path, outside: Iterable[Path] = ()) -> Listing:
     pairs: dict[str | None, list[Pair]] = {split: [] for split in (*SPLITS, None)}
     for row in rows:
         pairs[split_of(row.split)].append(_pair(file, row, places))
-    return Listing(
-        tuple(pairs["train"]),
-        tuple(pairs["test"]),
-        validation=len(pairs["val"]),
-        faults=(*remarks, *passed, *_faults(file, rows, places)),
-    )
+    train, validation, test = (tuple(pairs[split]) for split in SPLITS)
+    if validation and not (train or test):
+        called = next(row.split for row in rows if split_of(row.split) == VALIDATION)
+        raise DataError(f"{file} has the split {called} alone; call it train to train on it")
+    faults = [*remarks, *passed, *_faults(file, rows, places)]
+    if validation:
+        faults.append(unused(VALIDATION, len(validation), tested=bool(test)))
+    return Listing(train, test, validation=len(validation), faults=tuple(faults))
 
 
 def read_class_names(file: Path) -> dict[str, str]:
