@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from pydantic import BaseModel, ConfigDict
 
+from craft_tuner.data.class_names import no_words
 from craft_tuner.data.dataset import Dataset
 from craft_tuner.data.listing import Listing
 from craft_tuner.data.pictures import BytesPicture, Picture, decode
@@ -144,6 +145,7 @@ def _classes(listing: Listing) -> Iterator[Finding]:
     yield finding("class without training images", untrained)
     yield finding("class without test images", untested)
     yield finding("class names", _refused(names))
+    yield from (finding(what, found, problem=False) for what, found in no_words(names))
     single = [label for label in listing.classes() if counts[label] == 1]
     yield finding("class with one training image", single, problem=False)
     yield finding("name beyond ASCII", unicode, problem=False)

@@ -52,8 +52,8 @@ def list_folders(root: Path, outside: Iterable[Path] = ()) -> Listing:
     count = _count(validation, places) if validation else 0
     if validation:
         faults.append(unused(f"{validation.name}/", count, tested=TEST in splits))
-    if not (train or test or TRAIN in splits or TEST in splits):
-        raise DataError(f"{root} has {validation.name}/ alone; call it train to train on it")
+        if len(splits) == 1:
+            raise DataError(f"{root} has {validation.name}/ alone; call it train to train on it")
     return Listing(train, test, validation=count, faults=tuple(faults))
 
 

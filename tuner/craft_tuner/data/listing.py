@@ -4,12 +4,13 @@
 """
 
 import os
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from craft_tuner.data.class_names import heard, no_words
 from craft_tuner.data.dataset import Dataset, Item, composed, spoken
 from craft_tuner.data.pictures import Picture
 from craft_tuner.errors import DataError
@@ -79,12 +80,14 @@ class Listing:
         _refuse(problems(self.faults))
         _check_splits(*self.missing())
         index = {label: number for number, label in enumerate(self.classes())}
+        names = tuple(self.class_name(label) for label in index)
+        said = [*_by_kind(self.faults), *no_words(names)]
         return Dataset(
-            class_names=tuple(self.class_name(label) for label in index),
+            class_names=names,
             train=self._items(self.train, index),
             test=self._items(self.test, index),
             closed=self.closed,
-            remarks=tuple(remarks(self.faults)),
+            remarks=tuple(_counted(kind, found) for kind, found in said),
         )
 
     def renamed(self, names: Mapping[str, str]) -> "Listing":
@@ -116,11 +119,7 @@ def problems(faults: Iterable[Fault]) -> list[Fault]:
 
 def remarks(faults: Iterable[Fault]) -> list[str]:
     """What else was found, counted: a sentence for each kind."""
-    kinds: dict[str, list[str]] = defaultdict(list)
-    for fault in faults:
-        if not fault.problem:
-            kinds[fault.kind].append(fault.name)
-    return [f"{kind} ({len(names):,}): {some(names)}" for kind, names in kinds.items()]
+    return [_counted(kind, names) for kind, names in _by_kind(faults)]
 
 
 def passed_over(what: str, path: Path) -> Fault:
@@ -144,13 +143,15 @@ def shown(path: Path) -> str:
 def distinct_names(labels: Iterable[tuple[str, str]]) -> dict[str, str]:
     """Class names by label, from (label, class name); a name that is taken gets its label added.
 
-    ImageNet has two classes called `missile`; an answer must say which.
+    ImageNet has two classes called `missile`; an answer must say which. What CLIP's tokenizer makes
+    equal is taken too.
     """
     names: dict[str, str] = {}
-    taken: Counter[str] = Counter()
+    taken: set[tuple[str, ...]] = set()
     for label, name in labels:
-        names[label] = f"{name} ({label})" if taken[name] else name
-        taken[name] += 1
+        said = heard(spoken(name))
+        names[label] = f"{name} ({label})" if said in taken else name
+        taken.add(said)
     return names
 
 
@@ -158,6 +159,19 @@ def some(names: Sequence[str], *, shown: int = 3) -> str:
     """The first few names, quoted, and how many more there are."""
     more = f" and {len(names) - shown:,} more" if len(names) > shown else ""
     return ", ".join(repr(name) for name in names[:shown]) + more
+
+
+def _by_kind(faults: Iterable[Fault]) -> list[tuple[str, list[str]]]:
+    """The names of what is no problem."""
+    kinds: dict[str, list[str]] = defaultdict(list)
+    for fault in faults:
+        if not fault.problem:
+            kinds[fault.kind].append(fault.name)
+    return list(kinds.items())
+
+
+def _counted(kind: str, names: Sequence[str]) -> str:
+    return f"{kind} ({len(names):,}): {some(names)}"
 
 
 def _refuse(faults: Sequence[Fault]) -> None:

@@ -11,12 +11,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from craft_tuner.data.benchmarks import BENCHMARKS, Benchmark
+from craft_tuner.data.class_names import WORDNET_ID
 from craft_tuner.data.dataset import Dataset, encodable
 from craft_tuner.data.digits import load_digits
 from craft_tuner.data.folders import list_folders
 from craft_tuner.data.hugging_face import list_hub
 from craft_tuner.data.layouts import find_benchmark, list_benchmark
-from craft_tuner.data.listing import Listing, shown
+from craft_tuner.data.listing import Listing, distinct_names, shown
 from craft_tuner.data.tables import list_table, read_class_names
 from craft_tuner.errors import DataError
 
@@ -44,9 +45,18 @@ def read_dataset(
 def list_source(
     source: str, *, class_names: Path | None = None, outside: Iterable[Path] = ()
 ) -> Listing:
-    """List a dataset without judging it; otherwise as `read_dataset`."""
+    """List a dataset without judging it; otherwise as `read_dataset`.
+
+    A file of ImageNet's names may name more WordNet ids than the dataset has.
+    """
     listing = _list(source, tuple(outside))
-    return listing.renamed(read_class_names(class_names)) if class_names else listing
+    if class_names is None:
+        return listing
+    names, labels = read_class_names(class_names), set(listing.classes())
+    ids = {label: name for label, name in names.items() if WORDNET_ID.fullmatch(label)}
+    others = {label: name for label, name in names.items() if label not in ids}
+    known = ((label, name) for label, name in ids.items() if label in labels)
+    return listing.renamed(others | distinct_names(known))
 
 
 def absolute(source: str) -> str:

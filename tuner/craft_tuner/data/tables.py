@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from craft_tuner.data.class_names import WORDNET_ID
 from craft_tuner.data.columns import Column, fits, plain, roles
 from craft_tuner.data.dataset import encodable
 from craft_tuner.data.listing import Fault, Listing, Pair, unused
@@ -79,6 +80,9 @@ def list_table(file: Path, outside: Iterable[Path] = ()) -> Listing:
 def read_class_names(file: Path) -> dict[str, str]:
     """Class names for labels, one `label = class name` a line; empty lines and # lines skipped.
 
+    A WordNet id needs no equals sign, as in ImageNet's lists: of `n02084071 dog, domestic dog` the
+    first name is taken.
+
     Raises:
         DataError: the file cannot be read, or a line has another form.
     """
@@ -87,6 +91,9 @@ def read_class_names(file: Path) -> dict[str, str]:
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         label, equals, name = (part.strip() for part in line.partition("="))
+        wnid, *words = line.split(maxsplit=1)
+        if words and WORDNET_ID.fullmatch(wnid) and wnid != label:
+            label, equals, name = wnid, "=", words[0].partition(",")[0].strip()
         if not (label and equals and name) or label in renamed:
             raise DataError(
                 f"{file} line {number}: {line.strip()[:60]!r}; needed: label = class name, each "

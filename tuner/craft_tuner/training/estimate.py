@@ -16,7 +16,7 @@ from craft_tuner.data.sampling import sample_shots
 from craft_tuner.data.views import Augmentation
 from craft_tuner.errors import CraftTunerError
 from craft_tuner.plan import Plan, Workload
-from craft_tuner.training.prepare import Samples
+from craft_tuner.training.prepare import Samples, check_prompts
 from craft_tuner.training.traffic import Load, Traffic, foresee
 
 CARD = ModelCard(
@@ -65,12 +65,13 @@ def estimate(config: FitConfig, dataset: Dataset) -> Estimate:
     """What a fit would need; a dataset of test images alone needs its evaluation.
 
     Raises:
-        DataError: the shots cannot be sampled, or a picture cannot be read.
+        DataError: the shots cannot be sampled, a picture cannot be read, or a name is too long.
         BudgetExhausted: not one generation fits the budget.
     """
     if not dataset.train:
         config = config.model_copy(update={"method": "zero_shot"})
     method = methods.get(config.method)
+    check_prompts(config, dataset, CARD)
     samples = Samples(
         class_names=dataset.class_names,
         shots=_shots(config, dataset),
