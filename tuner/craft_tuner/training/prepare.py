@@ -16,6 +16,7 @@ from craft_tuner.client.batching import images_per_set
 from craft_tuner.client.client import Client
 from craft_tuner.client.uploads import OnUploaded, Upload
 from craft_tuner.config.fit_config import FitConfig
+from craft_tuner.config.shots import most, takes_fewer
 from craft_tuner.data.class_names import check_lengths
 from craft_tuner.data.dataset import Dataset, Item, labels_of, pictures_of
 from craft_tuner.data.pictures import Picture, recognise, weigh
@@ -107,6 +108,21 @@ def check_prompts(config: FitConfig, dataset: Dataset, card: ModelCard) -> None:
     check_lengths(names, context=config.context, suffix=config.suffix, most=most)
 
 
+def draw(config: FitConfig, dataset: Dataset) -> tuple[Item, ...]:
+    """The shots of a dataset.
+
+    Raises:
+        DataError: a class has too few images.
+    """
+    return sample_shots(
+        dataset,
+        shots=most(config.shots),
+        seed=config.seed,
+        sampling=config.sampling,
+        fewer=takes_fewer(config.shots),
+    )
+
+
 def gather(config: FitConfig, dataset: Dataset, method: Method, *, card: ModelCard) -> Samples:
     """Sample the shots of a dataset; no picture is opened.
 
@@ -118,7 +134,7 @@ def gather(config: FitConfig, dataset: Dataset, method: Method, *, card: ModelCa
     check_prompts(config, dataset, card)
     return Samples(
         class_names=dataset.class_names,
-        shots=sample_shots(dataset, shots=config.shots, seed=config.seed, sampling=config.sampling),
+        shots=draw(config, dataset),
         test=dataset.test,
         views=method.views(config),
         augmentation=Augmentation(
