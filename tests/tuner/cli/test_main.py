@@ -212,6 +212,23 @@ def test_unbalanced_classes_spend_what_their_plan_says(tuner, zoo, server, metho
     assert planned == {name: result["spent_total"][name] for name in COUNTED}
 
 
+@pytest.mark.parametrize("dry", [("--dry-run",), ()])
+def test_a_fit_says_what_its_reader_has_to_remark(tuner, zoo, dry):
+    for split in ("train", "test"):
+        (zoo / split / "ox").rename(zoo / split / "n02403003")
+    (zoo / "train" / "cat" / ".ipynb_checkpoints").mkdir()
+    (zoo / "val" / "cat").mkdir(parents=True)
+    code, _, error = tuner("fit", "--data", zoo, *FIT, "--method", "zero_shot", *dry)
+    assert code == 0, error
+    said = [line for line in error.splitlines() if line.startswith("remark: ")]
+    asked = 'class name that is a WordNet id, asked as "a photo of a n02403003.": give words with '
+    assert [line.removeprefix("remark: ")[: len(asked)] for line in said] == [
+        f"hidden, passed over (1): '{zoo}/train/cat/.ipynb_checkpoints'"[: len(asked)],
+        "for validation, which no fit uses (1): 'val/, 0 images'",
+        asked,
+    ]
+
+
 def test_the_key_is_in_no_file_of_the_run(world):
     for path in world.run.iterdir():
         assert KEY.encode() not in path.read_bytes()

@@ -2,6 +2,7 @@
 
 import io
 import os
+from pathlib import Path
 
 import pytest
 
@@ -167,7 +168,7 @@ def test_a_name_that_is_not_utf_8_is_a_problem_by_name(tmp_path, path):
 
 @pytest.mark.parametrize("name", [LATIN, f"{LATIN}.csv", f"{LATIN}/zoo"])
 def test_a_source_whose_name_is_not_utf_8_is_refused(tmp_path, name):
-    for use in (list_source, absolute):
+    for use in (list_source, absolute, lambda name: list_source("digits", class_names=Path(name))):
         with pytest.raises(DataError, match=r"caf\\xe9.* is not UTF-8; rename it$"):
             use(str(tmp_path / name))
 

@@ -21,7 +21,7 @@ from craft_tuner.config.fit_config import FitConfig
 from craft_tuner.config.settings import Settings
 from craft_tuner.data.dataset import Dataset, pictures_of
 from craft_tuner.data.pictures import recognise
-from craft_tuner.data.sources import absolute, read_dataset
+from craft_tuner.data.sources import absolute, check_name, read_dataset
 from craft_tuner.errors import CraftTunerError, RunError
 from craft_tuner.inference import evaluate as evaluation
 from craft_tuner.inference.evaluate import Evaluation
@@ -143,6 +143,8 @@ def _setup(
     data: str,
     class_names: Path | None,
 ) -> Setup:
+    if class_names:
+        check_name(str(class_names))
     return Setup(
         server=transport.url,
         model=card.id,

@@ -22,6 +22,9 @@ NAMES: dict[Column, tuple[str, ...]] = {
 """The first is what a column is called here and decides where others are there too."""
 
 
+SHOWN = 8
+"""Names of a column that a refusal tells."""
+
 NEEDED: tuple[Column, ...] = ("path", "label")
 
 
@@ -87,5 +90,5 @@ def _refusal(column: Column, names: Sequence[str], found: Sequence[str]) -> str:
         return f"{list(names)} names a picture, not the columns; add a line path,label above it"
     return (
         f"columns {list(names)[:20]}; needed: path and label; call the column of the {column} so, "
-        f"or {', '.join(NAMES[column][1:])}"
+        f"or {', '.join(NAMES[column][1:SHOWN])}"
     )

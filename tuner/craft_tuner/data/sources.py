@@ -52,6 +52,7 @@ def list_source(
     listing = _list(source, tuple(outside))
     if class_names is None:
         return listing
+    check_name(str(class_names))
     names, labels = read_class_names(class_names), set(listing.classes())
     ids = {label: name for label, name in names.items() if WORDNET_ID.fullmatch(label)}
     others = {label: name for label, name in names.items() if label not in ids}
@@ -65,7 +66,7 @@ def absolute(source: str) -> str:
     Raises:
         DataError: its name is not UTF-8.
     """
-    _check_name(source)
+    check_name(source)
     if source.startswith(COOP):
         name, root = _parts(source)
         return f"{COOP}{name}@{root.absolute()}"
@@ -86,7 +87,7 @@ def benchmark_of(source: str) -> Benchmark | None:
 
 def _list(source: str, outside: tuple[Path, ...]) -> Listing:
     path = Path(source)
-    _check_name(source)
+    check_name(source)
     if source.startswith(COOP):
         return list_benchmark(*_parts(source), outside)
     if source.startswith(HUB):
@@ -104,7 +105,12 @@ def _list(source: str, outside: tuple[Path, ...]) -> Listing:
     )
 
 
-def _check_name(source: str) -> None:
+def check_name(source: str) -> None:
+    """Make sure that a path can be written down.
+
+    Raises:
+        DataError: it is not UTF-8.
+    """
     if not encodable(source):
         raise DataError(f"the name of {shown(Path(source))} is not UTF-8; rename it")
 

@@ -6,7 +6,7 @@ import io
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from craft_tuner.data.listing import Fault
+from craft_tuner.data.listing import Fault, shown
 from craft_tuner.errors import DataError
 
 SEPARATORS = (",", ";", "\t", "|")
@@ -31,7 +31,7 @@ def read_text(file: Path) -> tuple[str, tuple[Fault, ...]]:
     try:
         data = file.read_bytes()
     except OSError as error:
-        raise DataError(f"cannot read {file}: {error.strerror}") from error
+        raise DataError(f"cannot read {shown(file)}: {error.strerror}") from error
     marked = next((code for mark, code in _MARKS.items() if data.startswith(mark)), None)
     for code in [marked] if marked else ["utf-8", "cp1252"]:
         try:
