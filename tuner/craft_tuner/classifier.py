@@ -66,7 +66,7 @@ class CraftClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # s
         key: API key; None: CRAFT_API_KEY, which keeps it out of pickles. Kept as a `SecretStr`.
         model: to ask, if the server has several; None: CRAFT_MODEL.
         method: how to adapt, as in `craft-tuner settings`.
-        shots: images of each class that are drawn from X; None: all of X.
+        shots: images of each class that are drawn from X, also "up to 16"; None: all of X.
         seed: of all that is random.
         budget: queries of a fit; None: the paper's, or what the key has left if that is less.
         preset: settings of a dataset of the paper.
@@ -95,7 +95,7 @@ class CraftClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # s
         key: str | SecretStr | None = None,
         model: str | None = None,
         method: str = "craft",
-        shots: int | None = None,
+        shots: int | str | None = None,
         seed: int = 1,
         budget: int | None = None,
         preset: str | None = None,

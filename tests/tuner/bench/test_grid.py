@@ -92,7 +92,7 @@ def test_a_method_that_asks_of_nothing_but_the_test_is_one_cell_a_dataset():
 def test_a_cell_that_cannot_be_has_a_reason_and_the_others_have_plans():
     few, *_, good = plan_grid(a_grid(shots=(99, 1), seeds=(1,)), model_card())
     assert (few.plan, good.refusal) == (None, "")
-    assert "99 shots need 99; add images or use --shots 3" in few.refusal
+    assert "99 shots need 99; add images, use --shots 3, or" in few.refusal
     assert good.plan.total.queries == 40 * 49 + 2
 
 

@@ -36,6 +36,9 @@ FIT = (
 )
 
 
+COUNTED = ("queries", "logit_vectors", "texts", "logits")
+
+
 @pytest.fixture
 def server():
     return FakeServer()
@@ -181,6 +184,49 @@ def test_methods_of_text_alone_spend_what_they_say_and_answer(tuner, zoo, server
     assert all(b"templates" in body for body in bodies(server))
     code, out, _ = tuner("evaluate", run, "--data", zoo)
     assert (code, out.splitlines()[-1].split("\t")[0]) == (0, "adapted")
+
+
+@pytest.mark.parametrize(
+    "method", ["zero_shot", "bank", "head_only", "text_search", "bbt", "craft"]
+)
+@pytest.mark.parametrize(("shots", "images"), [("all", 5 + 5 + 1), ("up to 2", 2 + 2 + 1)])
+def test_unbalanced_classes_spend_what_their_plan_says(tuner, zoo, server, method, shots, images):
+    for index in range(1, 5):
+        (zoo / "train" / "ox" / f"{index}.png").unlink()
+    data = ("--data", zoo, "--method", method, "--bank-prompts", "4")
+    code, _, error = tuner("fit", *data, *FIT)
+    assert (code, Path("runs").exists()) == (2, False)
+    assert "class 'ox' has 1 training image(s), 2 shots need 2" in error
+    assert "--shots 'up to 2'" in error
+    code, _, error = tuner("data", "check", zoo, "--method", method, "--shots", shots)
+    assert code == 0, error
+    code, _, error = tuner("fit", *data, "--head-epochs", "3", *FIT, "--shots", shots)
+    assert code == 0, error
+    [run] = Path("runs").iterdir()
+    assert run.name == f"zoo-{method}-{shots.replace(' ', '-')}shots-seed1"
+    result = result_of(run)
+    plan = json.loads((run / "plan.json").read_text())
+    assert result["images"]["shots"] == images
+    assert result["spent_total"] == server.spent.model_dump()
+    planned = {name: sum(phase["cost"][name] for phase in plan["phases"]) for name in COUNTED}
+    assert planned == {name: result["spent_total"][name] for name in COUNTED}
+
+
+@pytest.mark.parametrize("dry", [("--dry-run",), ()])
+def test_a_fit_says_what_its_reader_has_to_remark(tuner, zoo, dry):
+    for split in ("train", "test"):
+        (zoo / split / "ox").rename(zoo / split / "n02403003")
+    (zoo / "train" / "cat" / ".ipynb_checkpoints").mkdir()
+    (zoo / "val" / "cat").mkdir(parents=True)
+    code, _, error = tuner("fit", "--data", zoo, *FIT, "--method", "zero_shot", *dry)
+    assert code == 0, error
+    said = [line for line in error.splitlines() if line.startswith("remark: ")]
+    asked = 'class name that is a WordNet id, asked as "a photo of a n02403003.": give words with '
+    assert [line.removeprefix("remark: ")[: len(asked)] for line in said] == [
+        f"hidden, passed over (1): '{zoo}/train/cat/.ipynb_checkpoints'"[: len(asked)],
+        "for validation, which no fit uses (1): 'val/, 0 images'",
+        asked,
+    ]
 
 
 def test_the_key_is_in_no_file_of_the_run(world):

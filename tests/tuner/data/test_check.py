@@ -115,7 +115,7 @@ def test_faults_of_tables_are_all_found(zoo):
         "train/yak/8.png,yak,train",
         "train/yak/9.png,yak,train",
         ",yak,train",
-        "train/yak/1.png,yak,dev",
+        "train/yak/1.png,yak,7",
     ]
     table.write_text("\n".join(rows))
     got = found(table, opened=False)

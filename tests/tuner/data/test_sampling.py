@@ -68,9 +68,29 @@ def test_another_seed_gives_other_shots():
     assert sample_shots(dataset, shots=4, seed=1) != sample_shots(dataset, shots=4, seed=2)
 
 
-def test_a_class_with_too_few_images_is_named():
-    with pytest.raises(DataError, match=r"class 'class 1' has 3 training image\(s\), 4 shots need"):
+def test_a_class_with_too_few_images_is_named_with_what_takes_fewer():
+    with pytest.raises(
+        DataError, match=r"class 'class 1' has 3 training image\(s\), 4 shots need 4"
+    ):
         sample_shots(a_dataset([9, 3]), shots=4, seed=1)
+    with pytest.raises(DataError, match=r"use --shots 3, or take .* with fit --shots 'up to 4'$"):
+        sample_shots(a_dataset([9, 3]), shots=4, seed=1)
+
+
+@given(
+    sizes=st.lists(st.integers(1, 12), min_size=2, max_size=5),
+    shots=st.integers(1, 14),
+    seed=st.integers(1, 2**32 - 1),
+    sampling=st.sampled_from(["names", "coop", "craft"]),
+)
+def test_a_class_with_fewer_gives_what_it_has_where_that_is_said(sizes, shots, seed, sampling):
+    dataset = a_dataset(sizes)
+    chosen = sample_shots(dataset, shots=shots, seed=seed, sampling=sampling, fewer=True)
+    counts = np.bincount(labels_of(chosen), minlength=len(sizes))
+    assert counts.tolist() == [min(size, shots) for size in sizes]
+    assert len({item.picture.name for item in chosen}) == len(chosen)
+    if min(sizes) >= shots:
+        assert chosen == sample_shots(dataset, shots=shots, seed=seed, sampling=sampling)
 
 
 def test_a_class_without_images_is_named():

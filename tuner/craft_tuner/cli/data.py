@@ -47,7 +47,10 @@ def check(
     ] = None,
     method: Annotated[str | None, typer.Option(help="Method to plan for")] = None,
     shots: Annotated[
-        int | None, typer.Option(help="Default: the most of 16, 8, 4, 2, 1 that each class has")
+        str | None,
+        typer.Option(
+            help="A number, 'up to 16', or all; default: the most of 16, 8, 4, 2, 1 that each has"
+        ),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the shots")] = None,
     budget: Budget = None,

@@ -146,7 +146,9 @@ def fit(
     paper_exact: Annotated[
         bool, typer.Option("--paper-exact", help="As the paper's code where a black box permits")
     ] = False,
-    shots: Annotated[int | None, typer.Option(help="Training images per class")] = None,
+    shots: Annotated[
+        str | None, typer.Option(help="Training images per class: a number, 'up to 16', or all")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of all that is random")] = None,
     budget: Budget = None,
     assignments: Assignments = None,
@@ -354,5 +356,6 @@ def _refuse_with_resume(fixed: Mapping[str, Any], *, data: str | None, run: Path
 def _default_run(data: str, settings: configuration.FitConfig) -> Path:
     from craft_tuner.data.sources import title
 
-    name = f"{title(data)}-{settings.method}-{settings.shots}shots-seed{settings.seed}"
+    shots = str(settings.shots).replace(" ", "-")
+    name = f"{title(data)}-{settings.method}-{shots}shots-seed{settings.seed}"
     return Path("runs") / name

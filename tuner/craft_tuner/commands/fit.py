@@ -19,9 +19,9 @@ from craft_tuner.commands.session import client_for, open_server
 from craft_tuner.config.explain import Origins, sentences
 from craft_tuner.config.fit_config import FitConfig
 from craft_tuner.config.settings import Settings
-from craft_tuner.data.dataset import pictures_of
+from craft_tuner.data.dataset import Dataset, pictures_of
 from craft_tuner.data.pictures import recognise
-from craft_tuner.data.sources import absolute, read_dataset
+from craft_tuner.data.sources import absolute, check_name, read_dataset
 from craft_tuner.errors import INTERRUPTED, CraftTunerError, RunError, disk_errors_as
 from craft_tuner.inference import evaluate as evaluation
 from craft_tuner.inference.evaluate import Evaluation
@@ -53,7 +53,8 @@ def fit(
         card = choose_model(transport, settings.model)
         setup = _setup(transport, card, settings, data=data, class_names=class_names)
         setup = setup.model_copy(update={"track": tracking.known(settings.track)})
-        prepared = fitting.prepare(config, setup.dataset(), transport, card=card, run=None)
+        dataset = _read(setup, screen)
+        prepared = fitting.prepare(config, dataset, transport, card=card, run=None)
         with Run.create(where, config, setup=setup.model_dump()) as run:
             track = setup.track
             return _carry_out(run, prepared, transport, card=card, screen=screen, track=track)
@@ -72,7 +73,8 @@ def foresee(
         _show_settings(screen, config, origins)
         card = choose_model(transport, settings.model)
         setup = _setup(transport, card, settings, data=data, class_names=class_names)
-        fitting.prepare(config, setup.dataset(), transport, card=card, run=None).show(screen)
+        dataset = _read(setup, screen)
+        fitting.prepare(config, dataset, transport, card=card, run=None).show(screen)
 
 
 def resume(where: Path, settings: Settings) -> dict[str, Any]:
@@ -142,6 +144,8 @@ def _setup(
     data: str,
     class_names: Path | None,
 ) -> Setup:
+    if class_names:
+        check_name(str(class_names))
     return Setup(
         server=transport.url,
         model=card.id,
@@ -149,6 +153,14 @@ def _setup(
         class_names=str(class_names.absolute()) if class_names else None,
         allow_outside=tuple(map(str, settings.allow_outside)),
     )
+
+
+def _read(setup: Setup, screen: Screen) -> Dataset:
+    """The dataset of a new run; says what its reader has to remark."""
+    dataset = setup.dataset()
+    for remark in dataset.remarks:
+        screen.say(f"remark: {remark}")
+    return dataset
 
 
 def _carry_out(

@@ -16,7 +16,6 @@ from craft_tuner.client.client import Client
 from craft_tuner.commands.progress import Screen
 from craft_tuner.commands.session import client_for, open_server
 from craft_tuner.config.settings import Settings
-from craft_tuner.data.listing import left_out_words
 from craft_tuner.data.named import Named, find_pictures
 from craft_tuner.errors import INTERRUPTED, BudgetExhausted, DataError
 from craft_tuner.inference.predict import Batch, Price, ask, batches, price
@@ -52,8 +51,7 @@ def predict(
     adapter = Adapter.load(adapter_path)
     named = find_pictures(paths, sys.stdin.buffer, outside=settings.allow_outside)
     if not named.pictures:
-        wrong = [fault.sentence for fault in named.faults if not fault.left_out]
-        raise DataError(wrong[0] if wrong else "no image is named")
+        raise DataError(named.faults[0].sentence if named.faults else "no image is named")
     writer = replace(writer, top=min(writer.top, len(adapter.card.class_names)))
     with open_server(settings) as (screen, transport):
         client = client_for(adapter, transport, settings)
@@ -118,11 +116,10 @@ def _answer(
 
 
 def _judge(named: Named, damaged: int, screen: Screen) -> None:
-    wrong = [fault for fault in named.faults if not fault.left_out]
-    for fault in wrong:
+    for remark in named.remarks:
+        screen.say(f"remark: {remark}")
+    for fault in named.faults:
         screen.say(f"left out: {fault.sentence}")
-    if words := left_out_words(named.faults):
-        screen.say(words)
-    bad, total = damaged + len(wrong), len(named.pictures) + len(wrong)
+    bad, total = damaged + len(named.faults), len(named.pictures) + len(named.faults)
     if bad:
         raise DataError(f"{bad:,} of {total:,} could not be used, see above; the others are done")

@@ -30,6 +30,7 @@ from craft_tuner import method_registry
 from craft_tuner.config import presets as official
 from craft_tuner.config.errors import explain
 from craft_tuner.config.method_settings import Fields, MethodSettings, joined, models, of_others
+from craft_tuner.config.shots import Shots, most
 from craft_tuner.errors import UsageError
 
 Own = TypeVar("Own", bound=MethodSettings)
@@ -61,7 +62,11 @@ class FitConfig(BaseModel):
     method: str = Field(
         "auto", description="how to adapt; a preset of the paper means craft unless it is said"
     )
-    shots: int = Field(16, ge=1, le=10_000, description="training images per class")
+    shots: Shots = Field(
+        16,
+        description='training images per class: 1 to 10,000; "up to 16" takes what a class with '
+        'fewer has, "all" takes all',
+    )
     seed: int = Field(1, le=MAX_SEED, description="seed of shots, projection, search and head")
     paper_exact: bool = Field(
         default=False,
@@ -239,7 +244,7 @@ class FitConfig(BaseModel):
     @property
     def paper_budget(self) -> int:
         """Queries that the paper spends at this number of shots."""
-        fitting = [pair for pair in self.budgets if self.shots >= pair[0]]
+        fitting = [pair for pair in self.budgets if most(self.shots) >= pair[0]]
         return max(fitting)[1] if fitting else min(self.budgets)[1]
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from pydantic import BaseModel, ConfigDict
 
+from craft_tuner.data.class_names import no_words
 from craft_tuner.data.dataset import Dataset
 from craft_tuner.data.formats import SERVED
 from craft_tuner.data.listing import Listing
@@ -140,7 +141,7 @@ def remark(what: str) -> Finding:
 def _faults(listing: Listing) -> Iterator[Finding]:
     kinds: dict[tuple[str, bool], list[str]] = defaultdict(list)
     for fault in listing.faults:
-        kinds[fault.kind, not fault.left_out].append(fault.name)
+        kinds[fault.kind, fault.problem].append(fault.name)
     for (kind, problem), names in kinds.items():
         yield finding(kind, names, problem=problem)
 
@@ -154,6 +155,7 @@ def _classes(listing: Listing) -> Iterator[Finding]:
     yield finding("class without training images", untrained)
     yield finding("class without test images", untested)
     yield finding("class names", _refused(names))
+    yield from (finding(what, found, problem=False) for what, found in no_words(names))
     single = [label for label in listing.classes() if counts[label] == 1]
     yield finding("class with one training image", single, problem=False)
     yield finding("name beyond ASCII", unicode, problem=False)

@@ -4,16 +4,14 @@ Owns the type of a dataset and what its class names may be.
 """
 
 import unicodedata
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from craft_shared.limits import MAX_CLASS_NAME_CHARS
+from craft_tuner.data.class_names import check_class_names
 from craft_tuner.data.pictures import Picture
-from craft_tuner.errors import DataError
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,21 +27,22 @@ class Dataset:
     """K class names with the items to train on and to test on; either may be empty.
 
     In a `closed` dataset an answer is one of its classes, even from an adapter that knows more:
-    ImageNet-A and ImageNet-R are scored among their own 200 of ImageNet's 1,000. `left_out` says
-    which files of its folders are no part of it.
+    ImageNet-A and ImageNet-R are scored among their own 200 of ImageNet's 1,000. `remarks` are
+    sentences on what its reader has passed over, or has had to guess.
 
     Raises:
-        DataError: fewer than two classes, or a class name that is empty, too long or doubled.
+        DataError: fewer than two classes, or a class name that is empty, too long or, to CLIP's
+            tokenizer, another's equal.
     """
 
     class_names: tuple[str, ...]
     train: tuple[Item, ...]
     test: tuple[Item, ...] = ()
     closed: bool = False
-    left_out: str = ""
+    remarks: tuple[str, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
-        _check_class_names(self.class_names)
+        check_class_names(self.class_names)
 
 
 def labels_of(items: Sequence[Item]) -> NDArray[np.int64]:
@@ -66,18 +65,10 @@ def composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
-def _check_class_names(names: Sequence[str]) -> None:
-    if len(names) < 2:
-        raise DataError(f"the dataset has {len(names)} class(es) {list(names)}; needed: 2 or more")
-    for name in names:
-        if not name.strip() or len(name) > MAX_CLASS_NAME_CHARS:
-            raise DataError(
-                f"class name {name[:40]!r} has {len(name)} characters; allowed: 1 to "
-                f"{MAX_CLASS_NAME_CHARS}, not spaces alone"
-            )
-    doubled = [name for name, count in Counter(names).items() if count > 1]
-    if doubled:
-        raise DataError(
-            f"{names.count(doubled[0])} classes are called {doubled[0]!r} (underscores count as "
-            "spaces); give each its own name"
-        )
+def encodable(name: str) -> bool:
+    """Whether a name can be written as UTF-8: file systems and JSON may hold others."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

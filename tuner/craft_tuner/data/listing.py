@@ -3,11 +3,14 @@
 `Listing.dataset()` makes a dataset of it or refuses; `check.py` reports all of it.
 """
 
-from collections import Counter
+import os
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import NamedTuple
 
+from craft_tuner.data.class_names import heard, no_words
 from craft_tuner.data.dataset import Dataset, Item, composed, spoken
 from craft_tuner.data.pictures import Picture
 from craft_tuner.errors import DataError
@@ -19,28 +22,13 @@ Pair = tuple[str, Picture]
 class Fault(NamedTuple):
     """One thing that a reader cannot use: its kind, what it is called, and the whole sentence.
 
-    What is `left_out` is no part of a dataset, and stops nothing; it is named and counted.
+    Where it is no `problem`, the rest can be used without it.
     """
 
     kind: str
     name: str
     sentence: str
-    left_out: bool = False
-
-
-def left_out(kind: str, name: str) -> Fault:
-    """Something in a folder that is no part of the dataset."""
-    return Fault(f"left out: {kind}", name, f"{name} is left out: {kind}", left_out=True)
-
-
-def left_out_words(faults: Iterable[Fault]) -> str:
-    """What was left out, counted by kind, with the first names; empty if nothing was."""
-    kinds: dict[str, list[str]] = {}
-    for fault in faults:
-        if fault.left_out:
-            kinds.setdefault(fault.kind.removeprefix("left out: "), []).append(fault.name)
-    words = [f"{len(names):,} {kind} ({some(names)})" for kind, names in kinds.items()]
-    return f"left out: {'; '.join(words)}" if words else ""
+    problem: bool = True
 
 
 @dataclass(frozen=True)
@@ -89,15 +77,17 @@ class Listing:
             DataError: the reader found a fault, a class is in one split only, or the class names
                 are not usable.
         """
-        _refuse(self.faults)
+        _refuse(problems(self.faults))
         _check_splits(*self.missing())
         index = {label: number for number, label in enumerate(self.classes())}
+        names = tuple(self.class_name(label) for label in index)
+        said = [*_by_kind(self.faults), *no_words(names)]
         return Dataset(
-            class_names=tuple(self.class_name(label) for label in index),
+            class_names=names,
             train=self._items(self.train, index),
             test=self._items(self.test, index),
             closed=self.closed,
-            left_out=left_out_words(self.faults),
+            remarks=tuple(_counted(kind, found) for kind, found in said),
         )
 
     def renamed(self, names: Mapping[str, str]) -> "Listing":
@@ -122,16 +112,46 @@ class Listing:
         return tuple(sorted(items, key=lambda item: (item.label, item.picture.name)))
 
 
+def problems(faults: Iterable[Fault]) -> list[Fault]:
+    """The faults that a dataset cannot be used with."""
+    return [fault for fault in faults if fault.problem]
+
+
+def remarks(faults: Iterable[Fault]) -> list[str]:
+    """What else was found, counted: a sentence for each kind."""
+    return [_counted(kind, names) for kind, names in _by_kind(faults)]
+
+
+def passed_over(what: str, path: Path) -> Fault:
+    """The remark on a file or folder that is not read."""
+    return Fault(what, shown(path), f"{shown(path)}: {what}", problem=False)
+
+
+def unused(name: str, count: int, *, tested: bool) -> Fault:
+    """The remark on the split for validation, as its source calls it."""
+    way = "" if tested else "; a fit is tested on what is called test"
+    sentence = f"{name} has {count:,} images for validation, which no fit uses{way}"
+    kind = f"for validation, which no fit uses{way}"
+    return Fault(kind, f"{name}, {count:,} images", sentence, problem=False)
+
+
+def shown(path: Path) -> str:
+    """The path as text that can be written: bytes that are not UTF-8 as backslash escapes."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
 def distinct_names(labels: Iterable[tuple[str, str]]) -> dict[str, str]:
     """Class names by label, from (label, class name); a name that is taken gets its label added.
 
-    ImageNet has two classes called `missile`; an answer must say which.
+    ImageNet has two classes called `missile`; an answer must say which. What CLIP's tokenizer makes
+    equal is taken too.
     """
     names: dict[str, str] = {}
-    taken: Counter[str] = Counter()
+    taken: set[tuple[str, ...]] = set()
     for label, name in labels:
-        names[label] = f"{name} ({label})" if taken[name] else name
-        taken[name] += 1
+        said = heard(spoken(name))
+        names[label] = f"{name} ({label})" if said in taken else name
+        taken.add(said)
     return names
 
 
@@ -141,8 +161,20 @@ def some(names: Sequence[str], *, shown: int = 3) -> str:
     return ", ".join(repr(name) for name in names[:shown]) + more
 
 
-def _refuse(everything: Sequence[Fault]) -> None:
-    faults = [fault for fault in everything if not fault.left_out]
+def _by_kind(faults: Iterable[Fault]) -> list[tuple[str, list[str]]]:
+    """The names of what is no problem."""
+    kinds: dict[str, list[str]] = defaultdict(list)
+    for fault in faults:
+        if not fault.problem:
+            kinds[fault.kind].append(fault.name)
+    return list(kinds.items())
+
+
+def _counted(kind: str, names: Sequence[str]) -> str:
+    return f"{kind} ({len(names):,}): {some(names)}"
+
+
+def _refuse(faults: Sequence[Fault]) -> None:
     if faults:
         more = len(faults) - 1
         others = f" ({more:,} more like it: `craft-tuner data check` lists them)" if more else ""

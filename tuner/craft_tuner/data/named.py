@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from craft_tuner.data.folders import image_files
-from craft_tuner.data.listing import Fault
+from craft_tuner.data.listing import Fault, problems, remarks
+from craft_tuner.data.listing import shown as shown  # noqa: PLC0414 - `arrays` has it from here
 from craft_tuner.data.pictures import FilePicture
 from craft_tuner.data.places import Places
 from craft_tuner.errors import DataError, disk_errors_as
@@ -21,10 +22,14 @@ STDIN = Path("-")
 
 @dataclass(frozen=True)
 class Named:
-    """The pictures that paths stand for, each once, and what stands for none or is left out."""
+    """The pictures that paths stand for, each once, and the paths that stand for none.
+
+    `remarks` are sentences on what was passed over in folders.
+    """
 
     pictures: tuple[FilePicture, ...]
     faults: tuple[Fault, ...]
+    remarks: tuple[str, ...]
 
 
 def find_pictures(paths: Sequence[Path], stdin: BinaryIO, *, outside: Iterable[Path] = ()) -> Named:
@@ -47,12 +52,7 @@ def find_pictures(paths: Sequence[Path], stdin: BinaryIO, *, outside: Iterable[P
             files = _files(path, faults, places)
         for file in files:
             found.setdefault(shown(file), FilePicture(file, shown(file), places))
-    return Named(tuple(found.values()), tuple(faults))
-
-
-def shown(path: Path) -> str:
-    """The path as text that can be written: bytes that are not UTF-8 as backslash escapes."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+    return Named(tuple(found.values()), tuple(problems(faults)), tuple(remarks(faults)))
 
 
 def _listed(paths: Iterable[Path], stdin: BinaryIO) -> Iterator[Path]:
@@ -65,14 +65,14 @@ def _listed(paths: Iterable[Path], stdin: BinaryIO) -> Iterator[Path]:
 
 def _files(path: Path, faults: list[Fault], places: Places | None) -> list[Path]:
     if places is not None:
-        folders = [path, *(each for each in sorted(path.rglob("*")) if _walked(each, path))]
-        before = len(faults)
+        before = len(problems(faults))
+        folders = [path, *(each for each in sorted(path.rglob("*")) if _is_read(each, path))]
         found = [
             file
             for folder in folders
-            for file in image_files(folder, faults, places=places, deep=True)
+            for file in image_files(folder, faults, places=places, nested=True)
         ]
-        if not found and all(fault.left_out for fault in faults[before:]):
+        if not found and len(problems(faults)) == before:
             sentence = f"{shown(path)} has no images; give image files or folders of them"
             faults.append(Fault("folder without images", shown(path), sentence))
         return found
@@ -83,7 +83,7 @@ def _files(path: Path, faults: list[Fault], places: Places | None) -> list[Path]
     return []
 
 
-def _walked(path: Path, root: Path) -> bool:
-    """Whether a path below `root` is a folder that is not hidden, nor in a hidden one."""
-    below = path.relative_to(root).parts
-    return path.is_dir() and not any(part.startswith(".") for part in below)
+def _is_read(path: Path, root: Path) -> bool:
+    """Whether this is a folder below `root` and neither it nor what it is in is hidden."""
+    hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
+    return not hidden and path.is_dir()

@@ -21,9 +21,16 @@ Sampling = Literal["names", "coop", "craft"]
 
 
 def sample_shots(
-    dataset: Dataset, *, shots: int, seed: int, sampling: Sampling = "names"
+    dataset: Dataset,
+    *,
+    shots: int,
+    seed: int,
+    sampling: Sampling = "names",
+    fewer: bool = False,
 ) -> tuple[Item, ...]:
     """`shots` training items of each class, class after class: K * shots items, as a rule.
+
+    With `fewer`, a class that has fewer gives all of its own, whatever the scheme.
 
     Raises:
         DataError: a class has fewer training images than `shots` and the scheme refuses that, or
@@ -36,14 +43,15 @@ def sample_shots(
     for label, items in _by_class(dataset, sampling):
         if len(items) >= shots:
             chosen.extend(rng.sample(items, shots))
+        elif items and (fewer or sampling == "coop"):
+            chosen.extend(items)
         elif items and sampling == "craft":
             chosen.extend(rng.choices(items, k=shots))
-        elif items and sampling == "coop":
-            chosen.extend(items)
         else:
             raise DataError(
                 f"class {dataset.class_names[label]!r} has {len(items)} training image(s), {shots} "
-                f"shots need {shots}; add images or use --shots {max(1, len(items))}"
+                f"shots need {shots}; add images, use --shots {max(1, len(items))}, or take what "
+                f"there is with fit --shots 'up to {shots}'"
             )
     return tuple(chosen)
 

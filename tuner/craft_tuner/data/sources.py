@@ -11,12 +11,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from craft_tuner.data.benchmarks import BENCHMARKS, Benchmark
-from craft_tuner.data.dataset import Dataset
+from craft_tuner.data.class_names import WORDNET_ID
+from craft_tuner.data.dataset import Dataset, encodable
 from craft_tuner.data.digits import load_digits
 from craft_tuner.data.folders import list_folders
 from craft_tuner.data.hugging_face import list_hub
 from craft_tuner.data.layouts import find_benchmark, list_benchmark
-from craft_tuner.data.listing import Listing
+from craft_tuner.data.listing import Listing, distinct_names, shown
 from craft_tuner.data.tables import list_table, read_class_names
 from craft_tuner.errors import DataError, disk_errors_as
 
@@ -44,20 +45,30 @@ def read_dataset(
 def list_source(
     source: str, *, class_names: Path | None = None, outside: Iterable[Path] = ()
 ) -> Listing:
-    """List a dataset without judging it; otherwise as `read_dataset`."""
-    _check_named(source)
+    """List a dataset without judging it; otherwise as `read_dataset`.
+
+    A file of ImageNet's names may name more WordNet ids than the dataset has.
+    """
+    check_name(source)
     with disk_errors_as(DataError, f"cannot read the dataset {source!r}"):
         listing = _list(source, tuple(outside))
-    return listing.renamed(read_class_names(class_names)) if class_names else listing
+    if class_names is None:
+        return listing
+    check_name(str(class_names))
+    names, labels = read_class_names(class_names), set(listing.classes())
+    ids = {label: name for label, name in names.items() if WORDNET_ID.fullmatch(label)}
+    others = {label: name for label, name in names.items() if label not in ids}
+    known = ((label, name) for label, name in ids.items() if label in labels)
+    return listing.renamed(others | distinct_names(known))
 
 
 def absolute(source: str) -> str:
     """The source as it reads from any working directory.
 
     Raises:
-        DataError: it is empty.
+        DataError: it is empty, or its name is not UTF-8.
     """
-    _check_named(source)
+    check_name(source)
     if source.startswith(COOP):
         name, root = _parts(source)
         return f"{COOP}{name}@{root.absolute()}"
@@ -78,6 +89,7 @@ def benchmark_of(source: str) -> Benchmark | None:
 
 def _list(source: str, outside: tuple[Path, ...]) -> Listing:
     path = Path(source)
+    check_name(source)
     if source.startswith(COOP):
         return list_benchmark(*_parts(source), outside)
     if source.startswith(HUB):
@@ -95,9 +107,16 @@ def _list(source: str, outside: tuple[Path, ...]) -> Listing:
     )
 
 
-def _check_named(source: str) -> None:
+def check_name(source: str) -> None:
+    """Make sure that a path is given and can be written down.
+
+    Raises:
+        DataError: it is empty, or not UTF-8.
+    """
     if not source.strip():
         raise DataError(f"the dataset is {source!r}; give a folder, a file, or a name to --data")
+    if not encodable(source):
+        raise DataError(f"the name of {shown(Path(source))} is not UTF-8; rename it")
 
 
 def _parts(source: str) -> tuple[str, Path]:

@@ -11,12 +11,11 @@ from pydantic import BaseModel, ConfigDict
 from craft_shared.messages import CardLimits, ModelCard
 from craft_tuner import method_registry, methods
 from craft_tuner.config.fit_config import FitConfig, build
-from craft_tuner.data.dataset import Dataset, Item
-from craft_tuner.data.sampling import sample_shots
+from craft_tuner.data.dataset import Dataset
 from craft_tuner.data.views import Augmentation
 from craft_tuner.errors import CraftTunerError
 from craft_tuner.plan import Plan, Workload
-from craft_tuner.training.prepare import Samples
+from craft_tuner.training.prepare import Samples, check_prompts, draw
 from craft_tuner.training.traffic import Load, Traffic, foresee
 
 CARD = ModelCard(
@@ -65,15 +64,16 @@ def estimate(config: FitConfig, dataset: Dataset) -> Estimate:
     """What a fit would need; a dataset of test images alone needs its evaluation.
 
     Raises:
-        DataError: the shots cannot be sampled, or a picture cannot be read.
+        DataError: the shots cannot be sampled, a picture cannot be read, or a name is too long.
         BudgetExhausted: not one generation fits the budget.
     """
     if not dataset.train:
         config = config.model_copy(update={"method": "zero_shot"})
     method = methods.get(config.method)
+    check_prompts(config, dataset, CARD)
     samples = Samples(
         class_names=dataset.class_names,
-        shots=_shots(config, dataset),
+        shots=draw(config, dataset) if dataset.train else (),
         test=dataset.test,
         views=method.views(config),
         bundled=method.bundled,
@@ -115,9 +115,3 @@ def _method_line(name: str) -> str:
         f"{name}: {method.summary} ({plan.fit.queries:,} queries to fit, {answer} to answer "
         f"about an image set, {method.prompt_kind or UNDECIDED} prompts)"
     )
-
-
-def _shots(config: FitConfig, dataset: Dataset) -> tuple[Item, ...]:
-    if not dataset.train:
-        return ()
-    return sample_shots(dataset, shots=config.shots, seed=config.seed, sampling=config.sampling)

@@ -63,13 +63,8 @@ class Prepared:
     bought: Counters
     """What the run spent before it was interrupted."""
 
-    left_out: str = ""
-    """Files of the dataset's folders that are no part of it, counted."""
-
     def show(self, watcher: Watcher) -> None:
-        """What the fit leaves out, and what it will spend and move."""
-        if self.left_out:
-            watcher.say(self.left_out)
+        """What the fit will spend and move."""
         watcher.plan(self.plan, self.budgets, subtract(self.plan.total, self.bought))
         watcher.traffic(self.traffic, self.line)
 
@@ -116,8 +111,7 @@ def prepare(
         pictures=load,
         prompt_kind=method.prompt_kind or ("soft" if "soft" in card.prompt_kinds else "text"),
     )
-    bought, left_out = _bought(run), dataset.left_out
-    return Prepared(samples, plan, key.budgets, traffic, line, bought=bought, left_out=left_out)
+    return Prepared(samples, plan, key.budgets, traffic, line, bought=_bought(run))
 
 
 def _bought(run: Run | None) -> Counters:

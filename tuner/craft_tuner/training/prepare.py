@@ -16,6 +16,8 @@ from craft_tuner.client.batching import images_per_set
 from craft_tuner.client.client import Client
 from craft_tuner.client.uploads import OnUploaded, Upload
 from craft_tuner.config.fit_config import FitConfig
+from craft_tuner.config.shots import most, takes_fewer
+from craft_tuner.data.class_names import check_lengths
 from craft_tuner.data.dataset import Dataset, Item, labels_of, pictures_of
 from craft_tuner.data.formats import SERVED
 from craft_tuner.data.listing import some
@@ -98,17 +100,43 @@ class Samples:
         )
 
 
+def check_prompts(config: FitConfig, dataset: Dataset, card: ModelCard) -> None:
+    """Make sure that no class name is certain to be too long for the model.
+
+    Raises:
+        DataError: one is.
+    """
+    names, most = dataset.class_names, card.context_length
+    check_lengths(names, context=config.context, suffix=config.suffix, most=most)
+
+
+def draw(config: FitConfig, dataset: Dataset) -> tuple[Item, ...]:
+    """The shots of a dataset.
+
+    Raises:
+        DataError: a class has too few images.
+    """
+    return sample_shots(
+        dataset,
+        shots=most(config.shots),
+        seed=config.seed,
+        sampling=config.sampling,
+        fewer=takes_fewer(config.shots),
+    )
+
+
 def gather(config: FitConfig, dataset: Dataset, method: Method, *, card: ModelCard) -> Samples:
     """Sample the shots of a dataset; no picture is opened.
 
     Raises:
         AccessDenied: the key may not ask about its classes.
-        DataError: a class has too few images.
+        DataError: a class has too few images, or a name too many tokens.
     """
     check_names(card, dataset.class_names)
+    check_prompts(config, dataset, card)
     return Samples(
         class_names=dataset.class_names,
-        shots=sample_shots(dataset, shots=config.shots, seed=config.seed, sampling=config.sampling),
+        shots=draw(config, dataset),
         test=dataset.test,
         views=method.views(config),
         augmentation=Augmentation(
