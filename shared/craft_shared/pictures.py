@@ -8,21 +8,25 @@ Server, tuner and estimator ask here and nowhere else, so that a picture is the 
 - Grey of more than 8 bits, whole or with a point, is scaled by the picture's own values: the least
   becomes 0, the greatest 255. A picture of one value is black. NaN and infinity are refused.
 - Colours of 16 bits keep their upper 8.
-- What is transparent lies on white.
+- What is transparent lies on white; a picture that would vanish there, as white ink on a clear
+  ground does, lies on black.
 - Other spaces (CMYK, LAB, YCbCr, HSV, palettes, black and white) are converted. Colour profiles
   are not applied.
 """
 
 import struct
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-BACKGROUND = (255, 255, 255)
+WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 """What shows through transparent pixels."""
+
+FAINT = 32
+"""A picture that is nowhere further from white, in any channel, vanishes on it."""
 
 BAND = 2**20
 """Pixels of deep grey that are scaled at a time."""
@@ -43,6 +47,9 @@ _STEPS = {"L;2": 85, "L;4": 17}
 """By how a file packs grey: the difference between two shades as Pillow has them."""
 _ORIENTATION, _SHORT, _INVERTED = 0x112, 3, 0x106
 _MOST_TAGS = 2**16
+
+Extrema = tuple[tuple[int, int], ...]
+"""Least and greatest value of each channel."""
 
 
 class UnshowableError(ValueError):
@@ -113,7 +120,14 @@ def _composited(image: Image.Image, packing: str, clear: Any) -> Image.Image:
         image = image.copy()
         image.info["transparency"] = tuple(value >> 8 for value in clear)
     layer = image if image.mode == "RGBA" else image.convert("RGBA")
-    shown = Image.new("RGB", image.size, BACKGROUND)
+    shown = _laid(layer, WHITE)
+    vanishes = min(low for low, _ in cast("Extrema", shown.getextrema())) >= WHITE[0] - FAINT
+    return _laid(layer, BLACK) if vanishes else shown
+
+
+def _laid(layer: Image.Image, background: tuple[int, int, int]) -> Image.Image:
+    """An RGBA image on one colour."""
+    shown = Image.new("RGB", layer.size, background)
     shown.paste(layer, mask=layer.getchannel("A"))
     return shown
 
@@ -127,7 +141,7 @@ def _scaled(image: Image.Image, packing: str, clear: Any) -> Image.Image:
         shades = (np.clip(values, low, high) - low) * 255 / ((high - low) or 1.0)
         pixels = np.rint(255 - shades if inverted and high > low else shades).astype(np.uint8)
         if clear is not None:
-            pixels[values == clear] = BACKGROUND[0]
+            pixels[values == clear] = WHITE[0]
         shown.paste(Image.fromarray(pixels), (0, top))
     return shown.convert("RGB")
 

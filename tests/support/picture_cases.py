@@ -104,10 +104,19 @@ def _clear_cases() -> list[Case]:
     rgba = colour.copy()
     rgba.putalpha(alpha)
     marks = rgb(255 - INK)
+    white = Image.new("L", (WIDTH, HEIGHT), 255)
+    chalk = Image.merge("LA", (white, ink))
+    pale = Image.merge("LA", (white.point(lambda value: value - 32), ink))
+    pencil = Image.merge("LA", (white.point(lambda value: value - 33), ink))
     whitened = rgb(np.where(GREY == 0, 255, GREY).astype(np.uint8))
     cases = [
         Case("grey and alpha png", "PNG", saved(sketch, "PNG"), marks),
         Case("grey and soft alpha png", "PNG", saved(la, "PNG"), over_white(GREY, soft), 1),
+        Case("white ink png", "PNG", saved(chalk, "PNG"), rgb(INK)),
+        Case("white ink colour png", "PNG", saved(chalk.convert("RGBA"), "PNG"), rgb(INK)),
+        Case("white ink tiff", "TIFF", saved(chalk, "TIFF"), rgb(INK)),
+        Case("pale ink png", "PNG", saved(pale, "PNG"), rgb(np.minimum(INK, 223))),
+        Case("pencil png", "PNG", saved(pencil, "PNG"), rgb(np.where(INK > 0, 222, 255))),
         Case("grey and alpha tiff", "TIFF", saved(sketch, "TIFF"), marks),
         Case("colour and alpha png", "PNG", saved(rgba, "PNG"), over_white(COLOUR, soft), 1),
         Case("colour and alpha tiff", "TIFF", saved(rgba, "TIFF"), over_white(COLOUR, soft), 1),
@@ -150,7 +159,8 @@ def _clear_packed() -> list[Case]:
         clear = 2**depth - 2 if depth > 1 else 0
         head = data[:33] + chunk(b"tRNS", struct.pack(">H", clear)) + data[33:]
         shade = clear * (255 // (2**depth - 1))
-        shows = np.where(shades == shade, 255, shades).astype(np.uint8)
+        background = 255 if depth > 1 else 0  # of one bit, what is left is white
+        shows = np.where(shades == shade, background, shades).astype(np.uint8)
         cases.append(Case(f"grey png {depth} bit, one clear", "PNG", head, rgb(shows)))
     wide = COLOUR.astype(">u2") * 257
     rows = [row.astype(">u2").tobytes() for row in wide]

@@ -10,6 +10,7 @@ from craft_server.images.decoding import ImageLimits, open_image
 from craft_tuner.client.uploads import upload
 from craft_tuner.data import formats
 from craft_tuner.data.arrays import pictures_from
+from craft_tuner.data.digits import load_digits
 from craft_tuner.data.pictures import BytesPicture, FilePicture, check_head, decode, recognise
 from craft_tuner.errors import PictureError
 from craft_tuner.runs.thumbnails import thumbnail
@@ -74,6 +75,29 @@ def test_what_shows_nothing_is_refused_by_name_and_nothing_leaves(case):
 @pytest.mark.parametrize("case", SHOWN[::5], ids=by_name)
 def test_a_thumbnail_can_be_made_of_any(case):
     assert thumbnail(BytesPicture(case.data, "a")).startswith("data:image/")
+
+
+def white_ink(pixels):
+    return Image.merge("LA", (Image.new("L", pixels.shape[::-1], 255), Image.fromarray(pixels)))
+
+
+DIGITS = {
+    "16 bit": lambda pixels: Image.fromarray(pixels.astype(np.uint16) * 257),
+    "12 in 16 bit": lambda pixels: Image.fromarray((pixels * (4095 / 255)).round().astype("u2")),
+    "float": lambda pixels: Image.fromarray((pixels / 255).astype(np.float32)),
+    "grey and alpha": white_ink,
+}
+
+
+@pytest.mark.parametrize("kind", DIGITS)
+def test_digits_are_the_same_pixels_at_any_depth(kind):
+    """So their accuracy is that of the 8-bit files."""
+    for item in load_digits().train[:100]:
+        plain = decode(item.picture)
+        pixels = np.asarray(plain)[..., 0]
+        assert (pixels.min(), pixels.max()) == (0, 255), "8 bits that span their range"
+        data = saved(DIGITS[kind](pixels), "TIFF")
+        assert decode(BytesPicture(data, "digit")).tobytes() == plain.tobytes()
 
 
 SOFT = GREY[::-1]
