@@ -122,7 +122,10 @@ def _composited(image: Image.Image, packing: str, clear: Any) -> Image.Image:
     layer = image if image.mode == "RGBA" else image.convert("RGBA")
     shown = _laid(layer, WHITE)
     vanishes = min(low for low, _ in cast("Extrema", shown.getextrema())) >= WHITE[0] - FAINT
-    return _laid(layer, BLACK) if vanishes else shown
+    if not vanishes:
+        return shown
+    del shown  # 4 bytes a pixel
+    return _laid(layer, BLACK)
 
 
 def _laid(layer: Image.Image, background: tuple[int, int, int]) -> Image.Image:
