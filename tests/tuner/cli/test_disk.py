@@ -124,7 +124,7 @@ def full():
         ("", "the dataset is ''"),
         ("  ", "the dataset is '  '"),
         ("nowhere", "there is no dataset at"),
-        ("file", "file line 1"),
+        ("file", "lists no images"),
         ("file/train", "there is no dataset"),
         ("/dev/null", "there is no dataset"),
         (LONG, "File name too long"),

@@ -134,7 +134,7 @@ def test_empty_classes_are_found(zoo):
     (zoo / "train" / "gnu" / ".hidden.png").touch()
     got = found(zoo)
     assert got["class without images"] == (True, 2, ("emu", "gnu"))
-    assert set(got) == {"class without images", "left out: hidden"}
+    assert set(got) == {"class without images", "hidden, passed over"}
 
 
 def test_what_is_converted_and_what_shows_nothing_is_remarked(zoo):
@@ -163,15 +163,18 @@ def test_what_is_left_out_is_named_and_counted_and_stops_nothing(zoo):
     assert report.usable
     assert report.train == 6
     assert {each.what: each.names for each in report.findings} == {
-        "left out: hidden": (str(ox / ".DS_Store"), str(ox / ".ipynb_checkpoints")),
-        "left out: not a picture": (str(ox / "README"), str(ox / "notes.txt")),
-        "left out: broken link": (str(ox / "gone.png"),),
-        "left out: a folder in a class folder": (str(ox / "more"),),
-        "left out: beside the class folders": (str(zoo / "train" / "loose.png"),),
+        "hidden, passed over": (str(ox / ".DS_Store"), str(ox / ".ipynb_checkpoints")),
+        "no picture, passed over": (str(ox / "README"), str(ox / "notes.txt")),
+        "link to nothing, passed over": (str(ox / "gone.png"),),
+        "folder within a class folder, passed over": (str(ox / "more"),),
+        "beside the class folders, passed over": (str(zoo / "train" / "loose.png"),),
     }
-    words = list_source(str(zoo)).dataset().left_out
-    assert words.startswith("left out: 1 beside the class folders (")
-    assert "2 hidden (" in words
+    remarks = list_source(str(zoo)).dataset().remarks
+    assert (
+        f"beside the class folders, passed over (1): {str(zoo / 'train' / 'loose.png')!r}"
+        in remarks
+    )
+    assert any(each.startswith("hidden, passed over (2): ") for each in remarks)
 
 
 def test_classes_that_one_split_lacks_are_found(zoo):

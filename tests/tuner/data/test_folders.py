@@ -114,8 +114,7 @@ def test_a_folder_that_a_table_describes_says_to_give_the_table(tmp_path, table,
         ("test/yak/.DS_Store", "hidden, passed over"),
         ("train/ox/more/0.png", "folder within a class folder, passed over"),
         ("train/ox/more.png/0.png", "folder within a class folder, passed over"),
-        ("train/ox/notes.txt", "no image by its ending, passed over"),
-        ("train/ox/0", "no image by its ending, passed over"),
+        ("train/loose.png", "beside the class folders, passed over"),
     ],
 )
 def test_what_is_passed_over_is_named_and_no_problem(tmp_path, path, what):

@@ -378,9 +378,8 @@ def test_a_fit_says_what_it_leaves_out_and_what_it_converts(tuner, tmp_path):
         Image.open(path).save(path, "TIFF")
     code, _, error = run("fit", "--data", "zoo", "--run", "run", *FIT)
     assert code == 0
-    assert (
-        f"left out: 1 hidden ('{ox / '.cache'}'); 1 not a picture ('{ox / 'notes.txt'}')" in error
-    )
+    assert f"hidden, passed over (1): '{ox / '.cache'}'" in error
+    assert f"no picture, passed over (1): '{ox / 'notes.txt'}'" in error
     assert "converted to PNG before the upload: 1 TIFF ('train/ox/" in error
 
 

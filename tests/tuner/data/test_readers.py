@@ -124,7 +124,7 @@ def test_pictures_are_found_by_what_is_in_them(zoo):
     listing = list_folders(zoo)
     found = [picture.path.name for label, picture in listing.train if label == "ox"]
     assert found == ["0.png", "1.png", "2.png", *ENDINGS]
-    assert {fault.kind for fault in listing.faults} == {"left out: not a picture"}
+    assert {fault.kind for fault in listing.faults} == {"no picture, passed over"}
     assert [Path(fault.name).name for fault in listing.faults] == [*("k.txt", "l", "m.xml", "n")]
     for _, picture in listing.train:
         assert decode(picture).size == (6, 4)
@@ -142,10 +142,12 @@ def test_a_folder_to_classify_follows_the_same_rule(zoo):
     assert [picture.path.name for picture in named.pictures] == [
         *("0.png", "1.png", "photo", "scan.bmp", "e.png")
     ]
-    assert all(fault.left_out for fault in named.faults)
-    assert [str(Path(fault.name).relative_to(ox)) for fault in named.faults] == [
-        *(".a.png", ".cache", "notes.txt", "deep/.d.png")
-    ]
+    assert not named.faults
+    assert named.remarks == (
+        f"hidden, passed over (3): {str(ox / '.a.png')!r}, {str(ox / '.cache')!r}, "
+        f"{str(ox / 'deep' / '.d.png')!r}",
+        f"no picture, passed over (1): {str(ox / 'notes.txt')!r}",
+    )
 
 
 def test_a_class_in_one_split_alone_is_named(zoo):
