@@ -20,7 +20,7 @@ NASTY = [
     "", " ", "0", "-1", "1e999", "nan", "inf", "none", "true", "[]", "{}", "'", '"', "=", "--", "-",
     "a" * 5000, "\x1b[2J", "\u202e", "\udcff", "ünï", "/", "..", "/dev/null", "/proc/self/mem", "~",
     "file", "file/below", "http://", "http://[::1", "a.test", "socks://x", "coop:", "coop:@", "hf:",
-    "%s{}\n", "9" * 400, "1979-05-27", "digits",
+    "http://999.1.1.1", "http://xn--", "%s{}\n", "9" * 400, "1979-05-27", "digits",
 ]  # fmt: skip
 COMMANDS = [
     ["usage"],
@@ -62,7 +62,7 @@ def flags_of(command):
     own = [param for param in found.params if param.opts[0].startswith("--")]
     switches = {param.opts[0] for param in own if getattr(param, "is_flag", False)}
     more = [f"--{name.replace('_', '-')}" for name in every_field()] if command[0] == "fit" else []
-    return [flag.opts[0] for flag in own if flag.opts[0] != "--server"] + more, switches
+    return [flag.opts[0] for flag in own] + more, switches
 
 
 def mutated(rng):
