@@ -119,3 +119,21 @@ def test_a_terminal_gets_a_live_line(heldout):
     assert "2/195" in reported
     assert "queries 82 spent" in reported
     assert "generation 1/195" not in reported
+
+
+@pytest.mark.parametrize("width", [50, 60, 80, 99, 120])
+def test_a_narrow_terminal_cuts_no_word(width):
+    text = io.StringIO()
+    console = Console(file=text, force_terminal=True, width=width, color_system=None)
+    with Screen(console, clock=Ticks()) as screen:
+        screen.uploading(2877)(100)
+        for generation in (1, 2):
+            screen.generation(a_step(generation, heldout_accuracy=0.8125))
+        text.truncate(0)
+        text.seek(0)
+        screen._bars.refresh()
+        shown = text.getvalue()
+    assert "\N{HORIZONTAL ELLIPSIS}" not in shown
+    said = shown.split()
+    assert {"100/2877", "images", "fit", "2/195", "0.5000", "held-out", "81.2%", "7,913"} <= {*said}
+    assert any(word.endswith("upload") for word in said)

@@ -10,6 +10,7 @@ from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.table import Column
 
 from craft_tuner.errors import printable
 
@@ -41,9 +42,9 @@ class BenchProgress:
         self.done = self.failed = 0
         self._bars = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=24 if console.width >= 100 else 4),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}"),
+            TextColumn("{task.fields[note]}", table_column=Column()),  # wraps, so others need not
             console=console,
             transient=True,
             disable=not console.is_terminal,
