@@ -90,8 +90,5 @@ def method_lines() -> Iterator[str]:
 def _method_line(name: str) -> str:
     method = methods.get(name)
     plan = method.plan(build({"method": name}), EXAMPLE)
-    answer = plan.phases[-1].cost.queries // EXAMPLE.test_sets
-    return (
-        f"{name}: {method.summary} ({plan.fit.queries:,} queries to fit, {answer} to answer "
-        f"about an image set, {method.prompt_kind or UNDECIDED} prompts)"
-    )
+    prompts = method.prompt_kind or UNDECIDED
+    return f"{name}: {method.summary} (queries: {plan.spending}; {prompts} prompts)"
