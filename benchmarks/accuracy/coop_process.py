@@ -18,12 +18,13 @@ from torch import Tensor
 from benchmarks.accuracy.coop import Batch, CoOp, Opened, Recipe, correct, open_model, train
 from benchmarks.common.machine import own_peak_mb, own_resident_mb, reset_own_peak
 from craft_tuner.config.fit_config import FitConfig
+from craft_tuner.config.shots import most
 from craft_tuner.data.dataset import Item, labels_of
 from craft_tuner.data.pictures import decode
-from craft_tuner.data.sampling import sample_shots
 from craft_tuner.data.sources import read_dataset
 from craft_tuner.data.views import Augmentation, views_of
 from craft_tuner.heads.fold_heads import assign_folds
+from craft_tuner.training.prepare import draw
 
 
 class Job(BaseModel):
@@ -74,7 +75,7 @@ def carry_out(job: Job, *, imports_mb: float) -> Report:
     opened = open_model(**job.server)
     dataset = read_dataset(job.data)
     config = job.config
-    items = sample_shots(dataset, shots=config.shots, seed=config.seed, sampling=config.sampling)
+    items = draw(config, dataset)
     classroom = Classroom(job, opened, dataset.class_names, items)
     tested = () if job.most_steps else dataset.test
     test = [classroom.preprocess(decode(item.picture)) for item in tested]
@@ -135,7 +136,7 @@ class Classroom:
     def teach(self, lr: float, indices: list[int]) -> tuple[CoOp, int]:
         """A learner taught on the shots of these indices, and its steps."""
         learner, job = self.learner(), self._job
-        recipe = Recipe.of(job.config.shots, lr=lr)
+        recipe = Recipe.of(most(job.config.shots), lr=lr)
         losses = train(
             learner,
             self._batches(indices),

@@ -35,7 +35,7 @@ def models_of(scene: Scene) -> tuple[str, ...]:
 def _source(name: str) -> Source:
     if name == EMBEDDED:
         return find_source(Settings(model=EMBEDDED))
-    return Source(name, None, name, quick_gelu=False)
+    return Source(name, None, name)
 
 
 class Loaded(NamedTuple):

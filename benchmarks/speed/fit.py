@@ -44,6 +44,7 @@ from craft_tuner.client.purchases import PURCHASES, Purchases
 from craft_tuner.client.transport import Transport
 from craft_tuner.config.connection import Connection
 from craft_tuner.config.fit_config import FitConfig, build
+from craft_tuner.config.shots import most
 from craft_tuner.data.dataset import labels_of
 from craft_tuner.data.sources import DIGITS
 from craft_tuner.inference.evaluate import evaluate
@@ -147,7 +148,7 @@ def in_process(model: ModelPort, scene: Scene, folder: Path) -> Outcome:
 
 def codec_ms(model: ModelPort, config: FitConfig, classes: int = 10) -> float:
     """Client's coding of one generation: its two requests encoded, its two replies decoded."""
-    images, names = config.shots * classes, [f"class {k}" for k in range(classes)]
+    images, names = most(config.shots) * classes, [f"class {k}" for k in range(classes)]
     cost = Counters(queries=POPULATION, calls=1, logit_vectors=1, texts=1)
 
     def bodies(

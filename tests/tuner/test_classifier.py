@@ -1,6 +1,7 @@
 """`CraftClassifier` is a scikit-learn estimator, and does what the commands do."""
 
 import json
+import pickle
 import sys
 from types import SimpleNamespace
 
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import craft_tuner
@@ -16,7 +18,8 @@ from craft_tuner import CraftClassifier
 from craft_tuner.adapter.adapter import Adapter
 from craft_tuner.data.arrays import grey_pictures
 from craft_tuner.data.pictures import decode, encode_png
-from craft_tuner.errors import DataError, InputError, RunError, UsageError
+from craft_tuner.errors import BudgetExhausted, DataError, InputError, RunError, UsageError
+from craft_tuner.plan import amounts
 from tests.support.tuner_adapters import ZOO, an_adapter, photos, saved
 from tests.support.tuner_commands import build_zoo, typing_to
 from tests.support.tuner_server import KEY, FakeServer, listening
@@ -65,6 +68,96 @@ def test_fitting_again_gives_the_same_classifier(server, shades):
     assert (
         clone(first).fit(images, labels).predict(images).tolist() == first.predict(images).tolist()
     )
+
+
+@pytest.mark.parametrize(
+    ("parameters", "flags"),
+    [
+        ({}, ()),
+        ({"budget": 9}, ("--budget", 9)),
+        ({"budget": 3}, ("--budget", 3)),
+        ({"method": "craft_plus"}, ("--method", "craft_plus")),
+        ({"preset": "digits"}, ("--preset", "digits")),
+        ({"preset": "dtd", "method": "auto"}, ("--preset", "dtd", "--method", "auto")),
+        ({"settings": {"bank_prompts": 2}}, ("--bank-prompts", 2)),
+        ({"settings__bank_names": 3, "seed": 2}, ("--bank-names", 3, "--seed", 2)),
+    ],
+)
+def test_its_plan_is_that_of_the_command(tmp_path, parameters, flags):
+    server, zoo = FakeServer(), build_zoo(tmp_path / "zoo")
+    files = sorted((zoo / "train").glob("*/*.png"))
+    small = {"views": 1, "population": 4, "intrinsic_dim": 8}
+    with typing_to(server) as tuner:
+        run = tmp_path / "run"
+        sized = [f"--{name.replace('_', '-')}={value}" for name, value in small.items()]
+        code, _, error = tuner(
+            *("fit", "--data", zoo / "train", "--run", run, "--shots", 5, "--budget", 60),
+            *("--sampling", "coop", *sized, *flags),
+        )
+        assert code == 0, error
+        ours = {"budget": 60, "settings": small, "preset": None} | parameters
+        ours["settings"] = small | ours["settings"]
+        fitted = CraftClassifier().set_params(**ours)
+        fitted.fit(files, [path.parent.name for path in files])
+    assert fitted.plan_.model_dump_json(indent=2) + "\n" == (run / "plan.json").read_text()
+
+
+def test_the_default_spends_what_the_default_of_the_command_does(server, shades, caplog):
+    caplog.set_level("INFO", "craft_tuner")
+    spent = server.spent.queries
+    fitted = CraftClassifier().fit(*shades)
+    assert server.spent.queries - spent == fitted.plan_.total.queries <= 8
+    assert fitted.plan_.method == "bank"
+    assert caplog.messages == [f"bank will spend {amounts(fitted.plan_.total)}"]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "least"),
+    [
+        ({"method": "craft", "budget": 4}, "at least 5"),
+        ({"method": "bbt", "budget": 3}, "at least 4"),
+        ({"method": "bank", "budget": 7, "settings": {}}, "at least 8"),
+        ({"method": "head_only", "budget": 1, "settings": {"views": 8}}, "at least"),
+        ({"preset": "caltech101", "method": None, "budget": 4}, "at least 5"),
+    ],
+)
+def test_nothing_is_sent_with_a_plan_beyond_the_budget(server, shades, parameters, least):
+    asked = len(server.asked)
+    with pytest.raises(BudgetExhausted, match=least):
+        tiny(**({"settings": {}} | parameters)).set_params(settings__population=4).fit(*shades)
+    assert {one.method for one in server.asked[asked:]} == {"GET"}
+
+
+def test_settings_are_parameters(server, shades):
+    given = {"sigma": 0.5, "views": 1}
+    classifier = CraftClassifier(settings=given)
+    assert classifier.get_params()["settings__sigma"] == 0.5
+    assert "settings__sigma" not in classifier.get_params(deep=False)
+    changed = clone(classifier).set_params(settings__sigma=1.0, settings__bound=None, seed=3)
+    assert changed.settings == {"sigma": 1.0, "views": 1, "bound": None}
+    assert (changed.seed, given) == (3, {"sigma": 0.5, "views": 1})
+    assert CraftClassifier().set_params(settings__views=2).settings == {"views": 2}
+    replaced = classifier.set_params(settings__views=3, settings={"flip": False})
+    assert replaced.settings == {"flip": False, "views": 3}
+    with pytest.raises(ValueError, match="Invalid parameter 'setting' for estimator"):
+        classifier.set_params(setting__views=1)
+    with pytest.raises(UsageError, match="no setting is called sgima"):
+        tiny().set_params(settings__sgima=1).fit(*shades)
+    with pytest.raises(InputError, match="settings is 3; needed: a mapping"):
+        tiny(settings=3).fit(*shades)
+    search = GridSearchCV(tiny(), {"settings__sigma": [0.5, 1.0]}, cv=2, error_score="raise")
+    assert search.fit(*shades).best_params_["settings__sigma"] in (0.5, 1.0)
+
+
+def test_a_pickle_of_before_is_read(server, shades):
+    fitted = tiny(method="craft").fit(*shades)
+    state = vars(fitted).copy()
+    del state["plan_"]
+    old = CraftClassifier.__new__(CraftClassifier)
+    old.__setstate__(state)
+    again = pickle.loads(pickle.dumps(old))
+    assert again.method == "craft"
+    assert (again.predict(shades[0]) == fitted.predict(shades[0])).all()
 
 
 def test_it_does_what_the_command_does(tmp_path):
@@ -199,6 +292,85 @@ def test_values_that_are_no_pictures_are_named(server, values, words):
     with pytest.raises(InputError, match=words) as raised:
         tiny().fit(values, [0, 1])
     assert isinstance(raised.value, ValueError)
+
+
+class Frame:
+    """What a data frame shows of itself: rows by its length, names of columns when iterated."""
+
+    def __init__(self, rows, columns):
+        self.rows, self.columns = rows, columns
+        self.shape, self.ndim = (len(rows), len(columns)), 2
+
+    def __len__(self):
+        return len(self.rows)
+
+    def __iter__(self):
+        return iter(self.columns)
+
+    def __getitem__(self, name):
+        return self.rows[:, self.columns.index(name)]
+
+    def __array__(self, dtype=None, copy=None):
+        return np.asarray(self.rows, dtype)
+
+
+class Table:
+    """What an Arrow table or a Hugging Face dataset shows of itself."""
+
+    column_names = ("path", "label")
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, place):
+        return ["a.png", "b.png"][place]
+
+
+NAMED = [
+    Frame(np.eye(12), [f"pixel{number}" for number in range(12)]),
+    Frame(np.eye(12), ["a.png", *range(11)]),
+    Frame(np.array([["a.png", "b.png"]] * 12), ["path", "other"]),
+    Table(),
+    {"path": ["a.png"] * 12},
+    np.zeros(12, [("width", float), ("height", float)]),
+]
+
+
+@pytest.mark.parametrize("values", NAMED, ids=lambda values: type(values).__name__)
+def test_names_of_columns_are_not_read_as_paths(server, shades, values):
+    fitted = CraftClassifier()
+    fitted.adapter_ = an_adapter()
+    asked = len(server.asked)
+    for use in (lambda: tiny().fit(values, shades[1]), lambda: fitted.predict(values)):
+        with pytest.raises(InputError, match=f"X is a {type(values).__name__} with named columns"):
+            use()
+    assert len(server.asked) == asked
+
+
+def test_numbered_columns_are_rows_of_numbers(server):
+    rows = np.random.default_rng(5).uniform(0, 16, (9, 16))
+    frame = Frame(rows, list(range(16)))
+    fitted = tiny().fit(frame, [3, 1, 2] * 3)
+    assert (fitted.predict(frame) == fitted.predict(rows)).all()
+
+
+@pytest.mark.parametrize("longer", ["X", "y"])
+@pytest.mark.parametrize("kind", ["pixels", "list", "tuple", "rows", "bytes"])
+def test_lists_of_different_length_are_refused(server, shades, longer, kind):
+    images, labels = shades
+    short, long = slice(0, 9), slice(0, 12)
+    X = images[long if longer == "X" else short]
+    held = {
+        "pixels": X,
+        "list": list(X),
+        "tuple": tuple(X),
+        "rows": X.reshape(len(X), -1).astype(float),
+        "bytes": [encode_png(Image.fromarray(pixels)) for pixels in X],
+    }
+    asked = len(server.asked)
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        tiny().fit(held[kind], labels[short if longer == "X" else long])
+    assert len(server.asked) == asked
 
 
 @pytest.mark.parametrize(

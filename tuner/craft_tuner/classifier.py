@@ -2,9 +2,10 @@
 
 Owns how X and y become a dataset and scores become labels. What it does with them is what the
 commands do: `fit` is an ordinary run, predictions go through `inference`. It prints nothing unless
-`verbose`.
+`verbose`, and logs each plan (logger `craft_tuner`, INFO).
 """
 
+import logging
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from pydantic import SecretStr
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import ClassifierMixin
 from sklearn.utils import Tags
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import (
@@ -34,22 +35,28 @@ from craft_tuner.commands.session import client_for, open_server
 from craft_tuner.config import fit_config as configuration
 from craft_tuner.config.settings import Settings, gather
 from craft_tuner.data.arrays import grey_pictures, holds_pictures, pictures_from
-from craft_tuner.data.dataset import Dataset, Item, spoken
+from craft_tuner.data.dataset import Dataset, Item
+from craft_tuner.data.frames import refuse_named_columns
+from craft_tuner.data.labels import names_of_labels
 from craft_tuner.data.pictures import Picture
 from craft_tuner.errors import InputError
 from craft_tuner.heads.softmax import softmax
 from craft_tuner.inference.predict import ask, batches
+from craft_tuner.parameters import SettingsAsParameters
+from craft_tuner.plan import amounts
 from craft_tuner.runs.run import CONFIG, Run
 from craft_tuner.training import fit as fitting
 from craft_tuner.training import tracking
 from craft_tuner.training.watcher import SILENT, Silent
+
+LOG = logging.getLogger("craft_tuner")
 
 SETUP = {"made_by": "CraftClassifier"}
 """What a run of an estimator says of itself; its data is not on disk, so that `craft-tuner fit
 --resume` cannot go on with it, and `fit` with the same data can."""
 
 
-class CraftClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # sklearn is untyped
+class CraftClassifier(ClassifierMixin, SettingsAsParameters):  # type: ignore[misc]
     """A classifier of images that adapts a metered black-box CLIP behind a craft-server.
 
     X is one of
@@ -65,12 +72,15 @@ class CraftClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # s
         server: address; None: CRAFT_SERVER_URL, else this machine.
         key: API key; None: CRAFT_API_KEY, which keeps it out of pickles. Kept as a `SecretStr`.
         model: to ask, if the server has several; None: CRAFT_MODEL.
-        method: how to adapt, as in `craft-tuner settings`.
+        method: how to adapt, as in `craft-tuner settings`; None: as `craft-tuner fit` chooses:
+            `auto`, or what `preset` says.
         shots: images of each class that are drawn from X, also "up to 16"; None: all of X.
         seed: of all that is random.
-        budget: queries of a fit; None: the paper's, or what the key has left if that is less.
+        budget: most queries of a fit; with a plan that needs more nothing is sent. None: the
+            paper's, or what the key has left if that is less.
         preset: settings of a dataset of the paper.
-        settings: any other setting of a fit by name, as in `craft-tuner settings`.
+        settings: any other setting of a fit by name, as in `craft-tuner settings`; each is a
+            parameter too, `settings__sigma`.
         class_names: what the model is asked about for each label: a mapping from labels, or the
             names in the order of the sorted labels; None: the labels, `sea_lion` as `sea lion`.
         value_range: numbers that are black and white where X is (N, F); None: the lowest and the
@@ -79,11 +89,12 @@ class CraftClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # s
         run_dir: directory of the run, kept; fitting again on the same X and y goes on with it and
             pays nothing twice. None: a temporary one. One for each fit: leave it out in searches.
         timeout_s: longest wait for a reply in seconds; None: CRAFT_TIMEOUT_S.
-        verbose: show plan and progress on standard error.
+        verbose: above 0 shows plan and progress on standard error.
 
     Attributes:
         classes_: (K,) the labels, sorted.
         adapter_: `craft_tuner.adapter.adapter.Adapter`, what was learnt.
+        plan_: `craft_tuner.plan.Plan`, what the fit might spend; there before it spends any.
         result_: content of the run's result.json: queries spent, versions and so on.
         n_features_in_, value_range_: F and what is black and white, where X was (N, F).
     """
@@ -94,7 +105,7 @@ class CraftClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # s
         server: str | None = None,
         key: str | SecretStr | None = None,
         model: str | None = None,
-        method: str = "craft",
+        method: str | None = None,
         shots: int | str | None = None,
         seed: int = 1,
         budget: int | None = None,
@@ -105,7 +116,7 @@ class CraftClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # s
         batch_size: int | None = None,
         run_dir: str | Path | None = None,
         timeout_s: float | None = None,
-        verbose: bool = False,
+        verbose: int = False,
     ) -> None:
         self.server = server
         self.key = key
@@ -151,8 +162,8 @@ class CraftClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # s
         self.classes_, index = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
             raise InputError(f"y has 1 class, {self.classes_.tolist()[0]!r}; needed: 2 or more")
-        items = map(Item, pictures, map(int, index))
-        dataset = Dataset(_names(self.classes_, self.class_names), tuple(items))
+        items = [Item(one, int(label)) for one, label in zip(pictures, index, strict=True)]
+        dataset = Dataset(names_of_labels(self.classes_, self.class_names), tuple(items))
         settings = self._fit_settings(most=int(np.bincount(index).max()))
         self._run(dataset, settings)
         return self
@@ -182,10 +193,11 @@ class CraftClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # s
 
     def _checked(self, X: Any, y: ArrayLike) -> tuple[tuple[Picture, ...], NDArray[Any]]:
         """Pictures and labels of a fit."""
+        refuse_named_columns(X)
         if holds_pictures(X):
-            check_consistent_length(X, y)
             labels = column_or_1d(y, warn=True)
             pictures = pictures_from(X)
+            check_consistent_length(pictures, labels)
             for name in ("n_features_in_", "value_range_"):
                 self.__dict__.pop(name, None)  # of an earlier fit on numbers
         else:
@@ -198,6 +210,7 @@ class CraftClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # s
 
     def _pictures(self, X: Any) -> tuple[Picture, ...]:
         """Pictures of a prediction."""
+        refuse_named_columns(X)
         if holds_pictures(X):
             return pictures_from(X)
         rows = validate_data(self, X, dtype=np.float64, reset=False)
@@ -217,23 +230,27 @@ class CraftClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # s
 
     def _fit_settings(self, *, most: int) -> configuration.FitConfig:
         """Settings of a fit; without `shots`, all images are shots, `most` in the largest class."""
-        own = {"preset": self.preset, "budget": self.budget, "shots": self.shots}
+        if not isinstance(self.settings, Mapping | None):
+            raise InputError(f"settings is {self.settings!r}; needed: a mapping of names to values")
+        names = ("preset", "method", "budget", "shots")
+        own = {name: getattr(self, name) for name in names}
         given = {name: value for name, value in own.items() if value is not None}
         everything = {"shots": most, "sampling": "coop"} if self.shots is None else {}
-        named = {"method": self.method, "seed": self.seed}
-        return configuration.build(everything, self.settings or {}, named, given)
+        return configuration.build(everything, self.settings or {}, {"seed": self.seed}, given)
 
     def _run(self, dataset: Dataset, settings: configuration.FitConfig) -> None:
         connection = self._connection()
         track = tracking.known(connection.track)
         with ExitStack() as held:
             path = held.enter_context(_directory(self.run_dir))
-            screen, transport = held.enter_context(_server(connection, verbose=self.verbose))
+            screen, transport = held.enter_context(_server(connection, verbose=self.verbose > 0))
             card = choose_model(transport, connection.model)
             run = None
             if (path / CONFIG).exists():
                 run = held.enter_context(Run.resume(path, config=settings))
             prepared = fitting.prepare(settings, dataset, transport, card=card, run=run)
+            self.plan_ = prepared.plan
+            LOG.info("%s will spend %s", self.plan_.method, amounts(self.plan_.total))
             run = run or held.enter_context(Run.create(path, settings, setup=SETUP))
             following = tracking.following(track, run, screen, say=screen.say)
             watcher = held.enter_context(following)
@@ -246,7 +263,7 @@ class CraftClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # s
         pictures, adapter = self._pictures(X), self.adapter_
         found: list[FloatArray] = []
         connection = self._connection()
-        with _server(connection, verbose=self.verbose) as (screen, transport):
+        with _server(connection, verbose=self.verbose > 0) as (screen, transport):
             client = client_for(adapter, transport, connection)
             advance = screen.uploading(len(pictures))
             for batch in batches(pictures, adapter, client.card.limits, size=self.batch_size):
@@ -256,25 +273,6 @@ class CraftClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # s
                     raise InputError(f"{len(answer.refused)} of X cannot be used: {sentences}")
                 found.append(answer.logits)
         return np.concatenate(found)
-
-
-def _names(
-    labels: NDArray[Any], given: Mapping[Any, str] | Sequence[str] | None
-) -> tuple[str, ...]:
-    """The class name of each label, in order."""
-    if given is None:
-        return tuple(spoken(str(label)) for label in labels)
-    if not isinstance(given, Mapping):
-        if len(given) != len(labels):
-            raise InputError(
-                f"{len(given)} class_names for {len(labels)} labels ({labels[:10].tolist()}); give "
-                "one for each, in their order"
-            )
-        return tuple(given)
-    missing = [label for label in labels.tolist() if label not in given]
-    if missing:
-        raise InputError(f"class_names has no name for the label {missing[0]!r}; give one for each")
-    return tuple(given[label] for label in labels.tolist())
 
 
 @contextmanager

@@ -1,7 +1,9 @@
 """`craft-tuner data check`, and the paper's layouts in fits and evaluations, as typed."""
 
 import json
+import os
 import sys
+from itertools import product
 
 import pytest
 
@@ -40,10 +42,51 @@ def server(monkeypatch):
 
 def test_a_sound_dataset_passes_without_a_server(tuner, tmp_path):
     build(tmp_path, "caltech101")
-    code, out, error = tuner("data", "check", "coop:caltech101", "--method", "bbt")
+    code, out, error = tuner("data", "check", "coop:caltech101", "--method", "bbt", "--shots", 4)
     assert code == 0, error
     assert "template: a photo of a {}." in out
-    assert "a fit (bbt, 4 shots, seed 1, preset caltech101) needs:" in out
+    assert "a fit (bbt, 4 shots, seed 1) needs:" in out
+    assert "the paper's settings for this dataset: --preset caltech101" in out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--shots", 2),
+        ("--shots", 2, "--set", "views=1"),
+        ("--shots", 1, "--budget", 5),
+        ("--shots", 2, "--method", "bbt", "--set", "population=4"),
+        ("--shots", 3, "--preset", "caltech101"),
+    ],
+)
+def test_a_check_has_the_plan_of_the_dry_run(tuner, server, tmp_path, flags, monkeypatch):
+    server.queries = 9000
+    monkeypatch.setenv("CRAFT_FIT_SEED", "2")
+    for split, label, name in product(("train", "test"), ("ox", "yak"), "abc"):
+        paint(tmp_path / "caltech101" / split / label / f"{name}.png")
+    code, out, error = tuner("data", "check", "caltech101", *flags)
+    assert code == 0, error
+    assert f"planned for the key at {os.environ['CRAFT_SERVER_URL']}" in out
+    code, _, error = tuner("fit", "--dry-run", "--data", "caltech101", *flags)
+    assert code == 0
+    table = error[error.index("phase ") : error.index("the key has")]
+    assert table in out
+    assert ", seed 2" in out
+
+
+def test_a_check_goes_on_without_its_server_and_refuses_with_its_key(
+    tuner, server, tmp_path, monkeypatch
+):
+    for label in ("ox", "yak"):
+        paint(tmp_path / "zoo" / label / "0.png")
+    code, out, error = tuner("data", "check", "zoo", "--shots", 1, "--key", "craft_other")
+    assert (code, "problem: The API key is missing, unknown" in out) == (1, True)
+    monkeypatch.setenv("CRAFT_SERVER_URL", "http://127.0.0.1:1")
+    code, out, error = tuner("data", "check", "zoo", "--shots", 1)
+    assert code == 0
+    assert "planned without the key's limits: no answer from http://127.0.0.1:1" in error
+    assert "planned for a model of the paper's shapes and no limits" in out
 
 
 def test_a_problem_is_exit_code_1_in_json_too(tuner, tmp_path):

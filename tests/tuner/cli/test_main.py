@@ -236,8 +236,12 @@ def test_the_key_is_in_no_file_of_the_run(world):
 
 def test_a_finished_fit_resumes_to_the_same_bytes_and_buys_nothing(world):
     before = (world.run / "adapter.safetensors").read_bytes(), world.server.spent
+    asked = len(world.server.asked)
     code, _, error = world.tuner("fit", "--resume", world.run)
     assert code == 0, error
+    assert len(world.server.asked) == asked
+    [sentence] = error.splitlines()
+    assert f"is finished, nothing is asked again; the adapter is in {world.run}/" in sentence
     assert ((world.run / "adapter.safetensors").read_bytes(), world.server.spent) == before
 
 
@@ -269,9 +273,11 @@ def test_a_fit_tells_its_tracker_and_tells_it_again_when_resumed(tuner, zoo, tmp
     assert (first, last) == ("start fake::1 0", "finish bbt")
     rows = [json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines()]
     assert queries == [str(row["queries"]) for row in rows]
+    Path("run/result.json").unlink()  # as if it had been killed before its end
     assert tuner("fit", "--resume", "run")[0] == 0
     assert f"start fake::1 {len(rows)}" in Path("heard.txt").read_text()
     Path("heard.txt").unlink()
+    Path("run/result.json").unlink()
     assert tuner("fit", "--resume", "run", "--track", "none")[0] == 0
     assert not Path("heard.txt").exists()
 
@@ -499,9 +505,10 @@ def test_settings_lists_every_setting_with_its_meaning(tuner):
     assert code == 0
     for line in (
         "  zero_shot: the model as it is: plain text prompts",
-        "(0 queries to fit, 7 to answer about an image set, text prompts)",
-        "(8 queries to fit, 1 to answer about an image set, text prompts)",
-        "in turns (7,995 queries to fit, 1 to answer about an image set, soft prompts)",
+        "(queries: 0 to fit, 8 to test, 7 per batch of answers; text prompts)",
+        "(queries: 8 to fit, 2 to test, 1 per batch of answers; text prompts)",
+        "(queries: 8 to fit, 9 to test, 8 per batch of answers; soft or text prompts)",
+        "in turns (queries: 7,995 to fit, 2 to test, 1 per batch of answers; soft prompts)",
     ):
         assert line in out
     assert "--intrinsic-dim [512]  d, dimensions of z searched" in out

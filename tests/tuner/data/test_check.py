@@ -10,12 +10,14 @@ from craft_server.app import card_limits
 from craft_server.settings import Settings
 from craft_tuner.commands.check_data import look
 from craft_tuner.config.fit_config import build as configure
+from craft_tuner.config.settings import Settings as Connection
 from craft_tuner.data.benchmarks import BENCHMARKS
 from craft_tuner.data.check import SHOWN, check
 from craft_tuner.data.dataset import Dataset, Item
 from craft_tuner.data.pictures import BytesPicture
 from craft_tuner.data.sources import list_source
 from craft_tuner.training import estimate as estimating
+from craft_tuner.training.prepare import Samples
 from tests.support.coop_layouts import build, paint, split_rows, write_split
 from tests.support.paths import ROOT
 
@@ -231,7 +233,7 @@ def test_a_bank_is_priced_by_shots_and_views_together():
     dataset = Dataset(("a", "b"), items, ())
     settings = configure({"method": "bank", "shots": 4, "views": 3})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(estimating.Samples, "weigh", lambda _: 1)
+        patch.setattr(Samples, "weigh", lambda _: 1)
         needs = estimating.estimate(settings, dataset)
     [bought] = needs.plan.phases
     assert bought.cost.logit_vectors == needs.plan.population * 8 * (1 + 3)
@@ -249,18 +251,25 @@ def test_imagenet_sized_tests_need_one_query_per_image_set():
 # --- both together ------------------------------------------------------------------------------
 
 
-def peek(source, *, opened=True, **flags):
-    return look(str(source), flags, class_names=None, opened=opened)
+def peek(source, *, opened=True, connection=None, **flags):
+    connection = connection or Connection()
+    return look(str(source), [flags], connection=connection, class_names=None, opened=opened)
 
 
-def test_a_datasets_own_preset_and_as_many_shots_as_there_are(tmp_path):
-    looked = peek(f"coop:oxford-pets@{build(tmp_path, 'oxford_pets')}", seed=3)
+def test_a_datasets_preset_is_named_and_taken_if_it_is_asked_for(tmp_path):
+    source = f"coop:oxford-pets@{build(tmp_path, 'oxford_pets')}"
+    plain = peek(source, shots=4)
+    assert plain.needs is not None
+    assert (plain.config.preset, plain.needs.plan.method) == (None, "bank")
+    assert "the paper's settings for this dataset: --preset oxford_pets\n" in plain.text()
+    looked = peek(source, seed=3, shots=4, preset="oxford_pets")
     assert looked.usable
     assert (looked.config.preset, looked.config.shots, looked.config.seed) == ("oxford_pets", 4, 3)
     assert looked.template == "a photo of a {}, a type of pet."
     assert looked.needs is not None
     assert looked.needs.plan.budget == 4000
     text = looked.text()
+    assert "--preset" not in text
     assert "3 classes; images: 12 train, 6 test, 3 validation (unused)" in text
     assert "a fit (craft, 4 shots, seed 3, preset oxford_pets) needs:" in text
     assert text.endswith("\nusable")
@@ -270,7 +279,8 @@ def test_a_shifted_set_needs_an_evaluation(tmp_path):
     text = peek(f"coop:imagenet-r@{build(tmp_path, 'imagenet_r')}").text()
     assert "remark: no training images: for evaluation alone\n" in text
     assert "an evaluation among these classes needs:" in text
-    assert "shots" not in text
+    assert " 0 shots" not in text
+    assert "shots:" not in text
 
 
 def test_more_shots_than_there_are_is_why_a_fit_would_be_refused(zoo):
@@ -282,7 +292,7 @@ def test_more_shots_than_there_are_is_why_a_fit_would_be_refused(zoo):
 
 
 def test_a_budget_that_covers_nothing_is_why_a_fit_would_be_refused(zoo):
-    assert "raise --budget to at least" in peek(zoo, method="craft", budget=3).text()
+    assert "raise --budget to at least" in peek(zoo, shots=3, method="craft", budget=3).text()
 
 
 def test_problems_come_before_plans(zoo):

@@ -144,8 +144,10 @@ def test_a_folder_to_classify_follows_the_same_rule(zoo):
     ]
     assert not named.faults
     assert named.remarks == (
-        f"hidden, passed over (3): {str(ox / '.a.png')!r}, {str(ox / '.cache')!r}, "
-        f"{str(ox / 'deep' / '.d.png')!r}",
+        (
+            f"hidden, passed over (3): {str(ox / '.a.png')!r}, {str(ox / '.cache')!r}, "
+            f"{str(ox / 'deep' / '.d.png')!r}"
+        ),
         f"no picture, passed over (1): {str(ox / 'notes.txt')!r}",
     )
 

@@ -153,6 +153,18 @@ def test_auto_looks_at_what_the_key_has_left() -> None:
 
 
 @pytest.mark.parametrize(
+    ("left", "answer", "after"),
+    [(1, 1, 0), (3, 1, 0), (5, 2, 0), (6, 2, 1), (9, 4, 0), (17, 8, 0), (24, 8, 7), (25, 8, 8)],
+)
+def test_auto_says_that_a_key_is_left_too_little_for_answers(left, answer, after) -> None:
+    plan = methods.get("auto").plan(build({"method": "auto"}), WORK, some_budgets(left))
+    assert (plan.answer, left - plan.total.queries) == (answer, after)
+    said = f"the key is left {after} queries, too few for a batch of answers ({answer})"
+    assert (said in plan.why) == (after < answer)
+    assert plan.spending.endswith(f" to test, {answer} per batch of answers")
+
+
+@pytest.mark.parametrize(
     ("budget", "method", "prompts"), [(8, "zero_shot", 0), (9, "bank", 4), (17, "bank", 8)]
 )
 def test_auto_asks_several_prompts_or_none_of_a_key_of_labels(budget, method, prompts) -> None:

@@ -130,6 +130,17 @@ def test_a_run_is_bound_to_its_model(tmp_path: Path) -> None:
             run.bind(TASK, a_card(digest="e" * 64))
 
 
+def test_a_run_that_asks_nothing_about_its_shots_goes_on_without_them(tmp_path: Path) -> None:
+    """Zero-shot runs of before 2026-11-28 uploaded their shots and were bound to them."""
+    unasked = replace(TASK, shots=Images((), 0), views=(), labels=TASK.labels[:0])
+    with Run.create(tmp_path / "run", build()) as run:
+        run.bind(TASK, a_card())
+        run.bind(unasked, a_card())
+        other = replace(unasked, texts=Texts(("other", "names")))
+        with pytest.raises(RunError, match="other classes"):
+            run.bind(other, a_card())
+
+
 def test_a_run_is_bound_to_what_its_key_is_reported(tmp_path: Path) -> None:
     with Run.create(tmp_path / "run", build()) as run:
         run.bind(TASK, a_card())

@@ -6,10 +6,11 @@ import pytest
 from rich.console import Console
 
 from craft_shared.messages import Counters
+from craft_tuner import methods
 from craft_tuner.commands.progress import Screen
-from craft_tuner.config.fit_config import FitConfig
+from craft_tuner.config.fit_config import FitConfig, build
 from craft_tuner.data.pictures import SAMPLE, BytesPicture, weigh
-from craft_tuner.plan import Phase, Plan
+from craft_tuner.plan import Phase, Plan, Workload
 from craft_tuner.training.traffic import Link, Load, Traffic, foresee
 from tests.support.tuner_fakes import a_card
 
@@ -25,11 +26,17 @@ TRAFFIC = Traffic(
 
 def a_plan():
     def phase(purpose, queries, calls, images):
-        cost = Counters(queries=queries, calls=calls, logit_vectors=queries * images, texts=0)
+        asked = {"queries": queries, "calls": calls, "texts": 2 * queries}
+        cost = Counters(logit_vectors=queries * images, **asked)
         return Phase(purpose=purpose, what="", cost=cost)
 
     phases = phase("fitness", 400, 10, 32), phase("head", 10, 10, 32), phase("test", 1, 1, 500)
     return Plan(method="craft", budget=500, generations=10, population=40, phases=phases)
+
+
+def a_bank_plan():
+    work = Workload(2, 8, test_images=6, test_sets=1, bundle=72, set_size=1000)
+    return methods.get("bank").plan(build({"method": "bank"}), work)
 
 
 def reported(traffic, line):
@@ -58,6 +65,12 @@ def test_logits_are_counted_to_the_byte_and_prompts_by_their_offsets(dtype, size
     )
     assert texts.prompt_bytes - 410 * 64 == 21 * (2 * 6 + 700)
     assert (found.requests, found.pictures, found.picture_bytes) == (21, 7, 70 + 7 * 340)
+
+
+def test_names_beside_the_classes_are_counted():
+    bank = a_bank_plan()
+    found = foresee(bank, FitConfig(), a_card(), class_names=["cat", "dog"], pictures=Load(0, 0))
+    assert found.logit_bytes == 4 * bank.total.logits + bank.total.calls * 700
 
 
 @pytest.mark.parametrize("count", [0, 1, 5, 8, 9, 100])

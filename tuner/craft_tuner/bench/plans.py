@@ -11,14 +11,12 @@ from operator import attrgetter
 from pathlib import Path
 
 from craft_shared.messages import Budgets, Counters, ModelCard, Policy
-from craft_tuner import methods
 from craft_tuner.bench.grid import Cell, Grid
-from craft_tuner.config.fit_config import FitConfig
 from craft_tuner.data.dataset import Dataset
 from craft_tuner.data.sources import read_dataset
 from craft_tuner.errors import BudgetExhausted, CraftTunerError
 from craft_tuner.plan import Plan, left_of, words
-from craft_tuner.training.prepare import gather
+from craft_tuner.training.foresight import Terms, plan_fit
 
 _TESTS = {"zero-shot", "test"}
 
@@ -75,16 +73,9 @@ def _plan_method(
 
 def _plan_cell(dataset: Dataset, card: ModelCard, policy: Policy | None, cell: Cell) -> Planned:
     try:
-        return Planned(cell, _plan(cell.config, dataset, card, policy))
+        return Planned(cell, plan_fit(cell.config, dataset, Terms(card, policy)).plan)
     except CraftTunerError as error:
         return Planned(cell, None, error.message)
-
-
-def _plan(config: FitConfig, dataset: Dataset, card: ModelCard, policy: Policy | None) -> Plan:
-    method = methods.get(config.method)
-    method.check_key(card)
-    samples = gather(config, dataset, method, card=card)
-    return method.plan(config, samples.workload(card, policy))
 
 
 def check_payable(bills: Sequence[Bill], budgets: Budgets) -> None:

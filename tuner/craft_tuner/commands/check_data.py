@@ -11,16 +11,17 @@ from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 from rich.filesize import decimal
 
+from craft_tuner.client.account import choose_model, fetch_key
 from craft_tuner.commands.progress import Screen
+from craft_tuner.commands.session import open_server
 from craft_tuner.config import fit_config as configuration
 from craft_tuner.config import presets as official
+from craft_tuner.config.settings import Settings
 from craft_tuner.data.check import Finding, Report, check
-from craft_tuner.data.listing import Listing
 from craft_tuner.data.sources import benchmark_of, list_source, title
-from craft_tuner.errors import BudgetExhausted, DataError
+from craft_tuner.errors import CraftTunerError, ServerUnreachable
 from craft_tuner.training.estimate import Estimate, estimate
-
-PAPER_SHOTS = (16, 8, 4, 2, 1)
+from craft_tuner.training.foresight import Terms
 
 
 class Look(BaseModel):
@@ -31,6 +32,10 @@ class Look(BaseModel):
     source: str
     template: str | None
     """The hand-written template of a dataset of the paper."""
+    preset: str | None
+    """The preset of a dataset of the paper, if the settings do not have it."""
+    server: str | None
+    """The server whose key the plan is for; None: no key was given, and limits are assumed."""
     report: Report
     config: configuration.FitConfig
     needs: Estimate | None
@@ -57,6 +62,8 @@ class Look(BaseModel):
             yield f"shots: every class has {report.fewest:,} or more (the largest {report.most:,})"
         if self.template:
             yield f"template: {self.template}"
+        if self.preset:
+            yield f"the paper's settings for this dataset: --preset {self.preset}"
         yield from (_sentence(finding) for finding in report.findings)
         if report.bytes is not None:
             yield f"all images: {decimal(report.bytes)}"
@@ -77,66 +84,76 @@ class Look(BaseModel):
         )
         yield plan.table()
         yield (
-            f"about, for a model of the paper's shapes: {traffic.pictures:,} images of "
-            f"{decimal(traffic.picture_bytes)} and prompts of {decimal(traffic.prompt_bytes)} to "
-            f"send, logits of {decimal(traffic.logit_bytes)} to receive, {traffic.requests:,} calls"
+            f"about {traffic.pictures:,} images of {decimal(traffic.picture_bytes)} and prompts of "
+            f"{decimal(traffic.prompt_bytes)} to send, logits of {decimal(traffic.logit_bytes)} to "
+            f"receive, {traffic.requests:,} calls"
+        )
+        yield (
+            f"planned for the key at {self.server}, as `craft-tuner fit` would plan it now"
+            if self.server
+            else "planned for a model of the paper's shapes and no limits; with --key or "
+            "CRAFT_API_KEY, for that key and its server"
         )
 
 
 def look(
     source: str,
-    flags: Mapping[str, Any],
+    layers: Sequence[Mapping[str, Any]],
     *,
+    connection: Settings,
     class_names: Path | None,
     opened: bool,
-    outside: Sequence[Path] = (),
 ) -> Look:
-    """Look at a dataset.
+    """Look at a dataset, and plan the fit that the same settings would begin.
 
     Args:
         source: what `--data` names.
-        flags: settings to plan with, as for a fit.
+        layers: settings to plan with, as for a fit.
+        connection: with a key, its server is asked what the key may and has; nothing is spent.
+            Folders that images may be in beside the dataset's own are in it as well.
         class_names: a file of `label = class name` lines.
         opened: read and decode every picture.
-        outside: folders that its images may be in beside its own.
 
     Raises:
         DataError: there is no dataset, or its form is not understood.
         UsageError: a setting is not usable.
     """
-    listing = list_source(source, class_names=class_names, outside=outside)
-    configuration.build(flags)  # before the long part
+    listing = list_source(source, class_names=class_names, outside=connection.allow_outside)
+    config = configuration.build(*layers)  # before the long part
     with Screen(Console(stderr=True)) as screen:
         pictures = len(listing.train) + len(listing.test) if opened else 0
         report = check(listing, opened=opened, on_read=screen.reading(pictures))
     benchmark = benchmark_of(source)
-    settings = _settings(title(source), flags, report)
-    needs, refusal = _needs(settings, listing) if report.usable else (None, None)
+    preset = official.preset_of(title(source)) if benchmark else None
+    server, needs, refusal = None, None, None
+    try:
+        server, terms = _terms(connection)
+        needs = estimate(config, listing.dataset(), terms) if report.usable else None
+    except CraftTunerError as error:
+        refusal = error.message
     return Look(
         source=source,
         template=benchmark.template if benchmark else None,
+        preset=None if config.preset else preset,
+        server=server,
         report=report,
-        config=settings,
+        config=config,
         needs=needs,
         refusal=refusal,
     )
 
 
-def _settings(name: str, flags: Mapping[str, Any], report: Report) -> configuration.FitConfig:
-    """The settings to plan with: the dataset's preset, and as many shots as there are."""
-    preset = official.preset_of(name)
-    own = {"preset": preset} if preset else {}
-    shots = next((count for count in PAPER_SHOTS if count <= report.fewest), 1)
-    return configuration.build({"shots": shots, **own}, flags)
-
-
-def _needs(
-    settings: configuration.FitConfig, listing: Listing
-) -> tuple[Estimate | None, str | None]:
-    try:
-        return estimate(settings, listing.dataset()), None
-    except (DataError, BudgetExhausted) as error:
-        return None, error.message
+def _terms(connection: Settings) -> tuple[str | None, Terms | None]:
+    """The server's address, and what its key may and has; nothing without a key that it tells."""
+    if connection.key is None:
+        return None, None
+    with open_server(connection) as (screen, transport):
+        try:
+            card = choose_model(transport, connection.model)
+            return transport.url, Terms.of(card, fetch_key(transport))
+        except ServerUnreachable as error:
+            screen.say(f"planned without the key's limits: {error.message}")
+            return None, None
 
 
 def _sentence(finding: Finding) -> str:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import ValidationError
+from rich.console import Console
 
 from craft_shared.messages import Counters, KeyInfo, ModelCard, UsageReply
-from craft_tuner.adapter.adapter import Adapter
+from craft_tuner.adapter.adapter import TENSORS_FILE, Adapter
 from craft_tuner.client.account import choose_model, fetch_key, fetch_usage
 from craft_tuner.client.batching import images_per_set
 from craft_tuner.client.client import Client
@@ -27,7 +28,7 @@ from craft_tuner.inference import evaluate as evaluation
 from craft_tuner.inference.evaluate import Evaluation
 from craft_tuner.inference.predict import cost_of
 from craft_tuner.plan import amounts, left_of, left_words
-from craft_tuner.report import summary_rows, write_report
+from craft_tuner.report import REPORT, summary_rows, write_report
 from craft_tuner.runs.run import Run
 from craft_tuner.training import fit as fitting
 from craft_tuner.training import tracking
@@ -78,8 +79,15 @@ def foresee(
 
 
 def resume(where: Path, settings: Settings) -> dict[str, Any]:
-    """Go on with a run; settings that are not given are those it was started with."""
+    """Go on with a run; settings that are not given are those it was started with.
+
+    Of a finished run nothing is done again and no server is asked; a page that it lacks is written.
+    """
     with Run.resume(where) as run:
+        finished = run.result()
+        if finished is not None:
+            _say_finished(run)
+            return finished
         try:
             setup = Setup.model_validate(run.identity.setup)
         except ValidationError as error:
@@ -129,6 +137,15 @@ def usage(
     """What the key has left, and what the ledger says that it spent."""
     with open_server(settings) as (_, transport):
         return fetch_key(transport), fetch_usage(transport, bucket=bucket)
+
+
+def _say_finished(run: Run) -> None:
+    page = run.path / REPORT
+    with Screen(Console(stderr=True)) as screen:
+        screen.say(
+            f"{run.path} is finished, nothing is asked again; the adapter is in "
+            f"{run.path / TENSORS_FILE}, see {page if page.exists() else write_report(run)}"
+        )
 
 
 def _show_settings(screen: Screen, config: FitConfig, origins: Origins | None = None) -> None:

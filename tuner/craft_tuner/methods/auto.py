@@ -18,7 +18,7 @@ from craft_tuner.methods.base import Method, OnProgress
 from craft_tuner.methods.prompt_bank import BankSettings, extra_names
 from craft_tuner.methods.recorder import Recorder
 from craft_tuner.methods.zero_shot import ZeroShot
-from craft_tuner.plan import Plan, Workload, words
+from craft_tuner.plan import Plan, Workload, left_of, words
 
 WIDE = 500
 """Classes from which one prompt spans the image feature of any CLIP."""
@@ -44,7 +44,18 @@ class Auto(Method):
         return config.views
 
     def plan(self, config: FitConfig, work: Workload, budgets: Budgets | None = None) -> Plan:
-        """The plan of the method chosen; `Plan.method` and `Plan.why` say which and why."""
+        """The plan of the method chosen; `Plan.method` and `Plan.why` say which and why.
+
+        Nothing is kept for answers; `Plan.why` says so where the key will have too little for any.
+        """
+        plan = self._chosen(config, work, budgets)
+        left = left_of(budgets).get("queries", 10**18) - plan.total.queries
+        if left >= plan.answer:
+            return plan
+        short = f"; the key is left {left} queries, too few for a batch of answers ({plan.answer})"
+        return plan.model_copy(update={"why": plan.why + short})
+
+    def _chosen(self, config: FitConfig, work: Workload, budgets: Budgets | None) -> Plan:
         for prompts, method in _offers(config, work):
             chosen = config.model_copy(update={"bank_prompts": prompts})
             with suppress(BudgetExhausted):

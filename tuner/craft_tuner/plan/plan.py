@@ -29,6 +29,8 @@ class Plan(BaseModel):
     phases: tuple[Phase, ...]
     why: str = ""
     """Why this method, where the method was chosen by `auto`."""
+    answer: int = 1
+    """Queries that a batch of answers costs at inference, one image set."""
     binds: str = ""
     """The counter that allows no larger run; empty where none does."""
 
@@ -42,12 +44,19 @@ class Plan(BaseModel):
         """What `Method.fit` spends: all but the zero-shot and the final test."""
         return sum_costs(phase for phase in self.phases if phase.purpose not in _TESTS)
 
+    @property
+    def spending(self) -> str:
+        """What the queries are for: "8 to fit, 9 to test, 8 per batch of answers"."""
+        fit = self.fit.queries
+        test = self.total.queries - fit
+        return f"{fit:,} to fit, {test:,} to test, {self.answer:,} per batch of answers"
+
     def table(self) -> str:
         """The plan for people: one line a phase, the total, and why this method if auto chose."""
         rows = [("phase", *map(words, LIMITS), "what")]
         rows += [_row(phase.purpose, phase.cost, phase.what) for phase in self.phases]
         binding = f"; the key's {words(self.binds)} allow no more" if self._bound_by_key else ""
-        of = f"of a budget of {self.budget:,} queries{binding}"
+        of = f"{self.spending}; of a budget of {self.budget:,} queries{binding}"
         lines = [_line(row) for row in [*rows, _row("total", self.total, of)]]
         return "\n".join([*lines, *([f"auto takes {self.method}: {self.why}"] if self.why else [])])
 
@@ -129,7 +138,12 @@ def plan_phases(
     asked = (*tests[:1], *phases, *tests[1:])
     left = spendable(config, budgets, least=sum_costs(asked), lever=lever)
     return Plan(
-        method=config.method, budget=left["queries"], generations=0, population=0, phases=asked
+        method=config.method,
+        budget=left["queries"],
+        generations=0,
+        population=0,
+        phases=asked,
+        answer=test_prompts or 1,
     )
 
 

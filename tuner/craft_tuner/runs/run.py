@@ -41,6 +41,8 @@ PLAN = "plan.json"
 RESULT = "result.json"
 LOCK = "lock"
 
+_OF_SHOTS = ("labels", "images", "views")
+
 
 class Identity(BaseModel):
     """The content of config.json; never changes in the life of a run."""
@@ -153,7 +155,9 @@ class Run:
             return
         # Runs of before 2026-11-27 do not say what their key saw.
         was = {"output": model.output} | json.loads(file.read_bytes())
-        changed = [name for name in now if was.get(name) != now[name]]
+        # Runs of before 2026-11-28 are bound to their shots also where they ask nothing about them.
+        unasked = () if task.shots.count else _OF_SHOTS
+        changed = [name for name in now if name not in unasked and was.get(name) != now[name]]
         if "digest" in changed:
             raise WrongModel(
                 f"{self.path} was started on {was.get('model')} (digest "

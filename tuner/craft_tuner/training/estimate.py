@@ -12,11 +12,10 @@ from craft_shared.messages import CardLimits, ModelCard
 from craft_tuner import method_registry, methods
 from craft_tuner.config.fit_config import FitConfig, build
 from craft_tuner.data.dataset import Dataset
-from craft_tuner.data.views import Augmentation
 from craft_tuner.errors import CraftTunerError
 from craft_tuner.plan import Plan, Workload
-from craft_tuner.training.prepare import Samples, check_prompts, draw
-from craft_tuner.training.traffic import Load, Traffic, foresee
+from craft_tuner.training.foresight import Terms, plan_evaluation, plan_fit
+from craft_tuner.training.traffic import Traffic
 
 CARD = ModelCard(
     id="assumed",
@@ -60,38 +59,19 @@ UNDECIDED = "soft or text"
 """What a method sends that leaves it to the key."""
 
 
-def estimate(config: FitConfig, dataset: Dataset) -> Estimate:
+def estimate(config: FitConfig, dataset: Dataset, terms: Terms | None = None) -> Estimate:
     """What a fit would need; a dataset of test images alone needs its evaluation.
 
+    `terms` are those of a key; None: `CARD`, and a key without limits.
+
     Raises:
-        DataError: the shots cannot be sampled, a picture cannot be read, or a name is too long.
-        BudgetExhausted: not one generation fits the budget.
+        AccessDenied: the key may not do it.
+        DataError: the shots cannot be sampled, or a picture cannot be read.
+        BudgetExhausted: it cannot be paid.
     """
-    if not dataset.train:
-        config = config.model_copy(update={"method": "zero_shot"})
-    method = methods.get(config.method)
-    check_prompts(config, dataset, CARD)
-    samples = Samples(
-        class_names=dataset.class_names,
-        shots=draw(config, dataset) if dataset.train else (),
-        test=dataset.test,
-        views=method.views(config),
-        bundled=method.bundled,
-        augmentation=Augmentation(
-            size=CARD.image_size, seed=config.seed, scale=config.crop_scale, flip=config.flip
-        ),
-    )
-    plan = method.plan(config, samples.workload(CARD))
-    load = Load(samples.pictures, samples.weigh())
-    traffic = foresee(
-        plan,
-        config,
-        CARD,
-        class_names=samples.class_names,
-        pictures=load,
-        prompt_kind=method.prompt_kind or "soft",
-    )
-    return Estimate(plan=plan, traffic=traffic)
+    terms = terms or Terms(CARD)
+    found = (plan_fit if dataset.train else plan_evaluation)(config, dataset, terms)
+    return Estimate(plan=found.plan, traffic=found.traffic())
 
 
 def method_lines() -> Iterator[str]:
@@ -110,8 +90,5 @@ def method_lines() -> Iterator[str]:
 def _method_line(name: str) -> str:
     method = methods.get(name)
     plan = method.plan(build({"method": name}), EXAMPLE)
-    answer = plan.phases[-1].cost.queries // EXAMPLE.test_sets
-    return (
-        f"{name}: {method.summary} ({plan.fit.queries:,} queries to fit, {answer} to answer "
-        f"about an image set, {method.prompt_kind or UNDECIDED} prompts)"
-    )
+    prompts = method.prompt_kind or UNDECIDED
+    return f"{name}: {method.summary} (queries: {plan.spending}; {prompts} prompts)"

@@ -23,17 +23,17 @@ from craft_tuner.client.transport import Transport
 from craft_tuner.client.uploads import OnUploaded, Upload
 from craft_tuner.config.fit_config import FitConfig
 from craft_tuner.data.dataset import Dataset, Item, labels_of
-from craft_tuner.errors import RunError, UsageError
+from craft_tuner.errors import RunError
 from craft_tuner.inference.evaluate import Evaluation, evaluate
-from craft_tuner.methods import affordable
 from craft_tuner.plan import Plan
 from craft_tuner.runs import predictions
 from craft_tuner.runs import thumbnails as examples
 from craft_tuner.runs.predictions import Answers
 from craft_tuner.runs.provenance import machine, versions
 from craft_tuner.runs.run import Run
-from craft_tuner.training.prepare import Samples, gather, send
-from craft_tuner.training.traffic import Link, Load, Traffic, foresee
+from craft_tuner.training.foresight import Terms, plan_fit
+from craft_tuner.training.prepare import Samples, send
+from craft_tuner.training.traffic import Link, Traffic
 from craft_tuner.training.watcher import SILENT, Watcher
 
 
@@ -91,27 +91,18 @@ def prepare(
         DataError: the data cannot be used.
         BudgetExhausted: the plan cannot be paid.
     """
-    method = methods.get(config.method)
-    method.check_key(card)
-    samples = gather(config, dataset, method, card=card)
     key = fetch_key(transport)
     line = Link(transport.took_s)
-    plan = run.saved_plan() if run else None
-    if plan is None:
-        work = samples.workload(card, key.policy)
-        plan = affordable(method, config, work, key.budgets)
-        if not isinstance(plan, Plan):
-            raise UsageError(f"method {method.name!r} plans {plan!r}; needed: a Plan")
-    load = Load(samples.pictures, samples.weigh())
-    traffic = foresee(
-        plan,
-        config,
-        card,
-        class_names=samples.class_names,
-        pictures=load,
-        prompt_kind=method.prompt_kind or ("soft" if "soft" in card.prompt_kinds else "text"),
+    saved = run.saved_plan() if run else None
+    foreseen = plan_fit(config, dataset, Terms.of(card, key), saved=saved)
+    return Prepared(
+        samples=foreseen.samples,
+        plan=foreseen.plan,
+        budgets=key.budgets,
+        traffic=foreseen.traffic(),
+        line=line,
+        bought=_bought(run),
     )
-    return Prepared(samples, plan, key.budgets, traffic, line, bought=_bought(run))
 
 
 def _bought(run: Run | None) -> Counters:

@@ -5,13 +5,14 @@ Owns the step from a dataset to a `Task`.
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict
 
 from craft_shared.messages import ModelCard, Policy
-from craft_tuner.blackbox import Task, Texts
+from craft_tuner.blackbox import Images, Task, Texts
 from craft_tuner.client.batching import images_per_set
 from craft_tuner.client.client import Client
 from craft_tuner.client.uploads import OnUploaded, Upload
@@ -71,6 +72,10 @@ class Samples:
     def pictures(self) -> int:
         """How many pictures are uploaded."""
         return len(self.test) + len(self.shots) * (1 + self.views)
+
+    def without_shots(self) -> Self:
+        """The same for a fit that asks nothing about shots: they stay here."""
+        return replace(self, shots=(), views=0, bundled=False)
 
     def weigh(self) -> int:
         """About how many bytes the pictures have; reads a few of each kind.
@@ -173,11 +178,13 @@ def send(
         _recognise(everything, say)
         client.look(everything)
     test = upload(pictures_of(samples.test), "test") if samples.test else None
+    texts = Texts(samples.class_names, config.context, config.suffix)
+    labels = labels_of(samples.shots)
+    if not samples.shots:
+        return Task(texts, Images((), 0), (), labels), test
     originals = pictures_of(samples.shots)
     shots = upload(originals, "shots")
     _check_apart(shots, test, samples)
-    texts = Texts(samples.class_names, config.context, config.suffix)
-    labels = labels_of(samples.shots)
     augmented = [
         views_of(originals, samples.augmentation, view=view) for view in range(samples.views)
     ]

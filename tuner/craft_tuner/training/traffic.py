@@ -7,7 +7,7 @@ are not sent.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from craft_shared.messages import ModelCard, PromptKind
+from craft_shared.messages import Counters, ModelCard, PromptKind
 from craft_tuner.config.fit_config import FitConfig
 from craft_tuner.plan import Plan
 
@@ -65,19 +65,25 @@ def foresee(
         plan: what is bought.
         config: says how logits travel.
         card: of the model.
-        class_names: K names, which travel with each request.
+        class_names: K names; other names that are asked about are taken to be as long.
         pictures: what is uploaded.
         prompt_kind: offsets are far larger than texts.
     """
     total = plan.total
     prompt = config.n_ctx * card.context_width * 4 if prompt_kind == "soft" else _TEMPLATE_BYTES
-    words = sum(len(name.encode()) + 3 for name in class_names)
+    name = sum(len(each.encode()) + 3 for each in class_names) / len(class_names)
+    words = sum(phase.cost.calls * _names(phase.cost) for phase in plan.phases)
+    logits = sum(phase.cost.logit_vectors * _names(phase.cost) for phase in plan.phases)
     return Traffic(
         pictures=pictures.count,
         picture_bytes=pictures.bytes + pictures.count * _NAME_BYTES,
         requests=total.calls,
-        prompt_bytes=plan.fit.queries * prompt + total.calls * (words + _HEADER_BYTES),
-        logit_bytes=total.logit_vectors * len(class_names) * _LOGIT_BYTES[config.dtype]
-        + total.calls * _HEADER_BYTES,
+        prompt_bytes=plan.fit.queries * prompt + round(words * name) + total.calls * _HEADER_BYTES,
+        logit_bytes=logits * _LOGIT_BYTES[config.dtype] + total.calls * _HEADER_BYTES,
         dtype=config.dtype,
     )
+
+
+def _names(cost: Counters) -> int:
+    """Names that each request of a phase asks about; a reply has a number for each."""
+    return cost.texts // max(1, cost.queries)

@@ -1,0 +1,110 @@
+"""What a fit will do, decided before it does any of it: its samples, its plan, what it moves.
+
+The one place where a fit is planned: `data check`, a dry run, a fit, a bench and `CraftClassifier`
+say the same of the same data, key and settings because they ask here.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+from craft_shared.messages import Budgets, KeyInfo, ModelCard, Policy, PromptKind
+from craft_tuner import methods
+from craft_tuner.config.fit_config import FitConfig
+from craft_tuner.data.dataset import Dataset
+from craft_tuner.data.views import Augmentation
+from craft_tuner.errors import UsageError
+from craft_tuner.methods import Method, affordable
+from craft_tuner.plan import Plan, check_names
+from craft_tuner.training.prepare import Samples, check_prompts, gather
+from craft_tuner.training.traffic import Load, Traffic, foresee
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a plan depends on beside data and settings: the model, and what a key may and has."""
+
+    card: ModelCard
+    policy: Policy | None = None
+    budgets: Budgets | None = None
+    """What the key has left; None: as much as the settings say."""
+
+    @classmethod
+    def of(cls, card: ModelCard, key: KeyInfo) -> Self:
+        """Those of a key."""
+        return cls(card, key.policy, key.budgets)
+
+
+@dataclass(frozen=True)
+class Foreseen:
+    """A fit that can begin."""
+
+    config: FitConfig
+    samples: Samples
+    plan: Plan
+    card: ModelCard
+
+    def traffic(self) -> Traffic:
+        """What goes over the line; opens a few pictures of each kind.
+
+        Raises:
+            DataError: one of those cannot be read.
+        """
+        method = methods.get(self.config.method)
+        soft: PromptKind = "soft" if "soft" in self.card.prompt_kinds else "text"
+        return foresee(
+            self.plan,
+            self.config,
+            self.card,
+            class_names=self.samples.class_names,
+            pictures=Load(self.samples.pictures, self.samples.weigh()),
+            prompt_kind=method.prompt_kind or soft,
+        )
+
+
+def plan_fit(
+    config: FitConfig, dataset: Dataset, terms: Terms, *, saved: Plan | None = None
+) -> Foreseen:
+    """Sample the shots and plan; asks no server, opens no picture, writes nothing.
+
+    Args:
+        config: settings of the fit.
+        dataset: to draw the shots from, and the test images.
+        terms: of the model and the key.
+        saved: plan of a run that goes on; it stands.
+
+    Raises:
+        AccessDenied: the key may not send the method's prompts, or not ask about the classes.
+        DataError: the data cannot be used.
+        BudgetExhausted: the plan cannot be paid.
+    """
+    method = methods.get(config.method)
+    method.check_key(terms.card)
+    samples = gather(config, dataset, method, card=terms.card)
+    plan = saved or _plan(method, config, samples, terms)
+    asked = samples if plan.fit.queries else samples.without_shots()
+    return Foreseen(config, asked, plan, terms.card)
+
+
+def plan_evaluation(config: FitConfig, dataset: Dataset, terms: Terms) -> Foreseen:
+    """The zero-shot test of a dataset of test images alone.
+
+    Raises:
+        AccessDenied: the key may not ask about the classes.
+        DataError: a class name has too many tokens.
+        BudgetExhausted: it cannot be paid.
+    """
+    check_names(terms.card, dataset.class_names)
+    check_prompts(config, dataset, terms.card)
+    config = config.model_copy(update={"method": "zero_shot"})
+    augmentation = Augmentation(size=terms.card.image_size, seed=config.seed)
+    samples = Samples(dataset.class_names, (), dataset.test, 0, augmentation)
+    plan = _plan(methods.get(config.method), config, samples, terms)
+    return Foreseen(config, samples, plan, terms.card)
+
+
+def _plan(method: Method, config: FitConfig, samples: Samples, terms: Terms) -> Plan:
+    work = samples.workload(terms.card, terms.policy)
+    plan: object = affordable(method, config, work, terms.budgets)
+    if not isinstance(plan, Plan):
+        raise UsageError(f"method {method.name!r} plans {plan!r}; needed: a Plan")
+    return plan
