@@ -153,7 +153,7 @@ def test_one_image_of_each_class_is_enough(tuner, zoo, method):
     for split in ("train", "test"):
         for file in (zoo / split).glob("*/[1-9].png"):
             file.unlink()
-    code, out, _ = tuner("data", "check", "zoo")
+    code, out, _ = tuner("data", "check", "zoo", "--shots", "1")
     assert code == 0
     assert "remark: class with one training image (3): cat, ox, sea_lion" in out
     code, _, error = fit(tuner, 1, "--method", method, "--budget", "12")
