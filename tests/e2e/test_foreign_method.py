@@ -55,7 +55,8 @@ def test_it_is_a_file_of_at_most_sixty_lines():
 def test_it_is_listed_with_its_settings_and_its_cost(site):
     environment = {**os.environ, "PYTHONPATH": str(site)}
     listed = tuner(environment, "settings")
-    assert "  best_template: the published template with the lowest loss on the shots (4 " in listed
+    told = "  best_template: the published template with the lowest loss on the shots (queries: 4 "
+    assert told in listed
     assert "--best-of [4]  best_template: templates that are tried" in listed
     assert "auto, best_template" in tuner(environment, "fit", "--help")
     assert "best" not in tuner({**os.environ}, "settings").replace("the best that", "")[:400]

@@ -12,7 +12,7 @@ from craft_tuner.config.settings import ENVIRONMENT
 from tests.support.tuner_commands import typing_to
 from tests.support.tuner_server import FakeServer
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long]
 
 DOCUMENTED = {0, 1, 2, 3, 4, 5, 6, 7, 8}
 BATCHES, EACH = 10, 20

@@ -418,7 +418,10 @@ def test_a_run_that_goes_on_keeps_what_was_allowed_and_an_old_one_can_be_allowed
     monkeypatch.setenv("CRAFT_ALLOW_OUTSIDE", f"{tmp_path}/nowhere{os.pathsep}home")
     assert run("fit", "--data", "zoo", "--run", "run", *FIT)[0] == 0
     monkeypatch.delenv("CRAFT_ALLOW_OUTSIDE")
+    result = Path("run/result.json")
+    result.unlink()
     assert run("fit", "--resume", "run")[0] == 0
+    result.unlink()
     config = json.loads(Path("run/config.json").read_text())
     assert config["setup"].pop("allow_outside") == [f"{tmp_path}/nowhere", str(secret)]
     Path("run/config.json").write_text(json.dumps(config))

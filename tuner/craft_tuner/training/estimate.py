@@ -90,5 +90,7 @@ def method_lines() -> Iterator[str]:
 def _method_line(name: str) -> str:
     method = methods.get(name)
     plan = method.plan(build({"method": name}), EXAMPLE)
+    if not plan.phases:
+        raise ValueError("it has no phases")
     prompts = method.prompt_kind or UNDECIDED
     return f"{name}: {method.summary} (queries: {plan.spending}; {prompts} prompts)"
