@@ -110,3 +110,9 @@ def test_the_image_given_stays_as_it_is():
 )
 def test_orientation_is_read_from_one_tag_and_damage_is_upright(data, number):
     assert orientation(data) == number
+
+
+def test_deep_grey_that_is_transparent_everywhere_is_white():
+    file = io.BytesIO()
+    Image.fromarray(np.full((3, 4), 700, np.uint16)).save(file, "PNG", transparency=700)
+    assert (np.asarray(to_rgb(Image.open(file))) == 255).all()
