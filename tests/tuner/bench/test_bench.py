@@ -16,7 +16,7 @@ from craft_tuner.cli import main as cli
 from craft_tuner.commands import fit as commands
 from craft_tuner.commands.local_server import LocalServer
 from craft_tuner.data.pictures import encode_png
-from tests.support.tuner_server import KEY, FakeServer, listening, refuses
+from tests.support.tuner_server import KEY, listening, refuses
 
 pytestmark = pytest.mark.slow
 
@@ -40,11 +40,6 @@ class Here:
             yield None
             self.before(job)
             yield worker.do(job)
-
-
-@pytest.fixture
-def server():
-    return FakeServer()
 
 
 @pytest.fixture

@@ -6,10 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from craft_tuner.commands import fit as commands
 from craft_tuner.errors import RunError, UsageError, disk_errors_as
-from tests.support.tuner_commands import build_zoo, typing_to
-from tests.support.tuner_server import FakeServer
+from tests.support.tuner_commands import build_zoo
 
 pytestmark = pytest.mark.slow
 
@@ -18,18 +16,10 @@ LONG = "x" * 300
 
 
 @pytest.fixture
-def server():
-    return FakeServer()
-
-
-@pytest.fixture
-def tuner(server, monkeypatch, tmp_path):
+def tuner(tuner):
     """Run `craft-tuner ARGUMENTS` in this process, in a folder with a file called `file`."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(commands, "write_report", lambda run: run.path / "report.html")
     Path("file").write_text("")
-    with typing_to(server) as run:
-        yield run
+    return tuner
 
 
 @pytest.fixture

@@ -40,20 +40,6 @@ COUNTED = ("queries", "logit_vectors", "texts", "logits")
 
 
 @pytest.fixture
-def server():
-    return FakeServer()
-
-
-@pytest.fixture
-def tuner(server, monkeypatch, tmp_path):
-    """Run `craft-tuner ARGUMENTS` in this process: (exit code, standard output, error)."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(commands, "write_report", lambda run: run.path / "report.html")
-    with typing_to(server) as run:
-        yield run
-
-
-@pytest.fixture
 def zoo(tmp_path):
     return build_zoo(tmp_path / "zoo")
 

@@ -20,16 +20,11 @@ from craft_tuner.inference.predict import ask, batches, price
 from tests.support.tuner_adapters import ZOO, an_adapter, photos, saved
 from tests.support.tuner_commands import typing_to
 from tests.support.tuner_fakes import some_budgets
-from tests.support.tuner_server import FakeServer, limits, model_card, refuses, transport_to
+from tests.support.tuner_server import limits, model_card, refuses, transport_to
 
 pytestmark = pytest.mark.slow  # whole commands
 
 SEVEN = tuple(f"{number}.png" for number in range(7))
-
-
-@pytest.fixture
-def server():
-    return FakeServer()
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from craft_tuner.config.connection import Connection
 from craft_tuner.data.pictures import BytesPicture
 from craft_tuner.errors import NoAnswer
 from tests.support.slow_line import SlowLine
-from tests.support.tuner_server import KEY, FakeServer, an_image, listening
+from tests.support.tuner_server import KEY, an_image, listening
 
 pytestmark = pytest.mark.slow
 
@@ -33,11 +33,6 @@ def send(line, pictures=PICTURES):
         client.upload(pictures, name="shots", classes=2, on_uploaded=steps.append)
     assert sum(steps) == len(pictures)
     return client, notices
-
-
-@pytest.fixture
-def server():
-    return FakeServer()
 
 
 @pytest.fixture

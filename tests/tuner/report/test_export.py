@@ -8,7 +8,6 @@ import pytest
 
 from craft_shared.errors import Code
 from craft_tuner.adapter.adapter import Adapter, Layer
-from craft_tuner.commands import fit as commands
 from craft_tuner.config.fit_config import FitConfig
 from craft_tuner.errors import RunError, WrongModel
 from craft_tuner.heads.leverage import fit_gate
@@ -16,8 +15,8 @@ from craft_tuner.report.export import export
 from craft_tuner.report.model_card import SNIPPET
 from craft_tuner.runs.run import Run
 from tests.support.tuner_adapters import an_adapter
-from tests.support.tuner_commands import build_zoo, typing_to
-from tests.support.tuner_server import KEY, FakeServer, model_card, refuses
+from tests.support.tuner_commands import build_zoo
+from tests.support.tuner_server import KEY, model_card, refuses
 
 FIT = (
     *("--method", "bbt", "--shots", "2", "--population", "4", "--intrinsic-dim", "8"),
@@ -26,17 +25,9 @@ FIT = (
 
 
 @pytest.fixture
-def server():
-    return FakeServer()
-
-
-@pytest.fixture
-def tuner(server, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(commands, "write_report", lambda run: run.path / "report.html")
+def tuner(tuner, tmp_path):
     build_zoo(tmp_path / "zoo")
-    with typing_to(server) as run:
-        yield run
+    return tuner
 
 
 def test_a_finished_run_becomes_a_folder_to_hand_on(tuner, server, tmp_path):

@@ -9,9 +9,9 @@ from datetime import timedelta
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.table import Column
+from rich.progress import Progress
 
+from craft_tuner.commands.progress import columns_for
 from craft_tuner.errors import printable
 
 PLAIN_EVERY_S = 60.0
@@ -41,10 +41,7 @@ class BenchProgress:
         self._started = self._said = clock()
         self.done = self.failed = 0
         self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24 if console.width >= 100 else 4),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}", table_column=Column()),  # wraps, so others need not
+            *columns_for(console),
             console=console,
             transient=True,
             disable=not console.is_terminal,

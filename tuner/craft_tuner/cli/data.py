@@ -17,6 +17,7 @@ from craft_tuner.cli.options import (
     Key,
     Model,
     Server,
+    Shots,
     Timeout,
     sources,
 )
@@ -59,9 +60,7 @@ def check(
         str | None, typer.Option(help="Settings of a dataset of the paper to plan with")
     ] = None,
     method: Annotated[str | None, typer.Option(help="Method to plan for")] = None,
-    shots: Annotated[
-        str | None, typer.Option(help="Training images per class: a number, 'up to 16', or all")
-    ] = None,
+    shots: Shots = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the shots")] = None,
     budget: Budget = None,
     sampling: Annotated[

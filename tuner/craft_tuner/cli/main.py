@@ -30,6 +30,7 @@ from craft_tuner.cli.options import (
     Key,
     Model,
     Server,
+    Shots,
     Timeout,
 )
 from craft_tuner.cli.options import sources as gather_sources
@@ -146,9 +147,7 @@ def fit(
     paper_exact: Annotated[
         bool, typer.Option("--paper-exact", help="As the paper's code where a black box permits")
     ] = False,
-    shots: Annotated[
-        str | None, typer.Option(help="Training images per class: a number, 'up to 16', or all")
-    ] = None,
+    shots: Shots = None,
     seed: Annotated[int | None, typer.Option(help="Seed of all that is random")] = None,
     budget: Budget = None,
     assignments: Assignments = None,

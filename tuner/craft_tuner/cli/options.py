@@ -10,6 +10,9 @@ import typer
 from craft_tuner.cli.output import say
 from craft_tuner.config.settings import Sources, gather, misspelt
 
+Shots = Annotated[
+    str | None, typer.Option(help="Training images per class: a number, 'up to 16', or all")
+]
 Server = Annotated[str | None, typer.Option(help="Address of the server [CRAFT_SERVER_URL]")]
 Key = Annotated[str | None, typer.Option(help="API key [CRAFT_API_KEY]")]
 Model = Annotated[str | None, typer.Option(help="Model to ask, if there are several [CRAFT_MODEL]")]

@@ -129,9 +129,8 @@ def look(
     Raises:
         PictureError: one cannot be read, is too large, or is damaged.
     """
-    sender = _Sender(transport, UploadRate(), limits.body_bytes, lambda _: None, sound)
     for batch in _batches(pictures, limits):
-        sender.missing_of(batch)
+        _missing(transport, batch, sound)
 
 
 def _batches(pictures: Iterable[Picture], limits: CardLimits) -> Iterator[list[_File]]:
@@ -169,6 +168,26 @@ def _read(picture: Picture, limits: CardLimits) -> _File:
     return _File(name, hashlib.sha256(data).hexdigest(), data)
 
 
+def _missing(transport: Transport, batch: list[_File], sound: set[str]) -> list[_File]:
+    """What the server lacks of a batch, each image once and decoded."""
+    files = list({file.id: file for file in batch}.values())
+    manifest = Manifest(ids=[file.id for file in files])
+    call = Call(
+        "POST",
+        "/v1/images/missing",
+        headers=_JSON,
+        content=_body(manifest),
+        reply_bytes=_REPLY_BYTES + _ID_BYTES * len(files),
+    )
+    missing = set(transport.send(call, message(ManifestReply)).missing)
+    files = [file for file in files if file.id in missing]
+    for file in files:
+        if file.id not in sound:
+            check_whole(file.data, file.name)
+            sound.add(file.id)
+    return files
+
+
 @dataclass(frozen=True)
 class _Sender:
     """Brings batches to the server, in pieces as large as its limit and the upload rate allow."""
@@ -179,28 +198,9 @@ class _Sender:
     on_uploaded: OnUploaded
     sound: set[str]
 
-    def missing_of(self, batch: list[_File]) -> list[_File]:
-        """What the server lacks of a batch, each image once and decoded."""
-        files = list({file.id: file for file in batch}.values())
-        manifest = Manifest(ids=[file.id for file in files])
-        call = Call(
-            "POST",
-            "/v1/images/missing",
-            headers=_JSON,
-            content=_body(manifest),
-            reply_bytes=_REPLY_BYTES + _ID_BYTES * len(files),
-        )
-        missing = set(self.transport.send(call, message(ManifestReply)).missing)
-        files = [file for file in files if file.id in missing]
-        for file in files:
-            if file.id not in self.sound:
-                check_whole(file.data, file.name)
-                self.sound.add(file.id)
-        return files
-
     def send_missing(self, batch: list[_File]) -> None:
         """Send what the server lacks of a batch."""
-        files = self.missing_of(batch)
+        files = _missing(self.transport, batch, self.sound)
         if len(files) < len(batch):
             self.on_uploaded(len(batch) - len(files))
         for piece in _groups(files, lambda: min(self.body_bytes, self.rate.room)):

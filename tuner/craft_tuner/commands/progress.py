@@ -11,7 +11,14 @@ from typing import Self
 
 from rich.console import Console
 from rich.filesize import decimal
-from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.progress import Progress as Bars
 from rich.table import Column
 
@@ -23,6 +30,16 @@ from craft_tuner.training.traffic import Link, Traffic
 
 PLAIN_LINES = 20
 """About so many lines stand for a whole fit where there is no terminal."""
+
+
+def columns_for(console: Console) -> list[ProgressColumn]:
+    """A bar's description, length, count and note; no label is cut on a narrow terminal."""
+    return [
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24 if console.width >= 100 else 4),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}", table_column=Column()),  # wraps, so others need not
+    ]
 
 
 class Screen:
@@ -37,10 +54,7 @@ class Screen:
         self._console = console
         self._clock = clock
         self._bars = Bars(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24 if console.width >= 100 else 4),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[note]}", table_column=Column()),  # wraps, so others need not
+            *columns_for(console),
             TimeRemainingColumn(),
             console=console,
             transient=True,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from craft_shared.pictures import UnshowableError, to_rgb
-from craft_tuner.data.named import shown
+from craft_tuner.data.listing import shown
 from craft_tuner.data.pictures import BytesPicture, FilePicture, Picture, encode_png
 from craft_tuner.errors import InputError
 

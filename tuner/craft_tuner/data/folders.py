@@ -127,9 +127,9 @@ def folder_pairs(root: Path, folder: Path, faults: list[Fault], *, places: Place
     if not encodable(folder.name):
         faults.append(_not_text(folder))
         return []
-    before = len(problems(faults))
+    before = len(faults)
     files = image_files(folder, faults, places=places)
-    if not files and len(problems(faults)) > before:
+    if not files and problems(faults[before:]):
         return []
     if not files:
         sentence = f"the class folder {folder} has no images; add some, or remove the folder"

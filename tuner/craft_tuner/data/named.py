@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from craft_tuner.data.folders import image_files
-from craft_tuner.data.listing import Fault, problems, remarks
-from craft_tuner.data.listing import shown as shown  # noqa: PLC0414 - `arrays` has it from here
+from craft_tuner.data.listing import Fault, problems, remarks, shown
 from craft_tuner.data.pictures import FilePicture
 from craft_tuner.data.places import Places
 from craft_tuner.errors import DataError, disk_errors_as
@@ -65,14 +64,14 @@ def _listed(paths: Iterable[Path], stdin: BinaryIO) -> Iterator[Path]:
 
 def _files(path: Path, faults: list[Fault], places: Places | None) -> list[Path]:
     if places is not None:
-        before = len(problems(faults))
+        before = len(faults)
         folders = [path, *(each for each in sorted(path.rglob("*")) if _is_read(each, path))]
         found = [
             file
             for folder in folders
             for file in image_files(folder, faults, places=places, nested=True)
         ]
-        if not found and len(problems(faults)) == before:
+        if not found and not problems(faults[before:]):
             sentence = f"{shown(path)} has no images; give image files or folders of them"
             faults.append(Fault("folder without images", shown(path), sentence))
         return found

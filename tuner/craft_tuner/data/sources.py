@@ -89,7 +89,6 @@ def benchmark_of(source: str) -> Benchmark | None:
 
 def _list(source: str, outside: tuple[Path, ...]) -> Listing:
     path = Path(source)
-    check_name(source)
     if source.startswith(COOP):
         return list_benchmark(*_parts(source), outside)
     if source.startswith(HUB):

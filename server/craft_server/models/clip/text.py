@@ -242,15 +242,11 @@ class TextEncoder:
         return self._after(prefix, layouts)
 
     def _templates_packed(self, plan: TextPlan) -> Tensor:
-        """(P, K, D), pass by pass: a template's texts share what comes before the class name."""
-        prompts = []
-        for some in self._passes(plan):
-            rows, shared = plan.of(some.start), plan.shared[some.start]
-            firsts = plan.rows[some.start * plan.classes : some.stop * plan.classes : plan.classes]
-            prefixes = torch.tensor([row[:shared] for row in firsts])  # (p, C)
-            embedded = self._embed(to_device(prefixes, self.device))  # (p, C, W)
-            prompts.append(self._after(embedded, self._layouts(rows, shared)))
-        return torch.cat(prompts)
+        """(P, K, D) of one pass: its templates have one layout, each another prefix."""
+        shared = plan.shared[0]
+        prefixes = torch.tensor([row[:shared] for row in plan.rows[:: plan.classes]])  # (P, C)
+        embedded = self._embed(to_device(prefixes, self.device))  # (P, C, W)
+        return self._after(embedded, self._layouts(plan.of(0), shared))
 
     def _after(self, prefix: Tensor, layouts: Sequence[Layout]) -> Tensor:
         """(P, K, D) of class texts behind prefixes (P, C, W), laid out in so many parts."""
