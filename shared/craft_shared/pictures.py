@@ -68,7 +68,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """
     packing, clear = _packing(image), image.info.get("transparency")
     image.load()
-    turn = _TURNS.get(orientation(image.info.get("exif", b"")))
+    turn = _TURNS.get(orientation(image.info.get("exif") or b""))
     if image.mode in _DEEP:
         shown = _scaled(image, packing, clear)
     elif image.has_transparency_data:

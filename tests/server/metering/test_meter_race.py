@@ -150,7 +150,13 @@ def sold(meter: Meter, key_id: str) -> list[str]:
     return [event.request_id for event in meter.events(key_id, limit=10**6).events]
 
 
-@pytest.mark.parametrize("tight", LIMITS)
+@pytest.mark.parametrize(
+    "tight",
+    [
+        name if name in {"queries", "logits"} else pytest.param(name, marks=pytest.mark.long)
+        for name in LIMITS
+    ],
+)
 def test_eight_processes_sell_the_whole_budget_and_nothing_more(
     tmp_path: Path, store: Store, database_url: str, tight: str
 ):

@@ -5,8 +5,10 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
+from pillow_heif import register_heif_opener
 
 from craft_server.images.decoding import ImageLimits, open_image
+from craft_shared.pictures import to_rgb
 from craft_tuner.client.uploads import upload
 from craft_tuner.data import formats
 from craft_tuner.data.arrays import pictures_from
@@ -100,6 +102,12 @@ def test_digits_are_the_same_pixels_at_any_depth(kind):
         assert decode(BytesPicture(data, "digit")).tobytes() == plain.tobytes()
 
 
+def turned_by(orientation):
+    exif = Image.Exif()
+    exif[0x112] = orientation
+    return exif.tobytes()
+
+
 SOFT = GREY[::-1]
 WIDE = GREY.astype(np.uint16)
 ARRAYS = {
@@ -167,6 +175,42 @@ def test_a_format_that_a_package_reads_says_which(monkeypatch, head, words):
     for look in (recognise, decode, lambda one: check_head(one.data, one.name, most_pixels=9)):
         with pytest.raises(PictureError, match=f"the image a.png {words}"):
             look(picture)
+
+
+SKY = np.stack(np.broadcast_arrays(np.arange(96)[:, None], np.arange(128), 90), 2).astype(np.uint8)
+FADE = np.broadcast_to(np.arange(128, dtype=np.uint8) + 128, SKY.shape[:2])
+HEIC = {
+    "colour": (Image.fromarray(SKY), {}, SKY),
+    "turned": (Image.fromarray(SKY), {"exif": turned_by(6)}, np.rot90(SKY, -1)),
+    "alpha": (Image.fromarray(np.dstack([SKY, FADE])), {}, over_white(SKY, FADE)),
+    "12 in 16 bit": (Image.fromarray(WIDE * 16), {}, rgb(GREY)),
+}
+
+
+@pytest.mark.parametrize("kind", HEIC)
+def test_heic_photos_are_converted(kind):
+    register_heif_opener()
+    image, options, shows = HEIC[kind]
+    picture = BytesPicture(saved(image, "HEIF", quality=-1, **options), "IMG_1.HEIC")
+    mine = decode(picture)
+    assert np.abs(np.asarray(mine).astype(int) - shows).max() <= 4, "as far as its codec goes"
+    [arrived] = sent([picture])
+    assert open_image(arrived, LIMITS).tobytes() == mine.tobytes()
+
+
+@pytest.mark.parametrize("kept", [20, 200, 0.5, 0.95])
+def test_a_damaged_heic_file_is_not_said_to_need_a_package_that_is_here(kept):
+    register_heif_opener()
+    whole = saved(Image.fromarray(COLOUR), "HEIF")
+    part = whole[: kept if kept > 1 else int(kept * len(whole))]
+    with pytest.raises(PictureError, match=r"cannot decode the image a\.heic"):
+        decode(BytesPicture(part, "a.heic"))
+
+
+def test_a_plugin_that_knows_no_exif_says_none():
+    opened = Image.fromarray(COLOUR)
+    opened.info["exif"] = None  # as JPEG XL's does
+    assert to_rgb(opened).tobytes() == COLOUR.tobytes()
 
 
 def test_pillow_without_avif_says_what_reads_it(monkeypatch):

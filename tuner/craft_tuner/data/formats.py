@@ -32,12 +32,15 @@ KNOWN_ENDINGS = frozenset(
 _PLUGINS = {"pillow_heif": "register_heif_opener", "pillow_jxl": ""}
 """Packages that teach Pillow a format, and what to call after the import."""
 
-_NEEDED = (
-    (("heic", "heix", "hevc", "mif1", "msf1", "heim", "heis"), "HEIC", "pillow-heif"),
-    (("avif", "avis"), "AVIF", "pillow 11.3 or later"),
-)
-"""By the brand of an ISO media file: its format, and what reads it."""
-_JXL = (b"\xff\x0a", b"\0\0\0\x0cJXL ")
+_HEIF = ("HEIF", "HEIC", "pillow-heif")
+_AVIF = ("AVIF", "AVIF", "pillow 11.3 or later")
+_JXL = ("JXL", "JPEG XL", "pillow-jxl-plugin")
+_NEEDED = {
+    **dict.fromkeys(("heic", "heix", "hevc", "mif1", "msf1", "heim", "heis"), _HEIF),
+    **dict.fromkeys(("avif", "avis"), _AVIF),
+}
+"""By the brand of an ISO media file: its format to Pillow and to people, and what reads it."""
+_JXL_HEADS = (b"\xff\x0a", b"\0\0\0\x0cJXL ")
 
 
 def opened(file: BinaryIO, name: str) -> Image.Image:
@@ -86,12 +89,11 @@ def _convertible() -> tuple[str, ...]:
 def _point_out(head: bytes, name: str) -> None:
     """Raise for an image of a format that a missing package reads."""
     brand = head[8:12].decode("latin-1") if head[4:8] == b"ftyp" else ""
-    found = next(((kind, what) for brands, kind, what in _NEEDED if brand in brands), None)
-    if head.startswith(_JXL):
-        found = ("JPEG XL", "pillow-jxl-plugin")
-    if found:
-        raise PictureError(
-            f"the image {name} is {found[0]}, which needs {found[1]}: install that, or convert the "
-            "image to PNG or JPEG",
-            picture=name,
-        )
+    found = _JXL if head.startswith(_JXL_HEADS) else _NEEDED.get(brand)
+    if found is None or found[0] in _convertible():
+        return
+    raise PictureError(
+        f"the image {name} is {found[1]}, which needs {found[2]}: install that, or convert the "
+        "image to PNG or JPEG",
+        picture=name,
+    )
