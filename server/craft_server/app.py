@@ -161,17 +161,26 @@ def load_blackbox(settings: Settings) -> BlackBox:
         ModelError: the settings name no model that can be used.
     """
     limits = card_limits(settings)
-    if settings.pretrained is not None and settings.model in {EMBEDDED, "stub"}:
-        raise ModelError(
-            f"--pretrained {settings.pretrained} needs --model, the open_clip name of what it was "
-            f"trained for; the model {settings.model!r} takes no weights"
-        )
+    check_names(settings)
     if settings.model == "stub":
         return StubBlackBox(limits, seconds_per_query=settings.stub_seconds_per_query)
     runtime.configure_libraries()
     from craft_server.models.clip.load import load_clip  # noqa: PLC0415 - see the docstring
 
     return load_clip(settings, limits)
+
+
+def check_names(settings: Settings) -> None:
+    """Refuse weights for a model that takes none.
+
+    Raises:
+        ModelError: there are some.
+    """
+    if settings.pretrained is not None and settings.model in {EMBEDDED, "stub"}:
+        raise ModelError(
+            f"--pretrained {settings.pretrained} needs --model, the open_clip name of what it was "
+            f"trained for; the model {settings.model!r} takes no weights"
+        )
 
 
 def make_tracer(settings: Settings) -> Tracer:

@@ -9,6 +9,7 @@ import hashlib
 import importlib.resources
 import json
 import logging
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,7 @@ def load_clip(settings: Settings, limits: CardLimits) -> ClipBlackBox:
         digest=digest,
         context_width=text.width,
         context_length=text.context_length,
-        image_size=_side(model.visual.image_size),
+        image_size=side_of(model),
         logit_scale=float(model.logit_scale.exp()),
         prompt_kinds=kinds,
         dtype=settings.precision,
@@ -138,29 +139,31 @@ def create_model(
     Args:
         source: of the model.
         precision: of its towers.
-        device: on which it is made.
+        device: on which it is made; `meta` makes it without numbers.
         weights: in the names of the model, read before; None reads those of the source.
 
     Raises:
         ModelError: the checkpoint is missing or does not fit.
     """
-    file = _file_of(source)
+    file = file_of(source)
     if source.name == EMBEDDED:
         weights = weights or _embedded_weights()
     elif file is not None:
         weights = weights or read_weights(file)
     recipe = source.recipe or Recipe(quick_gelu=False, preprocess=())
     logging.disable(logging.CRITICAL)  # open_clip logs tracebacks of what we explain below
+    made_on = device if device.type == "meta" else nullcontext()
     try:
-        model = open_clip.create_model(
-            source.name,
-            pretrained=None if weights else source.pretrained,
-            precision=_PRECISIONS[precision],
-            device=device,
-            force_quick_gelu=recipe.quick_gelu,
-            force_preprocess_cfg=dict(recipe.preprocess),
-            pretrained_text=False,
-        )
+        with made_on:
+            model = open_clip.create_model(
+                source.name,
+                pretrained=None if weights else source.pretrained,
+                precision=_PRECISIONS[precision],
+                device=device,
+                force_quick_gelu=recipe.quick_gelu,
+                force_preprocess_cfg=dict(recipe.preprocess),
+                pretrained_text=False,
+            )
         if weights:
             load_weights(model, weights)
     except torch.OutOfMemoryError as error:
@@ -172,7 +175,7 @@ def create_model(
     return model.eval().requires_grad_(requires_grad=False)
 
 
-def _file_of(source: Source) -> Path | None:
+def file_of(source: Source) -> Path | None:
     """The checkpoint if it is a file that weights.py reads; NumPy's are left to open_clip."""
     file = Path(source.pretrained or "")
     tagged = open_clip.get_pretrained_cfg(source.name, str(source.pretrained))
@@ -182,6 +185,8 @@ def _file_of(source: Source) -> Path | None:
 
 def _explain(source: Source, error: Exception) -> str:
     file, why = source.pretrained or "", " ".join(str(error).split())
+    if not file:
+        return f"{source.id} cannot be made: {why}"[:LONGEST]
     if Path(file).is_dir():
         return f"checkpoint {file} is a folder: name the file in it"
     if Path(file).exists():
@@ -232,5 +237,7 @@ def _image_key(card: ModelCard, preprocess: PreprocessCfg) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _side(size: int | tuple[int, int]) -> int:
+def side_of(model: Any) -> int:
+    """The side of the images that a model of open_clip takes, in pixels."""
+    size: int | tuple[int, int] = model.visual.image_size
     return size if isinstance(size, int) else size[0]

@@ -114,17 +114,26 @@ def _guesses(name: str, tags: list[str], file: Path) -> Iterator[list[str]]:
 def _downloads(name: str, tag: str) -> set[str]:
     """What the file is called that a tag downloads, in small letters."""
     config = open_clip.get_pretrained_cfg(name, tag)
-    names = {PurePosixPath(config.get("url", "")).name}
-    if repository := config.get("hf_hub", ""):
-        stated = repository.rpartition("/")[2] or HF_WEIGHTS_NAME
-        safe = HF_SAFE_WEIGHTS_NAME if stated == HF_WEIGHTS_NAME else ""
-        names |= {stated, safe or f"{PurePosixPath(stated).stem}.safetensors"}
+    names = {PurePosixPath(config.get("url", "")).name, *hub_files(config)[1]}
     return {each.lower() for each in names if each}
+
+
+def hub_files(config: dict[str, Any]) -> tuple[str, list[str]]:
+    """Of a tag's configuration: `owner/name` on the Hugging Face hub, and its files, or nothing.
+
+    open_clip tries the first of the files first.
+    """
+    repository, _, stated = str(config.get("hf_hub", "")).rpartition("/")
+    if not repository:
+        return "", []
+    stated = stated or HF_WEIGHTS_NAME
+    safe = HF_SAFE_WEIGHTS_NAME if stated == HF_WEIGHTS_NAME else ""
+    return repository, [safe or f"{PurePosixPath(stated).stem}.safetensors", stated]
 
 
 def _repository(name: str, tag: str) -> str:
     """`owner/name` on the Hugging Face hub, in small letters."""
-    return str(open_clip.get_pretrained_cfg(name, tag).get("hf_hub", "")).rpartition("/")[0].lower()
+    return hub_files(open_clip.get_pretrained_cfg(name, tag))[0].lower()
 
 
 def _folders(file: Path) -> set[str]:

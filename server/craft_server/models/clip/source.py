@@ -5,6 +5,7 @@ digest.
 """
 
 import importlib.resources
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,9 @@ import open_clip
 
 from craft_server.models.clip.published import Recipe, assumption, recipe_of, recipe_of_file
 from craft_server.settings import EMBEDDED, ModelError, Settings
+
+_PARTS = ("embed_dim", "vision_cfg", "text_cfg")
+"""What open_clip wants of a config."""
 
 
 class Source(NamedTuple):
@@ -42,8 +46,7 @@ def find_source(settings: Settings) -> Source:
         return Source(EMBEDDED, None, f"{EMBEDDED}::1")
     if name.endswith(".json"):
         config_path = Path(name)
-        if not config_path.is_file():
-            raise ModelError(f"model config {name} does not exist")
+        _check_config(config_path)
         open_clip.add_model_config(config_path)
         name = config_path.stem
     if name not in open_clip.list_models():
@@ -57,6 +60,23 @@ def find_source(settings: Settings) -> Source:
     label = Path(pretrained).stem if Path(pretrained).exists() else pretrained
     recipe, assumed = _recipe(name, pretrained, settings.pretrained_like)
     return Source(name, pretrained, f"{name}::{label}", recipe, assumed)
+
+
+def _check_config(path: Path) -> None:
+    """Refuse what open_clip would keep, and fail at whenever it is asked again.
+
+    Raises:
+        ModelError: there is no such file, or it is no config.
+    """
+    if not path.is_file():
+        raise ModelError(f"model config {path} does not exist")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"model config {path} is no JSON: {error}") from error
+    lacks = [each for each in _PARTS if not isinstance(config, dict) or each not in config]
+    if lacks:
+        raise ModelError(f"model config {path} has no {' and no '.join(lacks)}")
 
 
 def _recipe(name: str, pretrained: str, like: str | None) -> tuple[Recipe | None, str | None]:
