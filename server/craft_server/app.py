@@ -26,12 +26,14 @@ from craft_server.api.middleware import BodyCap, KeylessTurns, RequestId
 from craft_server.api.routes import ROUTERS
 from craft_server.api.services import Services, Threads, services_of
 from craft_server.api.starts import Starts
+from craft_server.db import schema
 from craft_server.db.group_commit import GroupCommit
 from craft_server.db.holders import Holder
 from craft_server.db.store import Store, revision
 from craft_server.engine.blackbox import BlackBox
 from craft_server.images import claims
 from craft_server.images.admission import UploadAdmission
+from craft_server.images.blobs import place_for
 from craft_server.images.decoding import ImageLimits
 from craft_server.images.sets import KEPT_S
 from craft_server.images.store import ImageStore
@@ -159,17 +161,26 @@ def load_blackbox(settings: Settings) -> BlackBox:
         ModelError: the settings name no model that can be used.
     """
     limits = card_limits(settings)
-    if settings.pretrained is not None and settings.model in {EMBEDDED, "stub"}:
-        raise ModelError(
-            f"--pretrained {settings.pretrained} needs --model, the open_clip name of what it was "
-            f"trained for; the model {settings.model!r} takes no weights"
-        )
+    check_names(settings)
     if settings.model == "stub":
         return StubBlackBox(limits, seconds_per_query=settings.stub_seconds_per_query)
     runtime.configure_libraries()
     from craft_server.models.clip.load import load_clip  # noqa: PLC0415 - see the docstring
 
     return load_clip(settings, limits)
+
+
+def check_names(settings: Settings) -> None:
+    """Refuse weights for a model that takes none.
+
+    Raises:
+        ModelError: there are some.
+    """
+    if settings.pretrained is not None and settings.model in {EMBEDDED, "stub"}:
+        raise ModelError(
+            f"--pretrained {settings.pretrained} needs --model, the open_clip name of what it was "
+            f"trained for; the model {settings.model!r} takes no weights"
+        )
 
 
 def make_tracer(settings: Settings) -> Tracer:
@@ -201,13 +212,17 @@ def _check_places(settings: Settings) -> None:
     """Find out now what would end the server once its model is loaded.
 
     Raises:
-        ValueError: the URL of the database cannot be used.
+        ValueError: the URL of the database or of the images cannot be used.
+        ModelError: the extra for traces is not installed.
+        SchemaError: the database has another schema.
         Refusal: `not_ready`, the database does not answer.
     """
     metrics_port = settings.metrics_port
     probes = None if metrics_port is None else (settings.metrics_host, metrics_port)
     check_free((settings.host, settings.port), probes)
-    revision(settings.resolved_database_url)
+    make_tracer(settings).close()
+    place_for(settings.image_place).close()
+    schema.check(revision(settings.resolved_database_url), migrate=settings.migrate)
 
 
 def run(settings: Settings, blackbox: BlackBox) -> None:

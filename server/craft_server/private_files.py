@@ -60,9 +60,18 @@ def tighten(path: Path) -> None:
     A folder with the sticky bit, such as /tmp, is shared on purpose and stays as it is.
     """
     with contextlib.suppress(OSError):
-        found = path.stat()
-        if found.st_uid == os.geteuid() and found.st_mode & _OTHERS and not _is_shared(found):
+        if is_open(path) and (found := path.stat()).st_uid == os.geteuid():
             path.chmod(stat.S_IMODE(found.st_mode) & ~_OTHERS)
+
+
+def is_open(path: Path) -> bool:
+    """May others do something with a file or folder that is there, and is not shared on purpose?
+
+    Raises:
+        OSError: it is not there, or cannot be looked at.
+    """
+    found = path.stat()
+    return bool(found.st_mode & _OTHERS) and not _is_shared(found)
 
 
 def _is_shared(found: os.stat_result) -> bool:

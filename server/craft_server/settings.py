@@ -103,7 +103,8 @@ class Settings(BaseSettings):
     pretrained_like: str | None = Field(
         None,
         description="the open_clip tag whose checkpoint the file of `pretrained` is, where its "
-        "name does not show it: for activation and preprocessing",
+        "name does not show it: for activation and preprocessing; for a JSON config of `model`, "
+        "also MODEL::TAG of the open_clip model that it is like",
     )
     device: str = Field("auto", description="auto, cpu, cuda, cuda:N or mps")
     precision: Literal["float32", "float16", "bfloat16"] = Field(

@@ -57,6 +57,12 @@ class Minted(NamedTuple):
     token: str
 
 
+def all_in(tx: Connection) -> list[Key]:
+    """Every key of a database, the revoked and expired ones too, oldest first."""
+    found = select(keys).order_by(keys.c.created_at, keys.c.id)
+    return [key_in(row) for row in tx.execute(found)]
+
+
 class Keys:
     """The keys in a store.
 
@@ -110,9 +116,8 @@ class Keys:
 
     def all(self) -> list[Key]:
         """Every key, the revoked and expired ones too, oldest first."""
-        found = select(keys).order_by(keys.c.created_at, keys.c.id)
         with self._store.read() as tx:
-            return [key_in(row) for row in tx.execute(found)]
+            return all_in(tx)
 
     # --- what changes ---------------------------------------------------------------------------
 

@@ -26,6 +26,10 @@ _PAUSE_S = 0.1
 _LOG = logging.getLogger(__name__)
 
 
+class AddressError(Exception):
+    """Nothing can listen there; the message says why."""
+
+
 def check_free(place: tuple[str, int], probes: tuple[str, int] | None) -> None:
     """End the program if an address cannot be had; both are let go again.
 
@@ -44,13 +48,27 @@ def check_free(place: tuple[str, int], probes: tuple[str, int] | None) -> None:
 def bound(
     host: str, port: int, *, setting: str = "port", patience_s: float = 0.0
 ) -> list[socket.socket]:
-    """Listening sockets at all addresses of a host; ends the program if one cannot be had.
+    """As `listening`; ends the program if an address cannot be had."""
+    try:
+        return listening(host, port, setting=setting, patience_s=patience_s)
+    except AddressError as error:
+        _LOG.error("%s", error)
+        sys.exit(NOT_STARTED)
+
+
+def listening(
+    host: str, port: int, *, setting: str = "port", patience_s: float = 0.0
+) -> list[socket.socket]:
+    """Listening sockets at all addresses of a host.
 
     Args:
         host: name or address.
         port: 0 for any.
         setting: that names the port, for whoever has to change it.
         patience_s: how long another program may still have the port.
+
+    Raises:
+        AddressError: one cannot be had.
     """
     end = time.monotonic() + patience_s
     while True:
@@ -60,8 +78,8 @@ def bound(
             taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
             if not taken or time.monotonic() >= end:
                 hint = f"; give another {setting}" if taken else ""
-                _LOG.error("nothing can listen on %s:%d: %s%s", host, port, _why(error), hint)
-                sys.exit(NOT_STARTED)
+                sentence = f"nothing can listen on {host}:{port}: {_why(error)}{hint}"
+                raise AddressError(sentence) from error
         time.sleep(_PAUSE_S)
 
 

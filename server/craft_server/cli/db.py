@@ -7,8 +7,9 @@ import typer
 from craft_server.cli import examples as cli_examples
 from craft_server.cli.console import say, show, show_json
 from craft_server.cli.options import AsJson, DatabaseUrl, DataDir, settings_of
-from craft_server.db.schema import HEAD, pending
-from craft_server.db.store import Store, revision
+from craft_server.db.look import looking
+from craft_server.db.schema import HEAD, pending, revision
+from craft_server.db.store import Store
 
 app = typer.Typer(help="The schema of the database.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -22,7 +23,8 @@ def status(
     A database without tables has no revision: it is given the newest at once.
     """
     settings = settings_of(data_dir=data_dir, database_url=database_url)
-    found = revision(settings.resolved_database_url)
+    with looking(settings.resolved_database_url) as tx:
+        found = None if tx is None else revision(tx)
     row = {"revision": found, "head": HEAD, "pending": pending(found)}
     if as_json:
         show_json(row)

@@ -11,6 +11,11 @@ SERVE = _examples(
     "serve --model RN50 --pretrained openai --device cuda --port 8080",
     "serve --data-dir /var/lib/craft --host 0.0.0.0",
 )
+CHECK = _examples(
+    "check",
+    "check --model RN50 --pretrained openai --device cuda --load",
+    "check --data-dir /var/lib/craft --json",
+)
 USAGE = _examples(
     "usage --by tag",
     "usage --by run --since 2026-11-01 --export csv --output november.csv",

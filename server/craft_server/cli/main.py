@@ -1,4 +1,4 @@
-"""The command line: `craft-server serve | keys | usage`.
+"""The command line: `craft-server serve | check | keys | usage | db`.
 
 Thin: reads options, calls the part that knows, shows what comes back. Only `serve` loads a model.
 Exit codes: 0 done, 1 it failed, 2 it was asked wrongly.
@@ -13,12 +13,25 @@ from pydantic import ValidationError
 from craft_server.cli import db as cli_db
 from craft_server.cli import examples as cli_examples
 from craft_server.cli import keys as cli_keys
+from craft_server.cli.check import check
 from craft_server.cli.console import say
-from craft_server.cli.options import DatabaseUrl, DataDir, settings_of
+from craft_server.cli.options import (
+    DatabaseUrl,
+    DataDir,
+    Device,
+    Host,
+    Model,
+    Port,
+    Precision,
+    Pretrained,
+    PretrainedLike,
+    settings_of,
+)
 from craft_server.cli.usage import usage
 from craft_server.db.schema import SchemaError
+from craft_server.db.store import StoreDown
 from craft_server.settings import ModelError
-from craft_shared.errors import Code, Refusal
+from craft_shared.errors import Refusal
 
 app = typer.Typer(
     help="A metered CLIP server: prompts in, logits out, every query counted.",
@@ -29,6 +42,7 @@ app = typer.Typer(
 )
 app.add_typer(cli_keys.app, name="keys")
 app.add_typer(cli_db.app, name="db")
+app.command(epilog=cli_examples.CHECK)(check)
 app.command(epilog=cli_examples.USAGE)(usage)
 
 
@@ -37,9 +51,8 @@ def main() -> None:
     try:
         app()
     except Refusal as refusal:
-        if refusal.code is Code.NOT_READY:
-            cause = getattr(refusal.__cause__, "orig", None) or refusal.detail
-            _stop(f"the database does not answer: {' '.join(str(cause).split())}", 1)
+        if isinstance(refusal, StoreDown):
+            _stop(f"the database does not answer: {refusal.reason}", 1)
         _stop(refusal.detail, 2)
     except (ModelError, SchemaError, OSError) as error:
         _stop(str(error), 1)
@@ -67,21 +80,13 @@ def options(
 @app.command(epilog=cli_examples.SERVE)
 def serve(
     *,
-    host: Annotated[str | None, typer.Option(help="Address to listen on")] = None,
-    port: Annotated[int | None, typer.Option(help="Port to listen on")] = None,
-    model: Annotated[
-        str | None, typer.Option(help="`embedded`, an open_clip name, or the path of a config")
-    ] = None,
-    pretrained: Annotated[
-        str | None, typer.Option(help="open_clip tag, or the path of a checkpoint")
-    ] = None,
-    pretrained_like: Annotated[
-        str | None, typer.Option(help="open_clip tag whose checkpoint that file is")
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps")] = None,
-    precision: Annotated[
-        str | None, typer.Option(help="float32, float16 or bfloat16: arithmetic of the model")
-    ] = None,
+    host: Host = None,
+    port: Port = None,
+    model: Model = None,
+    pretrained: Pretrained = None,
+    pretrained_like: PretrainedLike = None,
+    device: Device = None,
+    precision: Precision = None,
     data_dir: DataDir = None,
     database_url: DatabaseUrl = None,
 ) -> None:

@@ -26,6 +26,19 @@ Moment = Annotated[
         help="2030-01-31T18:00:00Z, or a day",
     ),
 ]
+Host = Annotated[str | None, typer.Option(help="Address to listen on")]
+Port = Annotated[int | None, typer.Option(help="Port to listen on")]
+Model = Annotated[
+    str | None, typer.Option(help="`embedded`, an open_clip name, or the path of a config")
+]
+Pretrained = Annotated[str | None, typer.Option(help="open_clip tag, or the path of a checkpoint")]
+PretrainedLike = Annotated[
+    str | None, typer.Option(help="open_clip tag whose checkpoint that file is")
+]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:N or mps")]
+Precision = Annotated[
+    str | None, typer.Option(help="float32, float16 or bfloat16: arithmetic of the model")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON")]
 
 

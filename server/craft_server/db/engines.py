@@ -27,8 +27,16 @@ _FRESH_S = 1.0
 _WAL_PAUSE_S = 0.01
 
 
-def make_engine(url: str | URL, timeout_s: float, *, connections: int = CONNECTIONS) -> Engine:
+def make_engine(
+    url: str | URL, timeout_s: float, *, connections: int = CONNECTIONS, looking: bool = False
+) -> Engine:
     """An engine for a URL, whose every wait for a connection or a lock ends after `timeout_s`.
+
+    Args:
+        url: of the database.
+        timeout_s: longest wait.
+        connections: at a time.
+        looking: SQLite makes no file, and nothing that it has is changed.
 
     Raises:
         ValueError: the URL cannot be used.
@@ -38,7 +46,7 @@ def make_engine(url: str | URL, timeout_s: float, *, connections: int = CONNECTI
     try:
         parsed = make_url(url)
         if parsed.get_backend_name() == "sqlite":
-            return _sqlite(parsed, timeout_s, pool)
+            return _sqlite(parsed, timeout_s, pool, looking=looking)
         engine = create_engine(parsed, **pool)
     except NoSuchModuleError as error:
         raise ValueError(
@@ -88,15 +96,21 @@ def _give_up_in_time(engine: Engine, timeout_s: float) -> None:
         return connect(*args, timeout_s=timeout_s, **options)
 
 
-def _sqlite(url: URL, busy_timeout_s: float, pool: dict[str, Any]) -> Engine:
+def _sqlite(url: URL, busy_timeout_s: float, pool: dict[str, Any], *, looking: bool) -> Engine:
     if url.database in {None, "", ":memory:"}:
         raise ValueError("SQLite needs a file, as in sqlite:///var/craft.db, got none")
+    path = Path(str(url.database))
+    if looking:
+        pool = pool | {"creator": lambda: _reader(path, busy_timeout_s)}
     engine = create_engine(url, connect_args={"timeout": busy_timeout_s}, **pool)
-    _make_private(Path(str(url.database)))
+    if not looking:
+        _make_private(path)
 
     @event.listens_for(engine, "connect")
     def prepare(connection: Any, _record: Any) -> None:
         connection.isolation_level = None  # the driver begins nothing by itself: `begin` does
+        if looking:
+            return
         _switch_to_wal(connection, busy_timeout_s)
         for pragma in ("synchronous=FULL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}")
@@ -108,6 +122,13 @@ def _sqlite(url: URL, busy_timeout_s: float, pool: dict[str, Any]) -> Engine:
             driver.execute(statement)
 
     return engine
+
+
+def _reader(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
+    """A connection that makes no file: even a reader makes a WAL where there is none."""
+    how = "mode=ro" if Path(f"{path}-wal").exists() else "immutable=1"
+    address = f"{path.absolute().as_uri()}?{how}"
+    return sqlite3.connect(address, uri=True, timeout=busy_timeout_s, check_same_thread=False)
 
 
 def _make_private(path: Path) -> None:

@@ -78,6 +78,25 @@ class Holder:
         )
 
 
+def living(database: Path) -> int:
+    """How many processes that live have a name beside this SQLite database."""
+    folder = _folder_of(database)
+    files = list(folder.iterdir()) if folder.is_dir() else []
+    return sum(_is_locked(file) for file in files)
+
+
+def _is_locked(path: Path) -> bool:
+    """Does a live process have this file? It is looked at for a moment, and stays."""
+    file = _locked(path)
+    if file is not None:
+        os.close(file)
+    return file is None and path.exists()
+
+
+def _folder_of(database: Path) -> Path:
+    return database.with_name(f"{database.name}-holders")
+
+
 def _unique(start: str) -> str:
     end = f"~{secrets.token_hex(_RANDOM_BYTES)}"
     return start[: _LONGEST - len(end)] + end
@@ -85,7 +104,7 @@ def _unique(start: str) -> str:
 
 def _names_of(store: Store) -> "_Files | _Session":
     if store.path is not None:
-        return _Files(store.path.with_name(f"{store.path.name}-holders"))
+        return _Files(_folder_of(store.path))
     return _Session(store.session())
 
 

@@ -58,6 +58,20 @@ def bring(tx: Connection, *, migrate: bool) -> str | None:
         SchemaError: it may not or could not be brought there; the caller must roll back.
     """
     found = revision(tx)
+    check(found, migrate=migrate)
+    if found is None:
+        _create(tx)
+    elif found != HEAD:
+        _upgrade(tx, found)
+    return found
+
+
+def check(found: str | None, *, migrate: bool) -> None:
+    """Refuse a revision from which `bring` may not or cannot start.
+
+    Raises:
+        SchemaError: as it does.
+    """
     if found is not None and found not in REVISIONS:
         raise SchemaError(
             f"the database is at revision {found!r}, which this craft-server does not know: "
@@ -66,14 +80,9 @@ def bring(tx: Connection, *, migrate: bool) -> str | None:
     if found != HEAD and not migrate:
         state = "empty" if found is None else f"at revision {found}"
         raise SchemaError(
-            f"the database is {state}, this craft-server needs {HEAD}, and migrate is off: "
+            f"the database is {state}, this craft-server needs {HEAD}, and migrate is off; "
             "run `craft-server db upgrade`"
         )
-    if found is None:
-        _create(tx)
-    elif found != HEAD:
-        _upgrade(tx, found)
-    return found
 
 
 def pending(found: str | None) -> list[str]:

@@ -48,6 +48,11 @@ _LOG = logging.getLogger(__name__)
 class StoreDown(Refusal):
     """The refusal of every request while the store does not answer."""
 
+    @property
+    def reason(self) -> str:
+        """What the database's driver said, on one line; for operators, never for clients."""
+        return " ".join(str(getattr(self.__cause__, "orig", None) or self.detail).split())
+
 
 # --- time ---------------------------------------------------------------------------------------
 
@@ -161,7 +166,7 @@ class Store:
         """In one transaction; others that start now wait for it, and find all done."""
         first = (_ANY_ORDER, _FULL, _IMMEDIATE)
         try:
-            with _transaction(self._engine.execution_options(craft_begin=first), math.inf) as tx:
+            with transaction(self._engine.execution_options(craft_begin=first), math.inf) as tx:
                 if not self.one_writer:
                     tx.execute(_TAKE_TIME, {"longest": "0"})
                     tx.execute(_ONE_AT_A_TIME)
@@ -180,7 +185,7 @@ class Store:
         Args:
             longest_s: longest time, for what reads much; as others, if None.
         """
-        with _transaction(self._reader, longest_s or self._timeout_s) as tx:
+        with transaction(self._reader, longest_s or self._timeout_s) as tx:
             if longest_s is not None and not self.one_writer:
                 tx.execute(_TAKE_TIME, {"longest": str(round(longest_s * 1000))})
             yield tx
@@ -213,7 +218,7 @@ class Store:
         shared: Connection | None = getattr(self._open, "connection", None)
         if shared is not None:
             return _part(shared)
-        return _transaction(self._writer, self._timeout_s)
+        return transaction(self._writer, self._timeout_s)
 
     @contextmanager
     def together(self, *, durable: bool = True) -> Iterator[None]:
@@ -224,7 +229,7 @@ class Store:
         """
         engine = self._writer if durable else self._hasty
         kept: dict[Engine, Connection] | None = getattr(self._open, "kept", None)
-        with _transaction(engine, self._timeout_s, kept) as connection:
+        with transaction(engine, self._timeout_s, kept) as connection:
             self._open.connection = connection
             try:
                 yield
@@ -265,7 +270,7 @@ class Session:
 
     def read(self) -> AbstractContextManager[Connection]:
         """A transaction."""
-        return _transaction(self._engine, self._timeout_s)
+        return transaction(self._engine, self._timeout_s)
 
     def answers(self) -> bool:
         """Does the database answer in time?"""
@@ -289,14 +294,14 @@ def revision(url: str | URL) -> str | None:
     """
     engine = make_engine(url, BUSY_TIMEOUT_S)
     try:
-        with _transaction(engine.execution_options(craft_begin=("BEGIN",)), BUSY_TIMEOUT_S) as tx:
+        with transaction(engine.execution_options(craft_begin=("BEGIN",)), BUSY_TIMEOUT_S) as tx:
             return schema.revision(tx)
     finally:
         engine.dispose()
 
 
 @contextmanager
-def _transaction(
+def transaction(
     engine: Engine, longest_s: float, kept: dict[Engine, Connection] | None = None
 ) -> Iterator[Connection]:
     """The one place where an outage becomes a refusal, so that the server fails closed.

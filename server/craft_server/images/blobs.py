@@ -162,12 +162,17 @@ def place_for(place: Path | str) -> Blobs:
     Raises:
         ValueError: nothing here can open the URL; the message says what to do.
     """
+    folder = folder_of(place)
+    return BlobBucket(str(place)) if folder is None else BlobFolder(folder)
+
+
+def folder_of(place: Path | str) -> Path | None:
+    """The folder that a place is, if it is one."""
     if isinstance(place, Path):
-        return BlobFolder(place)
+        return place
     parts = urlsplit(place)
-    if parts.scheme == "file" and not parts.netloc:
-        return BlobFolder(Path(unquote(parts.path)))
-    return BlobBucket(place)
+    is_folder = parts.scheme == "file" and not parts.netloc
+    return Path(unquote(parts.path)) if is_folder else None
 
 
 class BlobBucket:
@@ -243,5 +248,6 @@ def _open(scheme: str, url: str) -> Any:
         return fsspec.filesystem(scheme, use_listings_cache=False)
     except ImportError as error:
         raise ValueError(
-            f"image_url {url!r} needs the package {_STORES[scheme]}, which is not installed"
+            f"image_url {url!r} needs the package {_STORES[scheme]}, which is not installed; "
+            f"pip install {_STORES[scheme]}"
         ) from error

@@ -117,9 +117,8 @@ class Scorer:
 
     async def check(self, *, deadline_s: float) -> None:
         """Score one text on one image."""
-        await self._worker.run(
-            [DeviceTask.alone(_CANARY, self._canary)], deadline=Deadline(deadline_s)
-        )
+        task = DeviceTask.alone(_CANARY, partial(canary, self._blackbox))
+        await self._worker.run([task], deadline=Deadline(deadline_s))
 
     async def _features(self, priced: PricedRequest, clock: "_Clock") -> Features:
         async def run(job: Callable[[], T]) -> T:
@@ -189,18 +188,24 @@ class Scorer:
         where = {"prompts": block.prompts, "images": block.images}
         return [self._blackbox.logits(texts, features, **where)]
 
-    def _canary(self) -> None:
-        request = LogitsRequest(
-            model=self._blackbox.card.id,
-            image_set="set_" + "0" * 32,
-            class_names=["canary"],
-            prompts=TextPrompts(templates=["a photo of a {}."]),
-        )
-        box, side, one = self._blackbox, self._blackbox.card.image_size, slice(0, 1)
-        pixels = box.preprocess(Image.new("RGB", (side, side)))
-        features = box.load_features(box.encode_images([pixels]))
-        (texts,) = box.encode_texts([Piece(box.prepare(request, None), one)])
-        _check(box.logits(texts, features, prompts=one, images=one)(), (1, 1, 1))
+
+def canary(blackbox: BlackBox) -> None:
+    """Score one image on one text: a test forward. On the device thread.
+
+    Raises:
+        RuntimeError: the model gave numbers of another shape, or that are not finite.
+    """
+    request = LogitsRequest(
+        model=blackbox.card.id,
+        image_set="set_" + "0" * 32,
+        class_names=["canary"],
+        prompts=TextPrompts(templates=["a photo of a {}."]),
+    )
+    side, one = blackbox.card.image_size, slice(0, 1)
+    pixels = blackbox.preprocess(Image.new("RGB", (side, side)))
+    features = blackbox.load_features(blackbox.encode_images([pixels]))
+    (texts,) = blackbox.encode_texts([Piece(blackbox.prepare(request, None), one)])
+    _check(blackbox.logits(texts, features, prompts=one, images=one)(), (1, 1, 1))
 
 
 class _Clock:

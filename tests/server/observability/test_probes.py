@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from craft_server.observability.metrics import Metrics
 from craft_server.observability.probe_process import (
     LOOP_SILENT_S,
     STORE_SILENT_S,
@@ -125,6 +126,19 @@ def test_head_is_answered_as_get_without_its_body(health):
         while b" 200 OK" in raw(port, "HEAD /readyz") and time.monotonic() < end:
             time.sleep(0.05)
         assert raw(port, "HEAD /readyz").startswith(b"HTTP/1.1 503 ")
+
+
+@pytest.mark.slow
+def test_head_of_the_metrics_is_their_get_without_its_body(health):
+    with (
+        Metrics("stub").listening("127.0.0.1", 0) as inner,
+        probes(health, metrics_port=inner) as port,
+    ):
+        for path in ("/metrics", "/metrics?name[]=craft_holds", "/"):
+            head, body = raw(port, f"GET {path}").split(b"\r\n\r\n", 1)
+            asked, nothing = raw(port, f"HEAD {path}").split(b"\r\n\r\n", 1)
+            assert b" 200 OK" in head.splitlines()[0] == asked.splitlines()[0]
+            assert (bool(body), nothing) == (True, b"")
 
 
 @pytest.mark.slow

@@ -9,9 +9,10 @@ import hashlib
 import importlib.resources
 import json
 import logging
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import open_clip
 import torch
@@ -22,7 +23,8 @@ from torch import Tensor
 
 from craft_server.models.clip.device import stay_small
 from craft_server.models.clip.model import ClipBlackBox
-from craft_server.models.clip.published import Recipe, assumption, recipe_of, recipe_of_file
+from craft_server.models.clip.published import Recipe
+from craft_server.models.clip.source import Source, find_source, load_tokenizer
 from craft_server.models.clip.text import TextEncoder, can_be_cut
 from craft_server.models.clip.vision import RECORD_FORMAT, ImageEncoder
 from craft_server.models.clip.weights import LONGEST, load_weights, read_weights
@@ -31,19 +33,6 @@ from craft_shared.messages import CardLimits, ModelCard
 
 _LOG = logging.getLogger(__name__)
 _PRECISIONS = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
-
-
-class Source(NamedTuple):
-    """Where a model comes from, as open_clip sees it.
-
-    `recipe` is what the checkpoint was trained with: `RN50::openai` needs QuickGELU although the
-    architecture `RN50` does not say so, and gives quietly worse logits without.
-    """
-
-    name: str
-    pretrained: str | None
-    id: str
-    recipe: Recipe | None = None
 
 
 def load_clip(settings: Settings, limits: CardLimits) -> ClipBlackBox:
@@ -57,11 +46,13 @@ def load_clip(settings: Settings, limits: CardLimits) -> ClipBlackBox:
     threads = settings.threads or torch.get_num_threads()
     stay_small()
     source = find_source(settings)
+    if source.assumed:
+        _LOG.warning(source.assumed)
     tokenizer = load_tokenizer(source.name)
     model = create_model(source, "float32", torch.device("cpu"))
     digest = digest_of(model)
     if settings.precision != "float32":  # open_clip builds other norm layers for half precision
-        model = create_model(source, settings.precision, device)
+        model = create_model(source, settings.precision, device, weights=model.state_dict())
     model = _placed(model, device, source)
     tower = getattr(model, "text", model)
     cut = can_be_cut(tower)
@@ -75,7 +66,7 @@ def load_clip(settings: Settings, limits: CardLimits) -> ClipBlackBox:
         digest=digest,
         context_width=text.width,
         context_length=text.context_length,
-        image_size=_side(model.visual.image_size),
+        image_size=side_of(model),
         logit_scale=float(model.logit_scale.exp()),
         prompt_kinds=kinds,
         dtype=settings.precision,
@@ -136,79 +127,44 @@ def _too_large(source: Source, device: torch.device, error: Exception) -> ModelE
     )
 
 
-def find_source(settings: Settings) -> Source:
-    """The model that the settings name, registered with open_clip.
-
-    Raises:
-        ModelError: no such model, or no checkpoint named for it.
-    """
-    name, pretrained = settings.model, settings.pretrained
-    if name == EMBEDDED:
-        config = importlib.resources.files("craft_server") / "embedded" / "embedded.json"
-        open_clip.add_model_config(Path(str(config)))
-        return Source(EMBEDDED, None, f"{EMBEDDED}::1")
-    if name.endswith(".json"):
-        config_path = Path(name)
-        if not config_path.is_file():
-            raise ModelError(f"model config {name} does not exist")
-        open_clip.add_model_config(config_path)
-        name = config_path.stem
-    if name not in open_clip.list_models():
-        raise ModelError(
-            f"model {name!r} is neither `{EMBEDDED}`, nor a .json config, nor an open_clip name; "
-            f"names: {', '.join(open_clip.list_models()[:8])}, ..."
-        )
-    if pretrained is None:
-        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name)) or "none"
-        raise ModelError(f"{name} needs --pretrained: a checkpoint file or a tag; tags: {tags}")
-    label = Path(pretrained).stem if Path(pretrained).exists() else pretrained
-    return Source(name, pretrained, f"{name}::{label}", _recipe(name, pretrained, settings))
-
-
-def _recipe(name: str, pretrained: str, settings: Settings) -> Recipe | None:
-    """How to run a checkpoint; what is assumed of a file is written to the log.
-
-    Raises:
-        ModelError: `pretrained_like` is no tag, or is said of a tag.
-    """
-    like, file = settings.pretrained_like, Path(pretrained)
-    if open_clip.get_pretrained_cfg(name, pretrained):
-        if like is not None:
-            raise ModelError(
-                f"--pretrained-like {like} is for a file, and --pretrained {pretrained} is a tag"
-            )
-        return recipe_of(name, pretrained)
-    if not file.is_file():
-        return None
-    recipe = recipe_of_file(name, file, like)
-    if recipe is None and (said := assumption(name, file)):
-        _LOG.warning(said)
-    return recipe
-
-
-def create_model(source: Source, precision: str, device: torch.device) -> Any:
+def create_model(
+    source: Source,
+    precision: str,
+    device: torch.device,
+    *,
+    weights: dict[str, Tensor] | None = None,
+) -> Any:
     """The open_clip model itself with its weights, in eval mode and without gradients.
+
+    Args:
+        source: of the model.
+        precision: of its towers.
+        device: on which it is made; `meta` makes it without numbers.
+        weights: in the names of the model, read before; None reads those of the source.
 
     Raises:
         ModelError: the checkpoint is missing or does not fit.
     """
-    file = _file_of(source)
-    weights = read_weights(file) if file else None
+    file = file_of(source)
+    if source.name == EMBEDDED:
+        weights = weights or _embedded_weights()
+    elif file is not None:
+        weights = weights or read_weights(file)
     recipe = source.recipe or Recipe(quick_gelu=False, preprocess=())
     logging.disable(logging.CRITICAL)  # open_clip logs tracebacks of what we explain below
+    made_on = device if device.type == "meta" else nullcontext()
     try:
-        model = open_clip.create_model(
-            source.name,
-            pretrained=None if file else source.pretrained,
-            precision=_PRECISIONS[precision],
-            device=device,
-            force_quick_gelu=recipe.quick_gelu,
-            force_preprocess_cfg=dict(recipe.preprocess),
-            pretrained_text=False,
-        )
-        if source.name == EMBEDDED:
-            model.load_state_dict(_embedded_weights())
-        elif weights is not None:
+        with made_on:
+            model = open_clip.create_model(
+                source.name,
+                pretrained=None if weights else source.pretrained,
+                precision=_PRECISIONS[precision],
+                device=device,
+                force_quick_gelu=recipe.quick_gelu,
+                force_preprocess_cfg=dict(recipe.preprocess),
+                pretrained_text=False,
+            )
+        if weights:
             load_weights(model, weights)
     except torch.OutOfMemoryError as error:
         raise _too_large(source, device, error) from error
@@ -219,7 +175,7 @@ def create_model(source: Source, precision: str, device: torch.device) -> Any:
     return model.eval().requires_grad_(requires_grad=False)
 
 
-def _file_of(source: Source) -> Path | None:
+def file_of(source: Source) -> Path | None:
     """The checkpoint if it is a file that weights.py reads; NumPy's are left to open_clip."""
     file = Path(source.pretrained or "")
     tagged = open_clip.get_pretrained_cfg(source.name, str(source.pretrained))
@@ -229,6 +185,8 @@ def _file_of(source: Source) -> Path | None:
 
 def _explain(source: Source, error: Exception) -> str:
     file, why = source.pretrained or "", " ".join(str(error).split())
+    if not file:
+        return f"{source.id} cannot be made: {why}"[:LONGEST]
     if Path(file).is_dir():
         return f"checkpoint {file} is a folder: name the file in it"
     if Path(file).exists():
@@ -257,21 +215,6 @@ def _embedded_weights() -> dict[str, Tensor]:
     return {"token_embedding.weight": table, **{k: v.float() for k, v in stored.items()}}
 
 
-def load_tokenizer(name: str) -> Any:
-    """CLIP's tokenizer of an open_clip model.
-
-    Raises:
-        ModelError: the model needs another one.
-    """
-    try:
-        tokenizer = open_clip.get_tokenizer(name)
-    except ImportError as error:
-        raise ModelError(f"{name} needs another tokenizer than CLIP's: {error}") from error
-    if not hasattr(tokenizer, "sot_token_id"):
-        raise ModelError(f"{name} does not use CLIP's tokenizer; only that one is supported")
-    return tokenizer
-
-
 def digest_of(model: Any) -> str:
     """SHA-256 over every tensor of a float32 model and the one choice no tensor shows."""
     quick = any(isinstance(module, QuickGELU) for module in model.modules())
@@ -294,5 +237,7 @@ def _image_key(card: ModelCard, preprocess: PreprocessCfg) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _side(size: int | tuple[int, int]) -> int:
+def side_of(model: Any) -> int:
+    """The side of the images that a model of open_clip takes, in pixels."""
+    size: int | tuple[int, int] = model.visual.image_size
     return size if isinstance(size, int) else size[0]

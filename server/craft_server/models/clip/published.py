@@ -51,19 +51,14 @@ def recipe_of_file(name: str, file: Path, like: str | None = None) -> Recipe | N
     Args:
         name: of the model, as open_clip has it.
         file: with the weights; it is read only where its address would state its digest.
-        like: the tag, if somebody says it.
+        like: the tag, if somebody says it; of another model, as MODEL::TAG.
 
     Raises:
-        ModelError: the model has no such tag.
+        ModelError: there is no such tag.
     """
     tags = open_clip.list_pretrained_tags_by_model(name)
     if like is not None:
-        if not open_clip.get_pretrained_cfg(name, like):
-            raise ModelError(
-                f"{name} has no tag {like!r} that --pretrained-like could mean; "
-                f"tags: {', '.join(tags) or 'none'}"
-            )
-        return recipe_of(name, like)
+        return _recipe_like(name, tags, like)
     for found in _guesses(name, tags, file):
         recipes = {recipe_of(name, tag) for tag in found}
         if len(recipes) == 1:
@@ -83,6 +78,28 @@ def assumption(name: str, file: Path) -> str | None:
     )
 
 
+def _recipe_like(name: str, tags: list[str], like: str) -> Recipe:
+    """By the operator's word; a model that open_clip does not list may be run as any that it does.
+
+    Raises:
+        ModelError: there is no such tag, or it means different things.
+    """
+    model, _, tag = like.rpartition("::")
+    listed = [model or name] if model or tags else open_clip.list_pretrained_models_by_tag(tag)
+    found = [each for each in listed if open_clip.get_pretrained_cfg(each, tag)]
+    recipes = {recipe_of(each, tag) for each in found}
+    if not recipes:
+        known = f"tags: {', '.join(tags)}" if tags else "say MODEL::TAG, as in RN50::openai"
+        raise ModelError(f"{name} has no tag {like!r} that --pretrained-like could mean; {known}")
+    if len(recipes) > 1:
+        raise ModelError(
+            f"--pretrained-like {like} is run in {len(recipes)} ways; say whose tag it is: "
+            f"{', '.join(f'{each}::{tag}' for each in found)}"
+        )
+    (recipe,) = recipes
+    return recipe._replace(quick_gelu=recipe.quick_gelu or _is_quick(name))
+
+
 # --- which tag a file is ------------------------------------------------------------------------
 
 
@@ -97,17 +114,26 @@ def _guesses(name: str, tags: list[str], file: Path) -> Iterator[list[str]]:
 def _downloads(name: str, tag: str) -> set[str]:
     """What the file is called that a tag downloads, in small letters."""
     config = open_clip.get_pretrained_cfg(name, tag)
-    names = {PurePosixPath(config.get("url", "")).name}
-    if repository := config.get("hf_hub", ""):
-        stated = repository.rpartition("/")[2] or HF_WEIGHTS_NAME
-        safe = HF_SAFE_WEIGHTS_NAME if stated == HF_WEIGHTS_NAME else ""
-        names |= {stated, safe or f"{PurePosixPath(stated).stem}.safetensors"}
+    names = {PurePosixPath(config.get("url", "")).name, *hub_files(config)[1]}
     return {each.lower() for each in names if each}
+
+
+def hub_files(config: dict[str, Any]) -> tuple[str, list[str]]:
+    """Of a tag's configuration: `owner/name` on the Hugging Face hub, and its files, or nothing.
+
+    open_clip tries the first of the files first.
+    """
+    repository, _, stated = str(config.get("hf_hub", "")).rpartition("/")
+    if not repository:
+        return "", []
+    stated = stated or HF_WEIGHTS_NAME
+    safe = HF_SAFE_WEIGHTS_NAME if stated == HF_WEIGHTS_NAME else ""
+    return repository, [safe or f"{PurePosixPath(stated).stem}.safetensors", stated]
 
 
 def _repository(name: str, tag: str) -> str:
     """`owner/name` on the Hugging Face hub, in small letters."""
-    return str(open_clip.get_pretrained_cfg(name, tag).get("hf_hub", "")).rpartition("/")[0].lower()
+    return hub_files(open_clip.get_pretrained_cfg(name, tag))[0].lower()
 
 
 def _folders(file: Path) -> set[str]:
@@ -151,9 +177,13 @@ def _stated_digest(name: str, tag: str) -> str:
 
 
 def _recipe(name: str, config: dict[str, Any]) -> Recipe:
-    own = (open_clip.get_model_config(name) or {}).get("quick_gelu", False)
     preprocess = tuple((key, config[key]) for key in _PREPROCESS)
-    return Recipe(bool(config.get("quick_gelu", False) or own), preprocess)
+    return Recipe(bool(config.get("quick_gelu", False)) or _is_quick(name), preprocess)
+
+
+def _is_quick(name: str) -> bool:
+    """Does an architecture have QuickGELU whatever its weights?"""
+    return bool((open_clip.get_model_config(name) or {}).get("quick_gelu", False))
 
 
 def _plain(value: Any) -> str:

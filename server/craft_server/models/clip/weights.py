@@ -65,8 +65,9 @@ def load_weights(model: Any, weights: dict[str, Tensor]) -> None:
     if "positional_embedding" in weights and not hasattr(model, "positional_embedding"):
         weights = convert_to_custom_text_state_dict(weights)
     wanted = model.state_dict()
-    for name in {"logit_scale", "logit_bias"} & weights.keys() & wanted.keys():
-        weights[name] = weights[name].reshape(wanted[name].shape)
+    for name in weights.keys() & wanted.keys():
+        if weights[name].numel() == wanted[name].numel() == 1:  # a number, or a list of one
+            weights[name] = weights[name].reshape(wanted[name].shape)
     if "logit_bias" in wanted and "logit_scale" in weights:
         weights.setdefault("logit_bias", torch.zeros_like(wanted["logit_bias"]))
     for name in {_POSITION_IDS, *(name for name, _ in model.named_buffers())} - wanted.keys():

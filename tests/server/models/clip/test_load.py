@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 
 from craft_server.app import card_limits
 from craft_server.models.clip.load import _image_key, load_clip, pick_device
+from craft_server.models.clip.source import find_source
 from craft_server.models.clip.vision import RECORD_FORMAT
 from craft_server.settings import ModelError
 from craft_shared.errors import Code, Refusal
@@ -198,24 +199,40 @@ def test_a_checkpoint_that_lacks_or_has_more_tensors_is_refused_in_a_sentence(tm
     ("named", "like", "quick"),
     [("RN50.pt", None, True), ("own.pt", "cc12m", True), ("own.pt", None, False)],
 )
-def test_a_file_is_run_as_the_checkpoint_that_it_is(tmp_path, caplog, named, like, quick):
-    from craft_server.models.clip.load import find_source
-
+def test_a_file_is_run_as_the_checkpoint_that_it_is(tmp_path, named, like, quick):
     (tmp_path / named).touch()
     fields = {"model": "RN50", "pretrained": str(tmp_path / named), "pretrained_like": like}
-    with caplog.at_level("WARNING"):
-        source = find_source(settings_in(tmp_path, **fields))
+    source = find_source(settings_in(tmp_path, **fields))
     assert (source.recipe is not None and source.recipe.quick_gelu) == quick
-    said = [record.getMessage() for record in caplog.records]
-    assert len(said) == (0 if quick else 1)
-    assert all("which checkpoint own.pt is: assumed is GELU, mean 0.481" in one for one in said)
+    assert (source.assumed is None) == quick
+    assert quick or "which checkpoint own.pt is: assumed is GELU, mean 0.481" in source.assumed
 
 
-def test_what_a_file_is_prepared_like_reaches_the_model(tmp_path):
+def test_what_a_file_is_prepared_like_reaches_the_model(tmp_path, caplog):
     _, path = checkpoint(tmp_path, "RN50")
     plain = load(tmp_path, model="RN50", pretrained=str(path))
+    (said,) = [each.getMessage() for each in caplog.records if each.name.startswith("craft")]
+    assert "assumed is GELU" in said
     quick = load(tmp_path, model="RN50", pretrained=str(path), pretrained_like="openai")
     assert plain.card.digest != quick.card.digest
+
+
+@pytest.mark.parametrize("like", ["openai", "RN50::openai", "ViT-B-32::openai"])
+def test_a_config_s_file_may_be_like_any_published_checkpoint(tmp_path, config, like):
+    _, path = checkpoint(tmp_path, "tiny-test")
+    plain = load(tmp_path, model=str(config), pretrained=str(path))
+    quick = load(tmp_path, model=str(config), pretrained=str(path), pretrained_like=like)
+    assert plain.card.digest != quick.card.digest
+
+
+def test_a_checkpoint_is_read_once_for_half_precision(tmp_path, config, monkeypatch):
+    from craft_server.models.clip import load as module
+
+    _, path = checkpoint(tmp_path, "tiny-test")
+    read, plain = [], module.read_weights
+    monkeypatch.setattr(module, "read_weights", lambda file: read.append(file) or plain(file))
+    load(tmp_path, model=str(config), pretrained=str(path), precision="float16")
+    assert read == [path]
 
 
 def test_a_siglip_like_tower_takes_text_only_and_says_so(tmp_path):

@@ -102,3 +102,29 @@ def test_a_tag_that_is_a_part_of_another_is_not_taken_for_it():
 def test_a_tag_that_there_is_not_is_refused():
     with pytest.raises(ModelError, match=r"RN50 has no tag 'opanai'.*tags: openai, yfcc15m"):
         recipe_of_file("RN50", Path("weights.pt"), "opanai")
+
+
+@pytest.mark.parametrize(
+    ("like", "recipe"),
+    [
+        ("openai", ("RN50", "openai")),
+        ("RN50::openai", ("RN50", "openai")),
+        ("ViT-B-16-SigLIP::webli", ("ViT-B-16-SigLIP", "webli")),
+        ("metaclip_fullcc", ("ViT-H-14-quickgelu", "metaclip_fullcc")),
+    ],
+)
+def test_a_config_of_ones_own_may_be_run_as_any_tag(like, recipe):
+    assert recipe_of_file("own-config", Path("weights.pt"), like) == recipe_of(*recipe)
+
+
+@pytest.mark.parametrize(
+    ("like", "says"),
+    [
+        ("opanai", "own-config has no tag 'opanai'.*say MODEL::TAG, as in RN50::openai"),
+        ("RN51::openai", "own-config has no tag 'RN51::openai'"),
+        ("laion400m_e32", "is run in 2 ways; say whose tag it is: .*ViT-B-32::laion400m_e32"),
+    ],
+)
+def test_a_tag_that_means_nothing_or_several_things_to_a_config_is_refused(like, says):
+    with pytest.raises(ModelError, match=says):
+        recipe_of_file("own-config", Path("weights.pt"), like)

@@ -1,0 +1,1 @@
+"""What stands between an operator and a server that serves, tried without changing anything."""
