@@ -25,8 +25,8 @@ class TextCheck:
     def __init__(self, transport: Transport, card: ModelCard) -> None:
         self._transport = transport
         self._card = card
-        self._taken: set[Wording] = set()
-        self._known = True
+        self._answered: dict[Wording, UsageError | None] = {}
+        self._asks = True
 
     def check(self, wordings: Iterable[Wording]) -> None:
         """Make sure that no request for logits in these words is refused for one of its texts.
@@ -39,11 +39,14 @@ class TextCheck:
             CraftTunerError: the key may not ask so.
         """
         for wording in wordings:
-            if self._known and wording not in self._taken:
-                self._check(wording)
-                self._taken.add(wording)
+            if self._asks and wording not in self._answered:
+                self._answered[wording] = self._ask(wording)
+            refusal = self._answered.get(wording)
+            if refusal is not None:
+                raise refusal
 
-    def _check(self, wording: Wording) -> None:
+    def _ask(self, wording: Wording) -> UsageError | None:
+        """Why the wording is refused; None if it is not, or nobody knows."""
         try:
             for request in requests(wording, self._card):
                 call = Call(
@@ -54,7 +57,10 @@ class TextCheck:
                 )
                 judge(self._transport.send(call, message(TextsReply)), wording)
         except NoSuchCall:
-            self._known = False
+            self._asks = False
+        except UsageError as error:
+            return error
+        return None
 
 
 def requests(wording: Wording, card: ModelCard) -> Iterator[TextsRequest]:
