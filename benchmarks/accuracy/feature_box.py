@@ -35,10 +35,11 @@ from craft_server.engine.blackbox import (
     Texts,
     runs,
 )
+from craft_server.engine.texts import Counted, count_in_steps
 from craft_server.observability import logs
 from craft_server.settings import Settings
 from craft_shared.errors import Code, Refusal
-from craft_shared.messages import CardLimits, LogitsRequest, ModelCard, SoftPrompts
+from craft_shared.messages import CardLimits, LogitsRequest, ModelCard, SoftPrompts, TextPrompts
 
 DATASETS = ("caltech101", "ucf101")
 SHOTS = (1, 2, 4, 8, 16)
@@ -131,11 +132,9 @@ class FeatureBox:
 
     def prepare(self, request: LogitsRequest, offsets: FloatArray | None) -> Prompts:
         """Look the names up."""
-        if isinstance(request.prompts, SoftPrompts) or offsets is not None:
-            detail = f"soft prompts are switched off; allowed: {self.card.prompt_kinds}"
-            raise Refusal(Code.PROMPT_KIND_DENIED, detail, param="prompts.kind")
         names = tuple(request.class_names)
-        texts = [[each.replace("{}", name) for name in names] for each in request.prompts.templates]
+        templates = self._templates(request.prompts)
+        texts = [[each.replace("{}", name) for name in names] for each in templates]
         return Prompts(
             count=len(texts),
             class_names=names,
@@ -150,6 +149,20 @@ class FeatureBox:
         """Look the names up, in one step."""
         yield
         return self.prepare(request, offsets)
+
+    def count_in_steps(
+        self, prompts: SoftPrompts | TextPrompts, names: Sequence[str]
+    ) -> Steps[Counted]:
+        """Look the texts up; of those that are there, words count as tokens."""
+        templates = self._templates(prompts)
+        texts = (each.replace("{}", name) for each in templates for name in names)
+        return count_in_steps(texts, lambda text: len(text.split()) if len(self._text(text)) else 0)
+
+    def _templates(self, prompts: SoftPrompts | TextPrompts) -> list[str]:
+        if isinstance(prompts, TextPrompts):
+            return prompts.templates
+        detail = f"soft prompts are switched off; allowed: {self.card.prompt_kinds}"
+        raise Refusal(Code.PROMPT_KIND_DENIED, detail, param="prompts.kind")
 
     def preprocess(self, image: Image.Image) -> Pixels:
         """The number of the row that the picture stands for."""

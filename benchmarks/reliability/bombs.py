@@ -39,7 +39,15 @@ class Bomb(NamedTuple):
 
 def bombs() -> list[Bomb]:
     """Every bomb."""
-    return [*_images(), *_tensors(), *_json_bodies(), *_bodies(), *_slow(), *_names()]
+    return [
+        *_images(),
+        *_tensors(),
+        *_json_bodies(),
+        *_text_checks(),
+        *_bodies(),
+        *_slow(),
+        *_names(),
+    ]
 
 
 def costly() -> list[Bomb]:
@@ -107,6 +115,23 @@ def _json_bodies() -> Iterator[Bomb]:
         ("JSON with half a surrogate", "invalid_request", b'["\\ud800"]'),
     ]:
         yield Bomb(name, code, filled(text))
+
+
+def _text_checks() -> Iterator[Bomb]:
+    def check(target: Target, names: list[str], templates: list[str]) -> str:
+        request = json.loads(target.logits())
+        prompts = {"kind": "text", "templates": templates}
+        body = {"model": request["model"], "class_names": names, "prompts": prompts}
+        return target.ask("/v1/texts/check", JSON, json.dumps(body).encode())
+
+    for name, code, names, templates in [
+        ("check of 100,000 names", "too_large", ["x"] * 100_000, ["{}"]),
+        ("check of a million names", "invalid_request", ["x"] * 10**6, ["{}"]),
+        ("check of a name of 10 MB", "too_large", ["x" * 10**7], ["{}"]),
+        ("check of 2,000,000 texts", "too_large", ["x"] * 2000, ["{}"] * 1000),
+        ("check of 8,192 texts that do not fit", "200", ["x " * 100] * 1024, ["{}"] * 8),
+    ]:
+        yield Bomb(name, code, partial(check, names=names, templates=templates))
 
 
 def _bodies() -> Iterator[Bomb]:

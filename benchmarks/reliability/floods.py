@@ -77,6 +77,7 @@ def floods() -> list[Flood]:
     """Every flood."""
     return [
         *_texts(),
+        *_text_checks(),
         *_offsets(),
         *_connections(),
         *_reads(),
@@ -114,6 +115,22 @@ def _texts() -> Iterator[Flood]:
         _BUSY | _PAYING | {"too_many_tokens"},
         partial(_ask_texts, names=words),
     )
+
+
+def _text_checks() -> Iterator[Flood]:
+    """Texts that are counted for nothing, none of them seen before."""
+
+    def look(target: Target, until: float) -> Heard:
+        numbers = itertools.count()
+
+        def throw() -> str:
+            request = json.loads(target.texts([f"{next(numbers):x}" for _ in range(_NAMES)]))
+            body = {name: request[name] for name in ("model", "class_names", "prompts")}
+            return target.ask("/v1/texts/check", JSON, json.dumps(body).encode())
+
+        return repeated(throw, until, senders=8)
+
+    yield Flood("texts checked without end", _BUSY | {"200"}, look, spent=True)
 
 
 def _ask_texts(target: Target, until: float, *, names: Sequence[object]) -> Heard:

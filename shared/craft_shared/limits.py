@@ -35,6 +35,9 @@ MAX_OWNER_CHARS = 128
 MAX_CLASS_NAME_CHARS = 256
 MAX_TEMPLATE_CHARS = 1024
 
+MAX_TEXTS_PER_CHECK = 2**13
+"""Prompts x class names of one check of texts, but always one prompt: they take half a second."""
+
 MAX_IDS_PER_CALL = 100_000
 """Image ids in one manifest or one image set."""
 

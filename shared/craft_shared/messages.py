@@ -250,6 +250,49 @@ class LogitsReply(Reply):
     )
 
 
+class TextsRequest(Request):
+    """POST /v1/texts/check: would a request for logits of these texts be refused for any? Free.
+
+    Soft prompts are checked by their words: without offsets.
+    """
+
+    model: str
+    class_names: Many[ClassName] = Field(min_length=1)
+    prompts: Annotated[SoftPrompts | TextPrompts, Field(discriminator="kind")]
+
+    @model_validator(mode="after")
+    def _words_alone(self) -> "TextsRequest":
+        if isinstance(self.prompts, SoftPrompts) and self.prompts.offsets is not None:
+            raise ValueError("texts are checked without prompts.offsets; leave them out")
+        return self
+
+
+class RefusedText(Reply):
+    """One text for which a request for logits is refused, in the same words."""
+
+    prompt: Count = Field(description="its template in the list; 0 for soft prompts")
+    class_name: Count = Field(description="its class name in the list")
+    code: str
+    detail: str
+
+
+class TextsReply(Reply):
+    """How long texts are to the model, and which it refuses."""
+
+    model: str
+    longest: Count = Field(
+        description="tokens of the longest text, start and end included; of one that is far too "
+        "long, the fewest that it can have"
+    )
+    most: Count = Field(description="tokens that fit: the card's context_length")
+    context: Count | None = Field(
+        None, description="tokens of a soft prompt's context: offsets need as many rows"
+    )
+    refused: Many[RefusedText] = Field(
+        description="the first texts that are refused, at most 100; none: all are taken"
+    )
+
+
 # --- keys and usage -----------------------------------------------------------------------------
 
 

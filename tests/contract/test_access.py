@@ -19,6 +19,7 @@ PUBLIC = {"GET /livez", "GET /readyz", "GET /openapi.json", "GET /docs"}
 
 NEEDS = {
     "POST /v1/logits": Scope.LOGITS_READ,
+    "POST /v1/texts/check": Scope.LOGITS_READ,
     "POST /v1/images": Scope.IMAGES_WRITE,
     "POST /v1/images/missing": Scope.IMAGES_WRITE,
     "POST /v1/image-sets": Scope.IMAGES_WRITE,

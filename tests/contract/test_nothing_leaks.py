@@ -24,6 +24,7 @@ from tests.support.serving import (
     tensor_headers,
     text_request,
     upload,
+    words_of,
 )
 
 FLOATS = {
@@ -58,7 +59,9 @@ REPLIES = {
     "Output",
     "Policy",
     "Problem",
+    "RefusedText",
     "StoredImage",
+    "TextsReply",
     "UploadReply",
     "UsageBucket",
     "UsageEvent",
@@ -235,6 +238,8 @@ def everything(app, client):
         client.post("/v1/logits", content=soft, headers=tensor_headers("one")),
         client.post("/v1/logits", content=soft[:-1], headers=tensor_headers("two")),
         client.post("/v1/logits", json=text_request(set_id), headers={"Idempotency-Key": "three"}),
+        client.post("/v1/texts/check", json=words_of(text_request(set_id))),
+        client.post("/v1/texts/check", json={}),
         client.post("/v1/images", files=[("files", b"junk")]),
         client.post("/v1/images", files=[("files", png(9))]),
         client.post("/v1/images/missing", json={"ids": upload(client, [png(8)])}),

@@ -94,6 +94,11 @@ def text_request(set_id: str, *, prompts: int = 2, model: str = "stub::0") -> di
     }
 
 
+def words_of(request: dict[str, Any], **fields: Any) -> dict[str, Any]:
+    """The request to /v1/texts/check about the texts of a JSON request for logits."""
+    return {name: request[name] for name in ("model", "class_names", "prompts")} | fields
+
+
 def soft_body(set_id: str, offsets: np.ndarray, **fields: Any) -> bytes:
     """A tensor body of soft prompts for the stub."""
     request = {

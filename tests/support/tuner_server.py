@@ -39,8 +39,12 @@ from craft_shared.messages import (
     ModelCard,
     ModelList,
     Policy,
+    RefusedText,
+    SoftPrompts,
     StoredImage,
     TextPrompts,
+    TextsReply,
+    TextsRequest,
     UploadReply,
     UsageBucket,
     UsageReply,
@@ -138,6 +142,8 @@ class FakeServer:
         self.bought: dict[str, tuple[Counters, bytes]] = {}
         self.runs: dict[str, str] = {}
         self.blind = False
+        self.old = False
+        """Older than POST /v1/texts/check."""
         self.asked: list[Asked] = []
         self.mischief: list[Mischief] = []
         self.bad_image: bytes | None = None
@@ -178,7 +184,10 @@ class FakeServer:
             "POST /v1/images": self._upload,
             "POST /v1/image-sets": self._create_set,
             "POST /v1/logits": self._logits,
+            "POST /v1/texts/check": self._check_texts,
         }
+        if self.old and asked.path == "/v1/texts/check":
+            raise Refusal(Code.NOT_FOUND, "there is nothing here")
         route = routes.get(f"{asked.method} {asked.path}")
         if route is not None:
             return route(asked)
@@ -253,6 +262,29 @@ class FakeServer:
         if name not in self.sets:
             raise Refusal(Code.UNKNOWN_IMAGE_SET, f"no set {name}")
         return ImageSet(id=name, name="", images=len(self.sets[name]))
+
+    def _check_texts(self, asked: Asked) -> Answer:
+        """A word is a token, and so are letters of high code: some 0.5 for a Chinese one."""
+        request, most = wire.parse(TextsRequest, asked.body), self.cards[0].context_length
+        soft = isinstance(request.prompts, SoftPrompts)
+        templates = [f"{request.prompts.context} {{}}"] if soft else request.prompts.templates
+        refused, longest = [], 0
+        for prompt, template in enumerate(templates):
+            for number, name in enumerate(request.class_names):
+                count = len(template.replace("{}", name).split()) + sum(map(ord, name)) // 10_000
+                longest = max(longest, count)
+                if count > most:
+                    where = {"prompt": prompt, "class_name": number, "code": "too_many_tokens"}
+                    words = f"{name[:9]!r} takes {count} tokens, at most {most} fit"
+                    refused.append(RefusedText(**where, detail=words))
+        reply = TextsReply(
+            model=request.model,
+            longest=longest,
+            most=most,
+            context=len(request.prompts.context.split()) if soft else None,
+            refused=refused[:100],
+        )
+        return said(reply)
 
     def _logits(self, asked: Asked) -> Answer:
         name = asked.headers["idempotency-key"]

@@ -40,6 +40,17 @@ class Texts:
 
 
 @dataclass(frozen=True)
+class Wording:
+    """What is asked in words, whatever the images: class names, and prompts around them."""
+
+    texts: Texts
+    templates: tuple[str, ...] = ()
+    """Text prompts; none: soft prompts on the context."""
+    context_tokens: int = 0
+    """Of soft prompts: how many tokens of the context they have offsets for."""
+
+
+@dataclass(frozen=True)
 class Images:
     """Uploaded images in order: one or more image sets, each at most the server's limit.
 

@@ -6,7 +6,8 @@
     │       ├── PictureError 2 one image is not usable; the others may be
     │       └── InputError   2 what was given to the Python interface; a ValueError as well
     ├── ServerUnreachable  3   no answer, or not from a craft-server
-    │   └── NoAnswer       3   a call did not get through, however often it was sent
+    │   ├── NoAnswer       3   a call did not get through, however often it was sent
+    │   └── NoSuchCall     3   the server has no such call: it is older
     ├── AccessDenied       4   the key is missing, wrong, expired or lacks a right
     ├── BudgetExhausted    5   the plan or the next question costs more than the key has left
     ├── WrongModel         6   an adapter or a run belongs to another model
@@ -110,6 +111,10 @@ class ServerUnreachable(CraftTunerError):
 
 class NoAnswer(ServerUnreachable):
     """A call did not get through; a smaller one may."""
+
+
+class NoSuchCall(ServerUnreachable):
+    """The server does not know this call: it is older than the tuner."""
 
 
 class AccessDenied(CraftTunerError):

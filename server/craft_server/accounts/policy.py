@@ -8,7 +8,13 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from craft_shared.errors import Code, Refusal
-from craft_shared.messages import LogitsRequest, ModelCard, Policy, different_names
+from craft_shared.messages import (
+    LogitsRequest,
+    ModelCard,
+    Policy,
+    TextsRequest,
+    different_names,
+)
 
 
 def may_use(card: ModelCard, policy: Policy) -> bool:
@@ -37,7 +43,7 @@ def as_seen(card: ModelCard, policy: Policy) -> ModelCard:
     )
 
 
-def check_request(policy: Policy, request: LogitsRequest) -> None:
+def check_request(policy: Policy, request: LogitsRequest | TextsRequest) -> None:
     """Refuse what the policy does not allow, before anything is priced.
 
     Raises:

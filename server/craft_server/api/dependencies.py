@@ -112,6 +112,7 @@ def hold(request: Request, held: AbstractContextManager[object]) -> None:
 buyer = _LogitsKeyBearer(Scope.LOGITS_READ)
 
 AnyKey = Annotated[Key, Depends(_KeyBearer())]
+TextsKey = Annotated[Key, Depends(_KeyBearer(Scope.LOGITS_READ))]
 LogitsKey = Annotated[Key, Depends(buyer)]
 ImagesKey = Annotated[Key, Depends(_KeyBearer(Scope.IMAGES_WRITE))]
 UsageKey = Annotated[Key, Depends(_KeyBearer(Scope.USAGE_READ))]

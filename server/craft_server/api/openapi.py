@@ -13,10 +13,11 @@ from craft_server.api.bodies import schemas
 from craft_shared.admin import KeyChange, KeyRequest, KeyRotation
 from craft_shared.errors import PROBLEM_MEDIA_TYPE, Problem
 from craft_shared.limits import MAX_IDEMPOTENCY_KEY_CHARS
-from craft_shared.messages import ImageSetRequest, LogitsRequest, Manifest
+from craft_shared.messages import ImageSetRequest, LogitsRequest, Manifest, TextsRequest
 
 _OURS = (
     LogitsRequest,
+    TextsRequest,
     ImageSetRequest,
     Manifest,
     KeyRequest,

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
-from craft_shared.messages import LogitsRequest, ModelCard
+from craft_server.engine.texts import Counted
+from craft_shared.messages import LogitsRequest, ModelCard, SoftPrompts, TextPrompts
 
 T = TypeVar("T")
 
@@ -123,6 +124,19 @@ class BlackBox(Protocol):
 
         Raises:
             Refusal: `invalid_request`, `too_many_tokens`, `too_large`, `prompt_kind_denied`.
+        """
+        ...
+
+    def count_in_steps(
+        self, prompts: SoftPrompts | TextPrompts, names: Sequence[str]
+    ) -> Steps[Counted]:
+        """Count the tokens of all texts and find those that `prepare_in_steps` would refuse.
+
+        Text k of prompt p has the number p * K + k; soft prompts, which need no offsets here, have
+        K texts.
+
+        Raises:
+            Refusal: as `prepare_in_steps`, where no single class name is at fault.
         """
         ...
 

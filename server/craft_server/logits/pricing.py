@@ -19,8 +19,17 @@ from craft_server.images.store import ImageSetRecord
 from craft_server.logits.disclosure import numbers_told
 from craft_server.metering.meter import check_same
 from craft_shared.errors import Code, Refusal
-from craft_shared.limits import MAX_IDEMPOTENCY_KEY_CHARS
-from craft_shared.messages import CardLimits, Counters, LogitsRequest, TextPrompts
+from craft_shared.limits import MAX_IDEMPOTENCY_KEY_CHARS, MAX_TEXTS_PER_CHECK
+from craft_shared.messages import (
+    CardLimits,
+    Counters,
+    LogitsRequest,
+    Policy,
+    RefusedText,
+    TextPrompts,
+    TextsReply,
+    TextsRequest,
+)
 
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
@@ -85,14 +94,58 @@ class Pricing:
         Raises:
             Refusal: whatever is wrong with it.
         """
-        card, request = self._blackbox.card, order.request
+        request = order.request
         check_idempotency_key(order.idempotency_key)
-        check_request(order.key.policy, request)
+        self._check_asked(order.key.policy, request)
+        prompts, classes = count_prompts(request, order.offsets), len(request.class_names)
+        _check_limits(self._blackbox.card.limits, prompts=prompts, classes=classes)
+
+    def check_texts(self, policy: Policy, request: TextsRequest) -> int:
+        """Refuse what a request for logits of the same texts is refused for; how many texts.
+
+        Raises:
+            Refusal: as `check`, and `too_large` for the texts of all prompts.
+        """
+        self._check_asked(policy, request)
+        limits, classes = self._blackbox.card.limits, len(request.class_names)
+        prompts = len(request.prompts.templates) if isinstance(request.prompts, TextPrompts) else 1
+        _check_limits(limits, prompts=prompts, classes=classes)
+        most = min(limits.texts, max(MAX_TEXTS_PER_CHECK, classes))
+        _check_texts(most, prompts=prompts, classes=classes)
+        return prompts * classes
+
+    def count_in_steps(self, request: TextsRequest) -> Steps[TextsReply]:
+        """Count the tokens of checked texts, text by text.
+
+        Raises:
+            Refusal: what the model finds wrong that is no single class name's fault.
+        """
+        prompts, names = request.prompts, request.class_names
+        counted = yield from self._blackbox.count_in_steps(prompts, names)
+        refused = [
+            RefusedText(
+                prompt=number // len(names),
+                class_name=number % len(names),
+                code=refusal.code,
+                detail=refusal.detail,
+            )
+            for number, refusal in counted.refused
+        ]
+        return TextsReply(
+            model=request.model,
+            longest=counted.longest,
+            most=self._blackbox.card.context_length,
+            context=counted.context,
+            refused=refused,
+        )
+
+    def _check_asked(self, policy: Policy, request: LogitsRequest | TextsRequest) -> None:
+        """Policy and model; none of it counts."""
+        check_request(policy, request)
+        card = self._blackbox.card
         if request.model != card.id:
             detail = f"model {request.model!r} is not served here; served: {card.id!r}"
             raise Refusal(Code.UNKNOWN_MODEL, detail, param="model")
-        prompts, classes = count_prompts(request, order.offsets), len(request.class_names)
-        _check_limits(card.limits, prompts=prompts, classes=classes)
 
     def price(self, order: Order, images: int) -> Counters:
         """The exact price of a checked request on so many images. Touches no budget.
@@ -162,14 +215,18 @@ def _check_limits(limits: CardLimits, *, prompts: int, classes: int) -> None:
         raise Refusal(Code.TOO_LARGE, detail, param="class_names")
 
 
-def _check_logits(limits: CardLimits, *, prompts: int, images: int, classes: int) -> None:
-    logits = prompts * images * classes
-    if prompts * classes > limits.texts:
+def _check_texts(most: int, *, prompts: int, classes: int) -> None:
+    if prompts * classes > most:
         detail = (
             f"{prompts} prompts x {classes} classes = {prompts * classes} texts, at most "
-            f"{limits.texts} in one request; send fewer prompts at a time"
+            f"{most} in one request; send fewer prompts at a time"
         )
         raise Refusal(Code.TOO_LARGE, detail, param="prompts")
+
+
+def _check_logits(limits: CardLimits, *, prompts: int, images: int, classes: int) -> None:
+    logits = prompts * images * classes
+    _check_texts(limits.texts, prompts=prompts, classes=classes)
     if logits > limits.logits:
         detail = (
             f"{prompts} prompts x {images} images x {classes} classes = {logits} logits, at most "

@@ -39,7 +39,15 @@ from craft_server.observability.telemetry import ServerStats, Telemetry
 from craft_server.observability.tracing import Tracer
 from craft_server.settings import Settings
 from craft_shared.errors import Code, Refusal
-from craft_shared.messages import Budgets, Counters, LogitsReply, LogitsRequest, SoftPrompts
+from craft_shared.messages import (
+    Budgets,
+    Counters,
+    LogitsReply,
+    LogitsRequest,
+    SoftPrompts,
+    TextsReply,
+    TextsRequest,
+)
 
 T = TypeVar("T")
 
@@ -134,6 +142,23 @@ class LogitsService:
     async def read(self, key: Key, decode: Callable[[bytes], T], body: bytes) -> T:
         """Decode a body when it is its owner's turn, off the event loop."""
         return await self._at_desk(key, _in_one_step(decode, body))
+
+    def count_texts(self, key: Key, request: TextsRequest) -> int:
+        """Check a question about texts; how many it has, of which nothing is read.
+
+        Raises:
+            Refusal: see `Pricing.check_texts`.
+        """
+        return self._pricing.check_texts(key.policy, request)
+
+    async def check_texts(self, key: Key, request: TextsRequest) -> TextsReply:
+        """Tokenise checked texts when it is their owner's turn, off the event loop. Free.
+
+        Raises:
+            Refusal: see `Pricing.count_in_steps` and `Desk.run`.
+        """
+        with self._tracer.span("texts"):
+            return await self._at_desk(key, self._pricing.count_in_steps(request))
 
     async def price(
         self, key: Key, request: LogitsRequest, *, offsets: FloatArray | None, idempotency_key: str

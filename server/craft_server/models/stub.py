@@ -7,6 +7,7 @@ dependence on the offsets. `craft-server serve --model stub` starts it; it impor
 import hashlib
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import cast
 
@@ -25,8 +26,9 @@ from craft_server.engine.blackbox import (
     at_once,
     runs,
 )
+from craft_server.engine.texts import Counted, TooManyTokens, count_in_steps
 from craft_shared.errors import Code, Refusal
-from craft_shared.messages import CardLimits, LogitsRequest, ModelCard, SoftPrompts
+from craft_shared.messages import CardLimits, LogitsRequest, ModelCard, SoftPrompts, TextPrompts
 
 WIDTH = 16
 N_CTX = 4
@@ -79,21 +81,17 @@ class StubBlackBox:
     ) -> Steps[Prompts]:
         """Count words as tokens, a template in each step; a soft prompt's context has four."""
         names = tuple(request.class_names)
+        templates = _templates(request.prompts)
+        count = len(templates)
         if isinstance(request.prompts, SoftPrompts):
-            templates = [f"{request.prompts.context} {{}}{request.prompts.suffix}"]
             count = _check_offsets(request.prompts.context, offsets)
-        else:
-            templates = request.prompts.templates
-            count = len(templates)
         texts: list[list[str]] = []
         for template in templates:
             if texts:
                 yield
             texts.append([template.replace("{}", name) for name in names])
-            longest = max((len(text.split()) + 2, text) for text in texts[-1])
-            if longest[0] > LENGTH:
-                detail = f"{longest[1][:60]!r} takes {longest[0]} tokens, at most {LENGTH} fit"
-                raise Refusal(Code.TOO_MANY_TOKENS, detail, param="prompts")
+            for text in texts[-1]:
+                _tokens(text)
         return Prompts(
             count=count,
             class_names=names,
@@ -102,6 +100,16 @@ class StubBlackBox:
             tokens=len(names),
             group=None if offsets is None else tuple(texts[0]),
         )
+
+    def count_in_steps(
+        self, prompts: SoftPrompts | TextPrompts, names: Sequence[str]
+    ) -> Steps[Counted]:
+        """Count words as tokens; see `BlackBox.count_in_steps`."""
+        templates = _templates(prompts)
+        texts = (template.replace("{}", name) for template in templates for name in names)
+        counted = yield from count_in_steps(texts, _tokens)
+        words = prompts.context.split() if isinstance(prompts, SoftPrompts) else None
+        return replace(counted, context=None if words is None else len(words))
 
     def preprocess(self, image: Image) -> Pixels:
         """A thumbnail's values, float32 (SIDE * SIDE * 3,) in [0, 1]."""
@@ -134,6 +142,19 @@ class StubBlackBox:
         rows = cast("FloatArray", features)[images]
         logits = SCALE * np.einsum("pkd,nd->pnk", words, rows)
         return lambda: logits.astype(np.float32, copy=False)
+
+
+def _templates(prompts: SoftPrompts | TextPrompts) -> list[str]:
+    if isinstance(prompts, SoftPrompts):
+        return [f"{prompts.context} {{}}{prompts.suffix}"]
+    return prompts.templates
+
+
+def _tokens(text: str) -> int:
+    tokens = len(text.split()) + 2
+    if tokens > LENGTH:
+        raise TooManyTokens(text, tokens, fit=LENGTH)
+    return tokens
 
 
 def _check_offsets(context: str, offsets: FloatArray | None) -> int:

@@ -425,7 +425,7 @@ def test_no_route_answers_without_a_good_key(app, anonymous, mint_key):
 @pytest.mark.parametrize("scope", list(Scope))
 def test_each_scope_opens_its_own_routes_only(app, anonymous, mint_key, scope):
     routes = {
-        Scope.LOGITS_READ: {"/v1/logits"},
+        Scope.LOGITS_READ: {"/v1/logits", "/v1/texts/check"},
         Scope.IMAGES_WRITE: {
             "/v1/images",
             "/v1/images/x",

@@ -24,7 +24,7 @@ from craft_shared import tensors
 from craft_shared.errors import CraftProtocolError
 from craft_shared.messages import ModelCard, OutputKind
 from craft_tuner.adapter.head import DeployedHead, Layer, LeverageGate
-from craft_tuner.blackbox import BlackBox, FloatArray, Images, IntArray, Purpose, Texts
+from craft_tuner.blackbox import BlackBox, FloatArray, Images, IntArray, Purpose, Texts, Wording
 from craft_tuner.errors import UsageError, WrongModel
 
 __all__ = ["CARD_FILE", "FORMAT", "TENSORS_FILE", "Adapter", "AdapterCard", "Layer", "describe"]
@@ -100,6 +100,13 @@ class Adapter:
         """The names that its prompts are asked with (K' of them) and the words around them."""
         names = self.card.asked_names or self.card.class_names
         return Texts(names, self.card.context, self.card.suffix)
+
+    @property
+    def wording(self) -> Wording:
+        """All that it asks, in words."""
+        if self.offsets is None:
+            return Wording(self.asked, self.templates)
+        return Wording(self.asked, context_tokens=self.offsets.shape[1])
 
     @property
     def templates(self) -> tuple[str, ...]:

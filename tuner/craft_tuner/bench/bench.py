@@ -27,6 +27,7 @@ from craft_tuner.bench.results_dir import CellStatus, ResultsDir, spent
 from craft_tuner.bench.worker import Engine, Job, JobResult
 from craft_tuner.client.account import choose_model, fetch_key
 from craft_tuner.client.purchases import add
+from craft_tuner.client.texts import TextCheck
 from craft_tuner.client.transport import Transport
 from craft_tuner.commands.local_server import local_server
 from craft_tuner.commands.session import open_server
@@ -94,7 +95,14 @@ def _bench(request: BenchRequest, settings: Settings, *, allow: Allow | None = N
     with open_server(settings) as (screen, transport):
         card = choose_model(transport, settings.model)
         key = fetch_key(transport)
-        planned = plan_grid(request.grid, card, key.policy, outside=settings.allow_outside)
+        texts = TextCheck(transport, card)
+        planned = plan_grid(
+            request.grid,
+            card,
+            key.policy,
+            outside=settings.allow_outside,
+            check=lambda foreseen: texts.check(foreseen.wordings()),
+        )
         statuses = [results_dir.look(each) for each in planned]
         todo = _to_do(request, statuses)
         bills, budgets = bills_of(todo, transport), key.budgets

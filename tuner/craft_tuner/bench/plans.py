@@ -1,7 +1,7 @@
 """What the cells of a bench will cost, before any of them begins.
 
-Owns the plan of each cell, the sum, and the refusal of what cannot be paid. Asks no server and
-writes nothing.
+Owns the plan of each cell, the sum, and the refusal of what cannot be paid. Writes nothing, and
+asks a server only by `check`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,7 +16,7 @@ from craft_tuner.data.dataset import Dataset
 from craft_tuner.data.sources import read_dataset
 from craft_tuner.errors import BudgetExhausted, CraftTunerError
 from craft_tuner.plan import Plan, left_of, words
-from craft_tuner.training.foresight import Terms, plan_fit
+from craft_tuner.training.foresight import Foreseen, Terms, plan_fit
 
 _TESTS = {"zero-shot", "test"}
 
@@ -39,12 +39,18 @@ class Bill:
 
 
 def plan_grid(
-    grid: Grid, card: ModelCard, policy: Policy | None = None, *, outside: Sequence[Path] = ()
+    grid: Grid,
+    card: ModelCard,
+    policy: Policy | None = None,
+    *,
+    outside: Sequence[Path] = (),
+    check: Callable[[Foreseen], None] = lambda _: None,
 ) -> list[Planned]:
     """Every cell with its plan, dataset by dataset, method by method.
 
     A method that asks about nothing but test images cannot depend on shots, seed or budget: it has
     one cell a dataset. Images may be in the folders `outside` beside their dataset's own.
+    A plan that `check` refuses is a cell that cannot be run.
 
     Raises:
         DataError: a dataset cannot be read.
@@ -54,7 +60,7 @@ def plan_grid(
         planned
         for source in grid.data
         for dataset in [read_dataset(source, outside=outside)]
-        for plan in [partial(_plan_cell, dataset, card, policy)]
+        for plan in [partial(_plan_cell, dataset, Terms(card, policy), check)]
         for method in grid.methods
         for planned in _plan_method(grid, source, method, plan=plan)
     ]
@@ -71,9 +77,13 @@ def _plan_method(
         yield plan(cell)
 
 
-def _plan_cell(dataset: Dataset, card: ModelCard, policy: Policy | None, cell: Cell) -> Planned:
+def _plan_cell(
+    dataset: Dataset, terms: Terms, check: Callable[[Foreseen], None], cell: Cell
+) -> Planned:
     try:
-        return Planned(cell, plan_fit(cell.config, dataset, Terms(card, policy)).plan)
+        foreseen = plan_fit(cell.config, dataset, terms)
+        check(foreseen)
+        return Planned(cell, foreseen.plan)
     except CraftTunerError as error:
         return Planned(cell, None, error.message)
 

@@ -10,12 +10,14 @@ from pydantic import BaseModel, ValidationError
 from craft_shared import PROTOCOL_VERSION
 from craft_shared.errors import PROBLEM_MEDIA_TYPE, Problem
 from craft_tuner.client.failures import seconds_until
-from craft_tuner.errors import ServerUnreachable
+from craft_tuner.errors import NoSuchCall, ServerUnreachable
 
 M = TypeVar("M", bound=BaseModel)
 
 SAID_CHARS = 2000
 """Of what a server says that is shown to people; longer words are cut."""
+
+_NO_SUCH_CALL = (404, 405)
 
 
 class Garbled(Exception):
@@ -52,7 +54,8 @@ def not_of_this_protocol(response: httpx.Response) -> ServerUnreachable:
     request = response.request
     kind = _media_type(response)[:100] or "no media type"
     server = request.url.copy_with(path="/", query=None)
-    return ServerUnreachable(
+    error = NoSuchCall if response.status_code in _NO_SUCH_CALL else ServerUnreachable
+    return error(
         f"{server} answers {response.status_code} with {kind} to {request.method} "
         f"{request.url.path}, which is not protocol {PROTOCOL_VERSION}; check that --server is the "
         "address of a craft-server, without a path, and that both programs have the same version"

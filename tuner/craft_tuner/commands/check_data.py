@@ -3,15 +3,17 @@
 Owns how both are shown.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 from rich.console import Console
 from rich.filesize import decimal
 
 from craft_tuner.client.account import choose_model, fetch_key
+from craft_tuner.client.texts import TextCheck
 from craft_tuner.commands.progress import Screen
 from craft_tuner.commands.session import open_server
 from craft_tuner.config import fit_config as configuration
@@ -21,7 +23,7 @@ from craft_tuner.data.check import Finding, Report, check
 from craft_tuner.data.sources import benchmark_of, list_source, title
 from craft_tuner.errors import CraftTunerError, ServerUnreachable
 from craft_tuner.training.estimate import Estimate, estimate
-from craft_tuner.training.foresight import Terms
+from craft_tuner.training.foresight import Foreseen, Terms
 
 
 class Look(BaseModel):
@@ -127,8 +129,10 @@ def look(
     preset = official.preset_of(title(source)) if benchmark else None
     server, needs, refusal = None, None, None
     try:
-        server, terms = _terms(connection)
-        needs = estimate(config, listing.dataset(), terms) if report.usable else None
+        with _served(connection) as served:
+            server = served.url
+            if report.usable:
+                needs = estimate(config, listing.dataset(), served.terms, check=served.check)
     except CraftTunerError as error:
         refusal = error.message
     return Look(
@@ -143,17 +147,30 @@ def look(
     )
 
 
-def _terms(connection: Settings) -> tuple[str | None, Terms | None]:
-    """The server's address, and what its key may and has; nothing without a key that it tells."""
+class _Served(NamedTuple):
+    """A server with what its key may and has, and a look at the texts; None: nobody is asked."""
+
+    url: str | None = None
+    terms: Terms | None = None
+    check: Callable[[Foreseen], None] = lambda _: None
+
+
+@contextmanager
+def _served(connection: Settings) -> Iterator[_Served]:
+    """The server of a key, or none."""
     if connection.key is None:
-        return None, None
+        yield _Served()
+        return
     with open_server(connection) as (screen, transport):
         try:
             card = choose_model(transport, connection.model)
-            return transport.url, Terms.of(card, fetch_key(transport))
+            terms = Terms.of(card, fetch_key(transport))
         except ServerUnreachable as error:
             screen.say(f"planned without the key's limits: {error.message}")
-            return None, None
+            yield _Served()
+            return
+        texts = TextCheck(transport, card)
+        yield _Served(transport.url, terms, lambda foreseen: texts.check(foreseen.wordings()))
 
 
 def _sentence(finding: Finding) -> str:

@@ -14,6 +14,7 @@ from craft_tuner.adapter.adapter import TENSORS_FILE, Adapter
 from craft_tuner.client.account import choose_model, fetch_key, fetch_usage
 from craft_tuner.client.batching import images_per_set
 from craft_tuner.client.client import Client
+from craft_tuner.client.texts import TextCheck
 from craft_tuner.client.transport import Transport
 from craft_tuner.commands.progress import Screen
 from craft_tuner.commands.session import client_for, open_server
@@ -118,6 +119,8 @@ def evaluate(
         recognise(item.picture)
     with open_server(settings) as (screen, transport):
         client = client_for(adapter, transport, settings)
+        if zero_shot:
+            TextCheck(transport, client.card).check([evaluation.untaught(adapter).wording])
         _say_cost(screen, client, adapter, images=len(items), zero_shot=zero_shot)
         client.look(pictures_of(items))
         images = client.upload(

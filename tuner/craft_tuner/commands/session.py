@@ -8,6 +8,7 @@ from rich.console import Console
 from craft_tuner.adapter.adapter import Adapter
 from craft_tuner.client.account import choose_model
 from craft_tuner.client.client import Client
+from craft_tuner.client.texts import TextCheck
 from craft_tuner.client.transport import Transport
 from craft_tuner.commands.progress import Screen
 from craft_tuner.config.settings import Settings
@@ -31,9 +32,11 @@ def client_for(adapter: Adapter, transport: Transport, settings: Settings) -> Cl
 
     Raises:
         AccessDenied: the key may not ask about the adapter's names.
+        DataError: one of them does not fit the model.
         WrongModel: the server's model is not the adapter's.
     """
     card = choose_model(transport, settings.model, prefer=adapter.card.model)
     adapter.check(card)
     check_names(card, adapter.asked.class_names)
+    TextCheck(transport, card).check([adapter.wording])
     return Client(transport, card, run_id=evaluation.purchase_name(adapter))

@@ -18,6 +18,9 @@ from craft_tuner.errors import DataError
 _LONGEST = 32
 """Bytes of the longest token of CLIP's vocabulary."""
 
+_SHOWN = 40
+"""Characters of a name that are shown."""
+
 _REFERENCES = 3
 """How often character references are read: `&amp;amp;amp;` is `&`."""
 
@@ -89,10 +92,22 @@ def check_lengths(names: Iterable[str], *, context: str, suffix: str, most: int)
     for name in names:
         tokens = least_tokens(f"{context} {name}{suffix}")
         if tokens > most:
-            raise DataError(
-                f"the prompt for class {name[:40]!r} has {tokens} tokens or more, at most {most} "
-                "fit the model; shorten the name with --class-names"
-            )
+            said = f"its prompt takes at least {tokens} tokens, at most {most} fit"
+            raise DataError(too_long(name, said))
+
+
+def too_long(name: str, said: str, *, others: int = 0) -> str:
+    """What is said of a class name that has too many tokens; `said` counts them."""
+    more = f" ({others:,} more are too long)" if others else ""
+    return (
+        f"class name {short(name)} is too long for the model: {said}; give a shorter one with "
+        f"--class-names FILE{more}"
+    )
+
+
+def short(name: str) -> str:
+    """A name in quotes, cut where it is long."""
+    return repr(name if len(name) <= _SHOWN else f"{name[: _SHOWN - 3]}...")
 
 
 def no_words(names: Iterable[str]) -> list[tuple[str, list[str]]]:

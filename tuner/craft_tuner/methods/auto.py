@@ -8,9 +8,9 @@ chosen: at no budget tried does it come near a bank (docs/results.md).
 from collections.abc import Iterator
 from contextlib import suppress
 
-from craft_shared.messages import Budgets
+from craft_shared.messages import Budgets, ModelCard
 from craft_tuner.adapter.adapter import Adapter
-from craft_tuner.blackbox import BlackBox, Task
+from craft_tuner.blackbox import BlackBox, Task, Texts, Wording
 from craft_tuner.config.fit_config import FitConfig
 from craft_tuner.errors import BudgetExhausted
 from craft_tuner.methods.bank import Bank, CraftPlus, names_of
@@ -68,14 +68,23 @@ class Auto(Method):
             why = f"fewer than {LABELS} prompts could be asked, of whose labels nothing is learnt"
         return plan.model_copy(update={"method": "zero_shot", "why": why})
 
+    def wordings(
+        self, config: FitConfig, plan: Plan, texts: Texts, card: ModelCard
+    ) -> tuple[Wording, ...]:
+        """Those of the method that the plan names."""
+        return _chosen_by(plan).wordings(config, plan, texts, card)
+
     def fit(
         self, box: BlackBox, task: Task, *, recorder: Recorder, on_progress: OnProgress
     ) -> Adapter:
         """See `Method.fit`; the plan says by which method."""
-        methods: dict[str, Method] = {each.name: each for each in (Bank(), CraftPlus(), ZeroShot())}
-        return methods[recorder.plan.method].fit(
-            box, task, recorder=recorder, on_progress=on_progress
-        )
+        method = _chosen_by(recorder.plan)
+        return method.fit(box, task, recorder=recorder, on_progress=on_progress)
+
+
+def _chosen_by(plan: Plan) -> Method:
+    methods: dict[str, Method] = {each.name: each for each in (Bank(), CraftPlus(), ZeroShot())}
+    return methods[plan.method]
 
 
 def _offers(config: FitConfig, work: Workload) -> Iterator[tuple[int, Method]]:

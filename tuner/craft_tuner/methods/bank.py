@@ -15,10 +15,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from craft_shared.messages import Budgets, Counters, PromptKind
+from craft_shared.messages import Budgets, Counters, ModelCard, PromptKind
 from craft_shared.tensors import Tensors
 from craft_tuner.adapter.adapter import Adapter, describe
-from craft_tuner.blackbox import BlackBox, FloatArray, Images, Task
+from craft_tuner.blackbox import BlackBox, FloatArray, Images, Task, Texts, Wording
 from craft_tuner.config.fit_config import FitConfig
 from craft_tuner.errors import UsageError
 from craft_tuner.heads.candidates import Shots
@@ -26,7 +26,7 @@ from craft_tuner.heads.prompt_selection import informative
 from craft_tuner.heads.selection import Choice, choose
 from craft_tuner.methods.base import Method, OnProgress
 from craft_tuner.methods.loop import Step, fit_generations
-from craft_tuner.methods.prompt_bank import BankSettings, compose, extra_names
+from craft_tuner.methods.prompt_bank import BankSettings, compose, extra_names, worded
 from craft_tuner.methods.recorder import Recorder
 from craft_tuner.plan import Plan, Workload, lacks, largest, left_of, plan_phases, price
 from craft_tuner.runs.diagnostics import BY_PROMPTS
@@ -103,6 +103,12 @@ class Bank(Method):
         return plan.model_copy(
             update={"method": self.name, "generations": 1, "population": prompts}
         )
+
+    def wordings(
+        self, config: FitConfig, plan: Plan, texts: Texts, card: ModelCard
+    ) -> tuple[Wording, ...]:
+        """Its question; the names beside the classes are part of it."""
+        return (worded(config, texts, card, prompts=plan.population, names=names_of(plan)),)
 
     def fit(
         self, box: BlackBox, task: Task, *, recorder: Recorder, on_progress: OnProgress

@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from craft_shared.messages import Budgets, ModelCard, PromptKind
 from craft_tuner.adapter.adapter import Adapter
-from craft_tuner.blackbox import BlackBox, Task
+from craft_tuner.blackbox import BlackBox, Task, Texts, Wording
 from craft_tuner.config.fit_config import FitConfig
 from craft_tuner.config.method_settings import MethodSettings
 from craft_tuner.errors import AccessDenied
@@ -87,6 +87,18 @@ class Method(ABC):
         Raises:
             BudgetExhausted: it cannot be paid; the sentence says what to change.
         """
+
+    def wordings(
+        self, config: FitConfig, plan: Plan, texts: Texts, card: ModelCard
+    ) -> tuple[Wording, ...]:
+        """The words of all that it will ask, as far as they are known before it asks.
+
+        They are checked before anything is uploaded. `texts` are the task's, as are those of the
+        zero-shot test. By default, its prompts differ from these by offsets or not at all.
+        """
+        if self.prompt_kind != "text" and "soft" in card.prompt_kinds:
+            return (Wording(texts, context_tokens=config.n_ctx),)
+        return (Wording(texts, (texts.template,)),)
 
     @abstractmethod
     def fit(

@@ -10,7 +10,8 @@ from typing import ClassVar
 import numpy as np
 from pydantic import Field
 
-from craft_tuner.blackbox import BlackBox, FloatArray, Images, Task, Texts
+from craft_shared.messages import ModelCard
+from craft_tuner.blackbox import BlackBox, FloatArray, Images, Task, Texts, Wording
 from craft_tuner.config.fit_config import FitConfig
 from craft_tuner.config.method_settings import MethodSettings
 from craft_tuner.plan import Workload
@@ -75,6 +76,22 @@ def extra_names(config: FitConfig, work: Workload, prompts: int) -> int:
     return max(0, min(config.of(BankSettings).bank_names, room, len(anchors())))
 
 
+def worded(
+    config: FitConfig, texts: Texts, card: ModelCard, *, prompts: int, names: int
+) -> Wording:
+    """What a bank asks in words: templates, or soft prompts where the key may send them.
+
+    `names` counts the classes and the names beside them.
+    """
+    known = set(texts.class_names)
+    beside = [name for name in anchors() if name not in known][: names - len(texts.class_names)]
+    named = replace(texts, class_names=(*texts.class_names, *beside))
+    if prompts > 1 and "soft" in card.prompt_kinds:
+        return Wording(named, context_tokens=config.n_ctx)
+    others = [text for text in imagenet_templates() if text != texts.template]
+    return Wording(named, (texts.template, *others[: prompts - 1]))
+
+
 def compose(
     box: BlackBox, task: Task, config: FitConfig, *, prompts: int, names: int | None = None
 ) -> PromptBank:
@@ -85,15 +102,11 @@ def compose(
     card, classes = box.card, len(task.texts.class_names)
     if names is None:
         names = classes + extra_names(config, Workload.of(task, card=card), prompts)
-    more = names - classes
-    known = set(task.texts.class_names)
-    beside = [name for name in anchors() if name not in known][:more]
-    texts = replace(task.texts, class_names=(*task.texts.class_names, *beside))
-    if prompts == 1 or "soft" not in card.prompt_kinds:
-        others = [text for text in imagenet_templates() if text != task.texts.template]
-        return PromptBank(texts, None, (task.texts.template, *others[: prompts - 1]))
+    wording = worded(config, task.texts, card, prompts=prompts, names=names)
+    if wording.templates:
+        return PromptBank(wording.texts, None, wording.templates)
     draw = stream(config.seed, Stream.BANK)
     std = config.of(BankSettings).bank_std
     offsets = draw.normal(0, std, (prompts, config.n_ctx, card.context_width))
     offsets[0] = 0
-    return PromptBank(texts, offsets.astype(np.float32), ())
+    return PromptBank(wording.texts, offsets.astype(np.float32), ())

@@ -12,9 +12,9 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from craft_shared.messages import Budgets, PromptKind
+from craft_shared.messages import Budgets, ModelCard, PromptKind
 from craft_tuner.adapter.adapter import Adapter, describe
-from craft_tuner.blackbox import BlackBox, Task
+from craft_tuner.blackbox import BlackBox, Task, Texts, Wording
 from craft_tuner.config.fit_config import FitConfig
 from craft_tuner.config.method_settings import MethodSettings
 from craft_tuner.methods.base import Method, OnProgress
@@ -51,6 +51,13 @@ class TemplateEnsemble(Method):
             lever="--ensemble-size",
         )
 
+    def wordings(
+        self, config: FitConfig, plan: Plan, texts: Texts, card: ModelCard
+    ) -> tuple[Wording, ...]:
+        """The plain prompt of the zero-shot test, and the ensemble's."""
+        templates = dict.fromkeys((texts.template, *_templates(config)))
+        return (Wording(texts, tuple(templates)),)
+
     def fit(
         self,
         box: BlackBox,
@@ -69,7 +76,10 @@ class TemplateEnsemble(Method):
             config=config.model_dump(mode="json"),
             training=training,
         )
-        templates = imagenet_templates()[: config.of(TemplateEnsembleSettings).ensemble_size]
-        adapter = Adapter(card.model_copy(update={"templates": templates}))
+        adapter = Adapter(card.model_copy(update={"templates": _templates(config)}))
         recorder.save_adapter(adapter)
         return adapter
+
+
+def _templates(config: FitConfig) -> tuple[str, ...]:
+    return imagenet_templates()[: config.of(TemplateEnsembleSettings).ensemble_size]

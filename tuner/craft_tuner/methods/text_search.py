@@ -19,9 +19,9 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from craft_shared.messages import Budgets, PromptKind
+from craft_shared.messages import Budgets, ModelCard, PromptKind
 from craft_tuner.adapter.adapter import Adapter, describe
-from craft_tuner.blackbox import BlackBox, Task
+from craft_tuner.blackbox import BlackBox, Task, Texts, Wording
 from craft_tuner.config.fit_config import FitConfig
 from craft_tuner.config.method_settings import MethodSettings
 from craft_tuner.methods.base import Method, OnProgress
@@ -74,6 +74,14 @@ class TextSearch(Method):
     def plan(self, config: FitConfig, work: Workload, budgets: Budgets | None = None) -> Plan:
         """P queries a generation."""
         return plan_generations(config, work, budgets, head_queries=0)
+
+    def wordings(
+        self, config: FitConfig, plan: Plan, texts: Texts, card: ModelCard
+    ) -> tuple[Wording, ...]:
+        """The plain prompt and the first generation's; edits of later ones may be longer."""
+        search = Editing(config, texts.template, generations=plan.generations)
+        first = [search.template(point) for point in search.ask()]
+        return (Wording(texts, tuple(dict.fromkeys((texts.template, *first)))),)
 
     def fit(
         self, box: BlackBox, task: Task, *, recorder: Recorder, on_progress: OnProgress

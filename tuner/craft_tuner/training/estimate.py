@@ -4,7 +4,7 @@ Owns the card that is assumed where no server is asked: the paper's models behin
 owner has changed no limit. A server with smaller limits sells the same vectors as more queries.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from pydantic import BaseModel, ConfigDict
 
@@ -14,7 +14,7 @@ from craft_tuner.config.fit_config import FitConfig, build
 from craft_tuner.data.dataset import Dataset
 from craft_tuner.errors import CraftTunerError
 from craft_tuner.plan import Plan, Workload
-from craft_tuner.training.foresight import Terms, plan_evaluation, plan_fit
+from craft_tuner.training.foresight import Foreseen, Terms, plan_evaluation, plan_fit
 from craft_tuner.training.traffic import Traffic
 
 CARD = ModelCard(
@@ -59,10 +59,16 @@ UNDECIDED = "soft or text"
 """What a method sends that leaves it to the key."""
 
 
-def estimate(config: FitConfig, dataset: Dataset, terms: Terms | None = None) -> Estimate:
+def estimate(
+    config: FitConfig,
+    dataset: Dataset,
+    terms: Terms | None = None,
+    *,
+    check: Callable[[Foreseen], None] = lambda _: None,
+) -> Estimate:
     """What a fit would need; a dataset of test images alone needs its evaluation.
 
-    `terms` are those of a key; None: `CARD`, and a key without limits.
+    `terms` are those of a key; None: `CARD`, and a key without limits. `check` may refuse the plan.
 
     Raises:
         AccessDenied: the key may not do it.
@@ -71,6 +77,7 @@ def estimate(config: FitConfig, dataset: Dataset, terms: Terms | None = None) ->
     """
     terms = terms or Terms(CARD)
     found = (plan_fit if dataset.train else plan_evaluation)(config, dataset, terms)
+    check(found)
     return Estimate(plan=found.plan, traffic=found.traffic())
 
 

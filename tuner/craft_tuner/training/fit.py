@@ -19,6 +19,7 @@ from craft_tuner.adapter.adapter import TENSORS_FILE, Adapter
 from craft_tuner.client.account import fetch_key
 from craft_tuner.client.client import Client
 from craft_tuner.client.purchases import PURCHASES, Purchases, subtract
+from craft_tuner.client.texts import TextCheck
 from craft_tuner.client.transport import Transport
 from craft_tuner.client.uploads import OnUploaded, Upload
 from craft_tuner.config.fit_config import FitConfig
@@ -82,7 +83,7 @@ def prepare(
     Args:
         config: settings of the fit.
         dataset: to draw the shots from, and the test images.
-        transport: asked for what the key has left.
+        transport: asked for what the key has left, and whether the texts fit the model.
         card: of the model.
         run: a run that goes on: its plan stands.
 
@@ -95,6 +96,7 @@ def prepare(
     line = Link(transport.took_s)
     saved = run.saved_plan() if run else None
     foreseen = plan_fit(config, dataset, Terms.of(card, key), saved=saved)
+    TextCheck(transport, card).check(foreseen.wordings())
     return Prepared(
         samples=foreseen.samples,
         plan=foreseen.plan,

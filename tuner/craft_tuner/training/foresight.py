@@ -9,6 +9,7 @@ from typing import Self
 
 from craft_shared.messages import Budgets, KeyInfo, ModelCard, Policy, PromptKind
 from craft_tuner import methods
+from craft_tuner.blackbox import Texts, Wording
 from craft_tuner.config.fit_config import FitConfig
 from craft_tuner.data.dataset import Dataset
 from craft_tuner.data.views import Augmentation
@@ -42,6 +43,12 @@ class Foreseen:
     samples: Samples
     plan: Plan
     card: ModelCard
+
+    def wordings(self) -> tuple[Wording, ...]:
+        """The words of all that will be asked, as far as the method knows them."""
+        config = self.config
+        texts = Texts(self.samples.class_names, config.context, config.suffix)
+        return methods.get(config.method).wordings(config, self.plan, texts, self.card)
 
     def traffic(self) -> Traffic:
         """What goes over the line; opens a few pictures of each kind.

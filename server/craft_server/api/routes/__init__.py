@@ -2,10 +2,11 @@
 
 from fastapi import APIRouter
 
-from craft_server.api.routes import admin, health, images, logits, models, usage
+from craft_server.api.routes import admin, health, images, logits, models, texts, usage
 
 ROUTERS: tuple[APIRouter, ...] = (
     logits.router,
+    texts.router,
     images.router,
     models.router,
     usage.router,

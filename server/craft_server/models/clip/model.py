@@ -18,11 +18,12 @@ from craft_server.engine.blackbox import (
     Texts,
     at_once,
 )
+from craft_server.engine.texts import Counted
 from craft_server.models.clip.device import compute_here, stay_small, to_host
 from craft_server.models.clip.text import TextEncoder, TextPlan
 from craft_server.models.clip.vision import ImageEncoder
 from craft_shared.errors import Code, Refusal
-from craft_shared.messages import LogitsRequest, ModelCard, SoftPrompts
+from craft_shared.messages import LogitsRequest, ModelCard, SoftPrompts, TextPrompts
 
 
 class ClipBlackBox:
@@ -71,9 +72,7 @@ class ClipBlackBox:
     ) -> Steps[Prompts]:
         """Tokenise and check, text by text; see `BlackBox.prepare_in_steps`."""
         prompts, names = request.prompts, tuple(request.class_names)
-        if prompts.kind not in self.card.prompt_kinds:
-            detail = f"{prompts.kind} prompts are switched off; allowed: {self.card.prompt_kinds}"
-            raise Refusal(Code.PROMPT_KIND_DENIED, detail, param="prompts.kind")
+        self._check_kind(prompts)
         if isinstance(prompts, SoftPrompts):
             shifts = torch.tensor(offsets, dtype=torch.float32)
             planning = self._text.soft_in_steps(prompts.context, names, prompts.suffix, shifts)
@@ -88,6 +87,18 @@ class ClipBlackBox:
             tokens=self._text.tokens_per_prompt(plan),
             group=plan.group,
         )
+
+    def count_in_steps(
+        self, prompts: SoftPrompts | TextPrompts, names: Sequence[str]
+    ) -> Steps[Counted]:
+        """Text by text; see `craft_server.engine.blackbox.BlackBox.count_in_steps`."""
+        self._check_kind(prompts)
+        return (yield from self._text.count_in_steps(prompts, names))
+
+    def _check_kind(self, prompts: SoftPrompts | TextPrompts) -> None:
+        if prompts.kind not in self.card.prompt_kinds:
+            detail = f"{prompts.kind} prompts are switched off; allowed: {self.card.prompt_kinds}"
+            raise Refusal(Code.PROMPT_KIND_DENIED, detail, param="prompts.kind")
 
     @property
     def image_key(self) -> str:

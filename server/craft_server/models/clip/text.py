@@ -15,7 +15,7 @@ W width of a token embedding, D width of the joint space.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import takewhile
 from typing import Any, Protocol, cast
@@ -25,10 +25,12 @@ from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 
 from craft_server.engine.blackbox import Steps, at_once, runs
+from craft_server.engine.texts import Counted, TooManyTokens, count_in_steps
 from craft_server.models.clip.device import to_device
 from craft_server.models.clip.packed import Layout, can_be_packed, lay_out, run_packed
-from craft_server.models.clip.tokens import BoundedTokenizer, Memory, too_many
+from craft_server.models.clip.tokens import BoundedTokenizer, Memory
 from craft_shared.errors import Code, Refusal
+from craft_shared.messages import SoftPrompts, TextPrompts
 
 PACKED, CUT, FULL = "packed prefix", "cut at end-of-text", "full length"
 
@@ -165,8 +167,7 @@ class TextEncoder:
         Raises:
             Refusal: the context's tokens do not match the offsets, or a text is too long.
         """
-        (framed,) = yield from self._tokenise([context])
-        words = framed[1:-1]
+        words = yield from self._words(context)
         if offsets.shape[1:] != (len(words), self.width):
             detail = (
                 f"offsets of shape {list(offsets.shape)}; context {context!r} has {len(words)} "
@@ -175,9 +176,7 @@ class TextEncoder:
             raise Refusal(Code.INVALID_REQUEST, detail, param="prompts.offsets")
         rows = yield from self._tokenise(f"{context} {name}{suffix}" for name in names)
         for name, row in zip(names, rows, strict=True):
-            if row[1 : 1 + len(words)] != words:
-                detail = f"context {context!r} does not stay apart from class name {name!r}"
-                raise Refusal(Code.INVALID_REQUEST, detail, param="prompts.context")
+            _check_apart(context, words, name, row)
         return TextPlan(rows, len(names), offsets)
 
     def templates_in_steps(self, templates: Sequence[str], names: Sequence[str]) -> Steps[TextPlan]:
@@ -194,6 +193,24 @@ class TextEncoder:
             rows += texts
             shared.append(min(_in_common(texts), min(map(len, texts)) - 1))
         return TextPlan(tuple(rows), len(names), None, tuple(shared))
+
+    def count_in_steps(
+        self, prompts: SoftPrompts | TextPrompts, names: Sequence[str]
+    ) -> Steps[Counted]:
+        """See `craft_server.engine.blackbox.BlackBox.count_in_steps`."""
+        if isinstance(prompts, TextPrompts):
+            texts = (each.replace("{}", name) for each in prompts.templates for name in names)
+            return (yield from count_in_steps(texts, lambda text: len(self._row(text))))
+        context, suffix = prompts.context, prompts.suffix
+        words = yield from self._words(context)
+
+        def tokens_of(name: str) -> int:
+            row = self._row(f"{context} {name}{suffix}")
+            _check_apart(context, words, name, row)
+            return len(row)
+
+        counted = yield from count_in_steps(names, tokens_of)
+        return replace(counted, context=len(words))
 
     def pieces(self, plan: TextPlan) -> tuple[slice, ...]:
         """The prompts in runs that one pass of the tower takes, each in bounded memory.
@@ -357,19 +374,38 @@ class TextEncoder:
             if row is None:
                 yield
                 row = self._row(text)
-                size = _A_TEXT + _A_LETTER * len(text) + _A_TOKEN * len(row)
-                self._rows.put(text, row, size)
             elif number % _TEXTS_A_STEP == 0:
                 yield
             rows.append(row)
         return tuple(rows)
 
+    def _words(self, context: str) -> Steps[Row]:
+        """The tokens of a soft prompt's context, without start and end."""
+        (framed,) = yield from self._tokenise([context])
+        return framed[1:-1]
+
     def _row(self, text: str) -> Row:
+        """The tokens of a text, which is remembered.
+
+        Raises:
+            Refusal: it is too long, or not to be read.
+        """
+        known = self._rows.get(text)
+        if known is not None:
+            return known
         tokenizer = self._tokenizer
         row = (tokenizer.sot_token_id, *tokenizer.encode(text), tokenizer.eot_token_id)
         if len(row) > self.context_length:
-            raise too_many(text, str(len(row)), fit=self.context_length)
+            raise TooManyTokens(text, len(row), fit=self.context_length)
+        self._rows.put(text, row, _A_TEXT + _A_LETTER * len(text) + _A_TOKEN * len(row))
         return row
+
+
+def _check_apart(context: str, words: Row, name: str, row: Row) -> None:
+    """Refuse a soft prompt whose text does not begin with the tokens of its context."""
+    if row[1 : 1 + len(words)] != words:
+        detail = f"context {context!r} does not stay apart from class name {name!r}"
+        raise Refusal(Code.INVALID_REQUEST, detail, param="prompts.context")
 
 
 def _in_common(rows: Sequence[Row]) -> int:

@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 
 from open_clip.tokenizer import SimpleTokenizer
 
+from craft_server.engine.texts import TooManyTokens, shown
 from craft_shared.errors import Code, Refusal
 
 MAX_REFERENCES = 16
@@ -95,7 +96,7 @@ class BoundedTokenizer:
         clean = self._clean(text)
         least = -(-len(clean.replace(" ", "").encode()) // self._longest)
         if least > self._most:
-            raise too_many(text, f"at least {least + 2}", fit=self._most + 2)
+            raise TooManyTokens(text, least + 2, fit=self._most + 2, least=True)
         for word in clean.split(" "):  # no token spans a blank
             found = self._words.get(word)
             if found is None:
@@ -107,7 +108,7 @@ class BoundedTokenizer:
     def _clean(self, text: str) -> str:
         if "&" in text and text.count(";") > MAX_REFERENCES:
             detail = (
-                f"{_shown(text)} has {text.count(';')} semicolons; with an ampersand, which begins "
+                f"{shown(text)} has {text.count(';')} semicolons; with an ampersand, which begins "
                 f"a character reference such as &amp;, at most {MAX_REFERENCES} are read"
             )
             raise Refusal(Code.INVALID_REQUEST, detail, param="prompts")
@@ -181,13 +182,3 @@ class _Word:
         self._after[place] = self._after[gone]
         if self._after[gone] < len(self.parts):
             self.before[self._after[gone]] = place
-
-
-def too_many(text: str, tokens: str, *, fit: int) -> Refusal:
-    """The refusal of a text that takes so many tokens, start and end included."""
-    detail = f"{_shown(text)} takes {tokens} tokens, at most {fit} fit"
-    return Refusal(Code.TOO_MANY_TOKENS, detail, param="prompts")
-
-
-def _shown(text: str) -> str:
-    return repr(text if len(text) <= 60 else text[:57] + "...")

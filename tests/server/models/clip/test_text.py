@@ -7,9 +7,11 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from craft_server.engine.blackbox import at_once
 from craft_server.models.clip.packed import lay_out
 from craft_server.models.clip.text import TextEncoder, can_be_cut
 from craft_shared.errors import Code, Refusal
+from craft_shared.messages import SoftPrompts, TextPrompts
 
 pytestmark = pytest.mark.slow  # encodes with two models
 
@@ -220,3 +222,63 @@ def test_a_context_that_melts_into_the_class_name_is_refused():
     refusal = refusal_of(texts.plan_soft, "a photo", ["cat"], ".", torch.zeros(1, 1, 64))
     assert refusal.code is Code.INVALID_REQUEST
     assert "does not stay apart from class name 'cat'" in refusal.detail
+
+
+# --- counting -----------------------------------------------------------------------------------
+
+ODD_NAMES = [
+    "cat",
+    "Sea-Lion's",
+    "漢字" * 8,
+    "漢" * 200,
+    "😀" * 6,
+    "😀" * 120,
+    "pneumonoultramicroscopicsilicovolcanoconiosis " * 3,
+    "x" * 256,
+    "a " * 26,
+    "a " * 27,
+    "&amp;lt;",
+    "&amp;" * 20,
+    "ﬁ ½ Ⅷ",
+]
+
+
+def told_of(plan):
+    try:
+        plan()
+    except Refusal as refusal:
+        return refusal.code, refusal.detail
+    return None
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+@pytest.mark.parametrize("words", ["text", "soft"])
+def test_texts_are_counted_as_they_are_planned(name, words):
+    text = encoder(MODELS["clip"])
+    if words == "text":
+        prompts = TextPrompts(templates=["a photo of a {}.", "{}"])
+        refused = told_of(lambda: text.plan_templates(prompts.templates, ["dog", name]))
+        theirs = f"a photo of a {name}."
+    else:
+        prompts, offsets = SoftPrompts(context="a photo of a"), torch.zeros(1, 4, 64)
+        refused = told_of(lambda: text.plan_soft("a photo of a", ["dog", name], ".", offsets))
+        theirs = f"a photo of a {name}."
+    counted = at_once(encoder(MODELS["clip"]).count_in_steps(prompts, ["dog", name]))
+    told = [(refusal.code, refusal.detail) for _, refusal in counted.refused]
+    assert told[:1] == ([refused] if refused else [])
+    assert counted.context == (4 if words == "soft" else None)
+    if refused is None:
+        assert counted.longest == len(TOKENIZER.encode(theirs)) + 2
+
+
+def test_a_context_that_melts_into_a_class_name_is_that_names_fault():
+    texts = TextEncoder(MODELS["clip"], Melting())
+    refused = told_of(lambda: texts.plan_soft("a photo", ["cat"], ".", torch.zeros(1, 1, 64)))
+    counted = at_once(texts.count_in_steps(SoftPrompts(context="a photo"), ["cat"]))
+    assert [(each.code, each.detail) for _, each in counted.refused] == [refused]
+
+
+def test_a_context_that_is_too_long_is_no_names_fault():
+    prompts = SoftPrompts(context="very " * 40)
+    with pytest.raises(Refusal, match="at most 32 fit"):
+        at_once(encoder(MODELS["clip"]).count_in_steps(prompts, ["cat"]))
