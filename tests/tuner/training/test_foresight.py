@@ -20,6 +20,7 @@ from craft_tuner.data.sources import read_dataset
 from craft_tuner.errors import CraftTunerError
 from craft_tuner.runs.run import Run
 from craft_tuner.training import fit as fitting
+from craft_tuner.training.foresight import Terms
 from tests.support.coop_layouts import paint
 from tests.support.tuner_server import KEY, FakeServer, listening, transport_to
 
@@ -113,7 +114,7 @@ def benched(given, source, server):
         preset=given.get("preset", ""),
         settings=own,
     )
-    [cell] = plan_grid(grid, server.cards[0], server.policy)
+    [cell] = plan_grid(grid, Terms(server.cards[0], server.policy))
     return cell
 
 

@@ -20,9 +20,9 @@ from rich.filesize import decimal
 from craft_shared.messages import ModelCard
 from craft_tuner.bench import report
 from craft_tuner.bench.grid import Grid
-from craft_tuner.bench.plans import Bill, check_payable, plan_grid
+from craft_tuner.bench.plans import Bill, check_each, check_payable, plan_grid, short
 from craft_tuner.bench.progress import BenchProgress
-from craft_tuner.bench.quote import announce, bills_of, failures, short
+from craft_tuner.bench.quote import announce, bills_of, failures, unpaid
 from craft_tuner.bench.results_dir import CellStatus, ResultsDir, spent
 from craft_tuner.bench.worker import Engine, Job, JobResult
 from craft_tuner.client.account import choose_model, fetch_key
@@ -34,6 +34,7 @@ from craft_tuner.config.settings import Settings
 from craft_tuner.data.sources import absolute
 from craft_tuner.errors import INTERRUPTED, CraftTunerError, UsageError, disk_errors_as, printable
 from craft_tuner.training.estimate import CARD
+from craft_tuner.training.foresight import Terms
 from craft_tuner.training.prepare import Setup
 
 Allow = Callable[[int], None]
@@ -80,7 +81,7 @@ def _bench_anywhere(request: BenchRequest, settings: Settings) -> str:
         raise UsageError(f"--start-server or --server {settings.server}? give one of them")
     results_dir = ResultsDir(request.out.absolute())
     if request.dry_run:
-        planned_cells = plan_grid(request.grid, CARD, outside=settings.allow_outside)
+        planned_cells = plan_grid(request.grid, Terms(CARD), outside=settings.allow_outside)
         statuses = [results_dir.look(planned) for planned in planned_cells]
         announce(_say, statuses, bills_of(_to_do(request, statuses), None))
         return ""
@@ -94,7 +95,8 @@ def _bench(request: BenchRequest, settings: Settings, *, allow: Allow | None = N
     with open_server(settings) as (screen, transport):
         card = choose_model(transport, settings.model)
         key = fetch_key(transport)
-        planned = plan_grid(request.grid, card, key.policy, outside=settings.allow_outside)
+        terms = Terms(card, key.policy, key.budgets if allow is None else None)
+        planned = plan_grid(request.grid, terms, outside=settings.allow_outside)
         statuses = [results_dir.look(each) for each in planned]
         todo = _to_do(request, statuses)
         bills, budgets = bills_of(todo, transport), key.budgets
@@ -103,6 +105,7 @@ def _bench(request: BenchRequest, settings: Settings, *, allow: Allow | None = N
             budgets = fetch_key(transport).budgets
         announce(screen.say, statuses, bills, budgets)
         check_payable(bills, budgets)
+        check_each(unpaid(todo))
         if request.dry_run:
             return ""
         for one in todo:

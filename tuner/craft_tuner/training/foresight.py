@@ -12,7 +12,6 @@ from craft_tuner import methods
 from craft_tuner.config.fit_config import FitConfig
 from craft_tuner.data.dataset import Dataset
 from craft_tuner.data.views import Augmentation
-from craft_tuner.errors import UsageError
 from craft_tuner.methods import Method, affordable
 from craft_tuner.plan import Plan, check_names
 from craft_tuner.training.prepare import Samples, check_prompts, gather
@@ -104,7 +103,4 @@ def plan_evaluation(config: FitConfig, dataset: Dataset, terms: Terms) -> Forese
 
 def _plan(method: Method, config: FitConfig, samples: Samples, terms: Terms) -> Plan:
     work = samples.workload(terms.card, terms.policy)
-    plan: object = affordable(method, config, work, terms.budgets)
-    if not isinstance(plan, Plan):
-        raise UsageError(f"method {method.name!r} plans {plan!r}; needed: a Plan")
-    return plan
+    return affordable(method, config, work, terms.budgets)
