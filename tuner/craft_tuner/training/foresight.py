@@ -4,7 +4,7 @@ The one place where a fit is planned: `data check`, a dry run, a fit, a bench an
 say the same of the same data, key and settings because they ask here.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from craft_shared.messages import Budgets, KeyInfo, ModelCard, Policy, PromptKind
@@ -80,7 +80,8 @@ def plan_fit(
     method.check_key(terms.card)
     samples = gather(config, dataset, method, card=terms.card)
     plan = saved or _plan(method, config, samples, terms)
-    asked = samples if plan.fit.queries else samples.without_shots()
+    read = replace(samples, views=min(samples.views, method.views_of(config, plan)))
+    asked = read if plan.fit.queries else samples.without_shots()
     return Foreseen(config, asked, plan, terms.card)
 
 
