@@ -108,7 +108,9 @@ def test_the_default_spends_what_the_default_of_the_command_does(server, shades,
     fitted = CraftClassifier().fit(*shades)
     assert server.spent.queries - spent == fitted.plan_.total.queries <= 8
     assert fitted.plan_.method == "bank"
-    assert caplog.messages == [f"bank will spend {amounts(fitted.plan_.total)}"]
+    queries = fitted.plan_.total.queries
+    spending = f"{queries} to fit, 0 to test, {queries} per batch of answers"
+    assert caplog.messages == [f"bank: {spending}; in all {amounts(fitted.plan_.total)}"]
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ from craft_tuner.errors import InputError
 from craft_tuner.heads.softmax import softmax
 from craft_tuner.inference.predict import ask, batches
 from craft_tuner.parameters import SettingsAsParameters
-from craft_tuner.plan import amounts
+from craft_tuner.plan import Plan, amounts
 from craft_tuner.runs.run import CONFIG, Run
 from craft_tuner.training import fit as fitting
 from craft_tuner.training import tracking
@@ -250,7 +250,7 @@ class CraftClassifier(ClassifierMixin, SettingsAsParameters):  # type: ignore[mi
                 run = held.enter_context(Run.resume(path, config=settings))
             prepared = fitting.prepare(settings, dataset, transport, card=card, run=run)
             self.plan_ = prepared.plan
-            LOG.info("%s will spend %s", self.plan_.method, amounts(self.plan_.total))
+            LOG.info("%s", _plan_in_words(self.plan_))
             run = run or held.enter_context(Run.create(path, settings, setup=SETUP))
             following = tracking.following(track, run, screen, say=screen.say)
             watcher = held.enter_context(following)
@@ -273,6 +273,11 @@ class CraftClassifier(ClassifierMixin, SettingsAsParameters):  # type: ignore[mi
                     raise InputError(f"{len(answer.refused)} of X cannot be used: {sentences}")
                 found.append(answer.logits)
         return np.concatenate(found)
+
+
+def _plan_in_words(plan: Plan) -> str:
+    short = f"; {plan.short}" if plan.short else ""
+    return f"{plan.method}: {plan.spending}; in all {amounts(plan.total)}{short}"
 
 
 @contextmanager

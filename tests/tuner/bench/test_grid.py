@@ -4,9 +4,10 @@ import pytest
 
 from craft_shared.messages import Counters
 from craft_tuner import methods
-from craft_tuner.bench.grid import Grid, parse_methods, parse_numbers
-from craft_tuner.bench.plans import Bill, check_payable, plan_grid
+from craft_tuner.bench.grid import Grid, parse_methods, parse_numbers, parse_shots
+from craft_tuner.bench.plans import Bill, check_each, check_payable, plan_grid
 from craft_tuner.errors import BudgetExhausted, DataError, UsageError
+from craft_tuner.training.foresight import Terms
 from tests.support.tuner_fakes import some_budgets
 from tests.support.tuner_server import model_card
 
@@ -29,7 +30,7 @@ def a_grid(**changes):
 
 
 def names(grid, card=None):
-    return [planned.cell.name for planned in plan_grid(grid, card or model_card())]
+    return [planned.cell.name for planned in plan_grid(grid, Terms(card or model_card()))]
 
 
 # --- the grid -----------------------------------------------------------------------------------
@@ -45,13 +46,47 @@ def test_every_combination_is_a_cell_with_settings_of_its_own():
     assert (config.shots, config.seed, config.budget, config.population) == (1, 2, 200, 8)
 
 
-def test_auto_takes_the_preset_of_the_datasets_name():
-    def preset(**changes):
-        return next(a_grid(**changes).cells("coop:dtd@/data", "bbt")).config.preset
+@pytest.mark.parametrize(
+    ("data", "asked", "preset"),
+    [
+        ("coop:dtd@/data", "auto", "dtd"),
+        ("coop:dtd@/data", "digits", "digits"),
+        ("coop:dtd@/data", "", None),
+        ("digits", "auto", "digits"),
+        *((data, "auto", None) for data in ("dtd", "photos/caltech101", "dtd.csv", "hf:me/dtd")),
+    ],
+)
+def test_auto_takes_the_preset_of_a_dataset_of_the_paper_and_of_no_folder(data, asked, preset):
+    assert next(a_grid(preset=asked).cells(data, "bbt")).config.preset == preset
 
-    assert preset() == "dtd"
-    assert preset(preset="digits") == "digits"
-    assert next(a_grid().cells("photos", "bbt")).config.preset is None
+
+def test_a_folder_that_is_called_digits_is_a_folder(tmp_path):
+    (tmp_path / "zoo").rename(tmp_path / "digits")
+    [first, *_] = plan_grid(a_grid(data=("digits",)), Terms(model_card()))
+    assert first.cell.config.preset is None
+
+
+@pytest.mark.parametrize(
+    ("text", "shots", "names"),
+    [
+        ("16,8", (16, 8), ["16shots", "8shots"]),
+        ("all", ("all",), ["allshots"]),
+        ("4, Up to  2,ALL", (4, "up to 2", "all"), ["4shots", "upto2shots", "allshots"]),
+    ],
+)
+def test_shots_are_what_fit_takes(text, shots, names):
+    grid = a_grid(shots=parse_shots(text), seeds=(1,))
+    cells = list(grid.cells("zoo", "bbt"))
+    assert grid.shots == tuple(cell.config.shots for cell in cells) == shots
+    assert [cell.name for cell in cells] == [f"zoo-bbt-{name}-seed1" for name in names]
+
+
+@pytest.mark.parametrize("text", ["0", "some", "up to", "4,10001", "1.5", "all,all"])
+def test_other_shots_are_refused(text):
+    with pytest.raises(
+        UsageError, match=r'--shots .*(needed: 1 to 10,000, "up to N" or "all"|twice)'
+    ):
+        a_grid(shots=parse_shots(text))
 
 
 @pytest.mark.parametrize(
@@ -68,7 +103,7 @@ def test_auto_takes_the_preset_of_the_datasets_name():
 )
 def test_what_cannot_be_meant_is_refused(changes, words):
     with pytest.raises(UsageError, match=words):
-        plan_grid(a_grid(**changes), model_card())
+        plan_grid(a_grid(**changes), Terms(model_card()))
 
 
 def test_lists_are_read_with_commas():
@@ -90,7 +125,7 @@ def test_a_method_that_asks_of_nothing_but_the_test_is_one_cell_a_dataset():
 
 
 def test_a_cell_that_cannot_be_has_a_reason_and_the_others_have_plans():
-    few, *_, good = plan_grid(a_grid(shots=(99, 1), seeds=(1,)), model_card())
+    few, *_, good = plan_grid(a_grid(shots=(99, 1), seeds=(1,)), Terms(model_card()))
     assert (few.plan, good.refusal) == (None, "")
     assert "99 shots need 99; add images, use --shots 3, or" in few.refusal
     assert good.plan.total.queries == 40 * 49 + 2
@@ -99,15 +134,54 @@ def test_a_cell_that_cannot_be_has_a_reason_and_the_others_have_plans():
 def test_a_model_that_sells_no_soft_prompts_leaves_the_methods_that_need_none():
     card = model_card().model_copy(update={"prompt_kinds": ["text"]})
     grid = a_grid(methods=("zero_shot", "bbt"), shots=(1,), seeds=(1,))
-    plain, soft = plan_grid(grid, card)
+    plain, soft = plan_grid(grid, Terms(card))
     assert plain.plan is not None
     assert "sends soft prompts, and this key may send text prompts" in soft.refusal
+
+
+@pytest.mark.parametrize(
+    ("method", "left", "planned", "smaller"),
+    [
+        ("bbt", 10_000, 2 + 40 * 49, False),
+        ("bbt", 100, 2 + 40 * 2, True),
+        ("bbt", 82, 2 + 40, True),
+        ("auto", 10_000, 17, False),
+        ("auto", 100, 17, False),
+        ("auto", 20, 9, True),
+        ("auto", 1, 1, True),
+        ("zero_shot", 1, 1, False),
+    ],
+)
+def test_a_cell_is_planned_for_what_the_key_has_left(method, left, planned, smaller):
+    """One query is kept for answers: 82 pay two generations and both tests, and no answer."""
+    grid = a_grid(methods=(method,), shots=(1,), seeds=(1,))
+    [one] = plan_grid(grid, Terms(model_card(), budgets=some_budgets(left)))
+    assert (one.plan.total.queries, one.smaller, one.unpaid) == (planned, smaller, "")
+
+
+def test_a_method_that_asks_of_the_test_alone_is_one_cell_whatever_the_key_has():
+    for left in (0, 1, 5, 10_000):
+        terms = Terms(model_card(), budgets=some_budgets(left))
+        planned = plan_grid(a_grid(methods=("zero_shot", "auto")), terms)
+        assert [one.cell.alone for one in planned] == [True, False, False, False, False]
+
+
+def test_a_cell_that_the_key_cannot_pay_ends_the_bench():
+    terms = Terms(model_card(), budgets=some_budgets(41))
+    [one] = plan_grid(a_grid(shots=(1,), seeds=(1,)), terms)
+    assert one.plan.total.queries == 2 + 40 * 49
+    assert "needs at least 42 queries and the key has 41 left" in one.unpaid
+    with pytest.raises(
+        BudgetExhausted, match=r"nothing was begun, the key cannot pay zoo-bbt.*: this"
+    ):
+        check_each({one.unpaid: [one.cell.name]})
+    check_each({})
 
 
 def test_data_that_cannot_be_read_stops_all(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError):
-        plan_grid(a_grid(data=("zoo", str(tmp_path / "empty"))), model_card())
+        plan_grid(a_grid(data=("zoo", str(tmp_path / "empty"))), Terms(model_card()))
 
 
 # --- what can be paid ---------------------------------------------------------------------------
@@ -115,7 +189,7 @@ def test_data_that_cannot_be_read_stops_all(tmp_path):
 
 def bills(**changes):
     grid = a_grid(methods=("bbt", "craft"), shots=(2, 1), seeds=(1, 2), budgets=(90,), **changes)
-    return [Bill(one.cell, one.plan.total) for one in plan_grid(grid, model_card())]
+    return [Bill(one.cell, one.plan.total) for one in plan_grid(grid, Terms(model_card()))]
 
 
 @pytest.mark.slow

@@ -95,7 +95,7 @@ def test_costs_are_means_of_what_is_done(records):
     assert rows[0][3:9] == [
         *("accuracy, %", "queries", "calls", "logit vectors", "texts", "logits"),
     ]
-    assert rows[1][:5] == ["pets", "zero_shot", "all", "70.00", "1"]
+    assert rows[1][:5] == ["pets", "zero_shot", "any", "70.00", "1"]
     assert rows[2][:5] == ["pets", "bbt", "16", "50.00", "100"]
     assert rows[3] == [
         *("pets", "craft", "16", "85.00 ± 5.00", "100", "10", "2,000", "1,000", "20,000"),

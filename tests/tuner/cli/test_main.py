@@ -563,6 +563,9 @@ def test_a_fit_killed_after_paying_and_before_hearing_is_resumed_and_pays_once(
     _, reported = process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL, reported
     assert len(server.bought) == 7
+    code, _, error = tuner("export", tmp_path / "run", "--out", tmp_path / "export")
+    assert code == 0, error
+    assert "**Unfinished**: the run stopped after " in (tmp_path / "export/README.md").read_text()
     code, _, error = tuner("fit", "--resume", tmp_path / "run")
     assert code == 0, error
     assert server.spent == world.fit_spent

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from craft_shared.errors import Code
 from craft_shared.messages import Output
@@ -86,6 +87,51 @@ def test_asked_again_it_costs_nothing_and_says_the_same(tuner, server):
     spent = server.spent
     assert tuner("predict", "run", "photos", "--batch", "3")[1] == first
     assert server.spent == spent
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate"])
+def test_what_is_passed_over_or_converted_is_named_and_counted(tuner, server, tmp_path, command):
+    files = [tmp_path / "zoo" / label / name for label in ZOO for name in ("a.png", "b.bmp")]
+    for shade, file in enumerate(files):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        kind = file.suffix[1:].upper()
+        Image.new("RGB", (9, 7), (shade, 9, 9)).save(file, kind)
+    (tmp_path / "zoo" / ZOO[0] / ".hidden.png").touch()
+    (tmp_path / "zoo" / ZOO[1] / "notes.txt").write_text("notes")
+    (tmp_path / "zoo" / ZOO[2] / "gone.png").symlink_to("nowhere")
+    where = ("zoo",) if command == "predict" else ("--data", "zoo", "--json")
+    code, out, error = tuner(command, "run", *where)
+    assert code == 0, error
+    said = [line.removeprefix("remark: ") for line in error.splitlines() if "remark: " in line]
+    kinds = ("hidden, passed over (1)", "no picture, passed over (1)", "link to nothing, passed")
+    assert {each for each in kinds for line in said if line.startswith(each)} == set(kinds)
+    assert any(line.startswith("converted to PNG before the upload: 3 BMP (") for line in said)
+    assert error.index("remark: ") < error.index("cost ")
+    if command == "evaluate":
+        assert json.loads(out)["remarks"] == said
+    else:
+        assert len(rows_of(out)) == len(files)
+
+
+@pytest.mark.parametrize(
+    ("training", "said"),
+    [
+        ({"generations": 3, "generations_planned": 195, "stopped": "not finished"}, "3 of 195"),
+        ({"stopped": "not finished"}, "None of None"),
+        ({"generations": 195, "generations_planned": 195, "stopped": "done"}, None),
+    ],
+)
+def test_an_adapter_of_an_unfinished_fit_answers_and_is_said_to_be_one(
+    tuner, tmp_path, training, said
+):
+    made = an_adapter()
+    card = made.card.model_copy(update={"training": training})
+    saved(Adapter(card, made.offsets, made.head), tmp_path / "run")
+    code, out, error = tuner("predict", "run", "photos")
+    assert (code, len(rows_of(out))) == (0, 7)
+    words = f"remark: the adapter is of generation {said}: its fit was not finished"
+    assert (words in error) == bool(said)
+    assert ("not finished" in error) == bool(said)
 
 
 def test_csv_has_columns_for_the_classes_asked_for(tuner, tmp_path):

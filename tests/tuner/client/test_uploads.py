@@ -7,6 +7,7 @@ import pytest
 from craft_shared.errors import Code, Refusal
 from craft_shared.messages import CardLimits, ImageSet, StoredImage, UploadReply
 from craft_tuner.client import uploads
+from craft_tuner.client.client import Client
 from craft_tuner.client.uploads import upload
 from craft_tuner.data.pictures import BytesPicture
 from craft_tuner.errors import DataError, ServerUnreachable, UsageError
@@ -116,6 +117,37 @@ def test_progress_adds_up(monkeypatch):
     steps: list[int] = []
     send(FakeServer(), pictures(10), on_uploaded=steps.append)
     assert steps == [4, 4, 2]
+
+
+def test_what_was_looked_at_is_read_again_only_to_be_sent():
+    server, reads = FakeServer(), []
+    files = [Counted(an_image(str(index)), f"{index}", reads) for index in range(4)]
+    send(server, files[:1])
+    reads.clear()
+    client = Client(transport_to(server), server.cards[0], run_id="run")
+    client.look(files)
+    assert (reads, len(server.calls("/v1/images/missing"))) == (["0", "1", "2", "3"], 2)
+    shown = []
+    for _ in range(2):  # as shots, then in a bundle
+        done = client.upload(files, name="shots", classes=2, on_uploaded=shown.append)
+        assert [server.images[each] for each in done.ids] == [file.data for file in files]
+    assert reads == ["0", "1", "2", "3", "1", "2", "3"]
+    assert len(server.calls("/v1/images/missing")) == 2
+    assert len(server.calls("/v1/images")) == 2
+    assert sum(shown) == 2 * len(files)
+
+
+def test_a_picture_that_changes_after_it_was_looked_at_is_looked_at_again():
+    server, files = FakeServer(), [Counted(an_image("first"), "0"), Counted(an_image("b"), "1")]
+    client = Client(transport_to(server), server.cards[0], run_id="run")
+    client.look(files)
+    files[0].data = an_image("second")
+    done = client.upload(files, name="shots", classes=2)
+    assert [server.images[each] for each in done.ids] == [file.data for file in files]
+    files[1].data = b"no image"
+    client = Client(transport_to(FakeServer()), server.cards[0], run_id="run")
+    with pytest.raises(DataError, match="cannot decode the image 1"):
+        client.look(files)
 
 
 def test_a_picture_too_large_is_named_before_anything_is_sent():

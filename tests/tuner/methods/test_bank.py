@@ -9,6 +9,7 @@ from craft_tuner import methods
 from craft_tuner.adapter.adapter import Adapter
 from craft_tuner.config.fit_config import FitConfig, build
 from craft_tuner.errors import BudgetExhausted, UsageError
+from craft_tuner.methods import affordable
 from craft_tuner.plan import Workload, lacks, left_of
 from craft_tuner.runs.diagnostics import BY_PROMPTS
 from craft_tuner.texts import anchors
@@ -146,22 +147,35 @@ def test_auto_takes_what_the_budget_allows_and_says_so(budget, method, prompts) 
 
 
 def test_auto_looks_at_what_the_key_has_left() -> None:
-    plan = methods.get("auto").plan(build({"method": "auto"}), WORK, some_budgets(9))
+    plan = methods.get("auto").plan(build({"method": "auto"}), WORK, some_budgets(13))
     assert (plan.method, plan.total.queries) == ("bank", 9)
     with pytest.raises(BudgetExhausted):
         methods.get("auto").plan(build({"method": "auto"}), WORK, some_budgets(0))
 
 
 @pytest.mark.parametrize(
-    ("left", "answer", "after"),
-    [(1, 1, 0), (3, 1, 0), (5, 2, 0), (6, 2, 1), (9, 4, 0), (17, 8, 0), (24, 8, 7), (25, 8, 8)],
+    ("left", "budget", "method", "spent", "answer"),
+    [
+        *((1, None, "zero_shot", 1, 1), (2, None, "zero_shot", 1, 1), (3, None, "zero_shot", 1, 1)),
+        *((4, None, "craft_plus", 3, 1), (6, None, "craft_plus", 3, 1), (7, None, "bank", 5, 2)),
+        *((12, None, "bank", 5, 2), (13, None, "bank", 9, 4), (24, None, "bank", 9, 4)),
+        *((25, None, "bank", 17, 8), (17, 17, "bank", 9, 4), (9, 9, "bank", 5, 2)),
+        (30, 17, "bank", 17, 8),
+    ],
 )
-def test_auto_says_that_a_key_is_left_too_little_for_answers(left, answer, after) -> None:
-    plan = methods.get("auto").plan(build({"method": "auto"}), WORK, some_budgets(left))
-    assert (plan.answer, left - plan.total.queries) == (answer, after)
-    said = f"the key is left {after} queries, too few for a batch of answers ({answer})"
-    assert (said in plan.why) == (after < answer)
+def test_auto_keeps_a_batch_of_answers_of_what_the_key_has(
+    left, budget, method, spent, answer
+) -> None:
+    settings = build({"method": "auto", "budget": budget})
+    plan = affordable(methods.get("auto"), settings, WORK, some_budgets(left))
+    assert (plan.method, plan.total.queries, plan.answer) == (method, spent, answer)
+    assert plan.budget == min(left, budget or left)
     assert plan.spending.endswith(f" to test, {answer} per batch of answers")
+    said = f"the key is left {left - spent} queries, too few for a batch of answers ({answer})"
+    assert plan.short == (said if left - spent < answer else "")
+    assert (plan.table().splitlines()[-1] == said) == bool(plan.short)
+    if method == "zero_shot" and left > 2:
+        assert plan.why.endswith("no question about the shots that leaves a batch of answers")
 
 
 @pytest.mark.parametrize(
@@ -190,25 +204,26 @@ def test_many_classes_need_one_prompt_and_fit_into_memory_by_asking_about_fewer_
 @pytest.mark.parametrize(
     ("texts", "method", "prompts", "names"),
     [
-        (8202, "bank", 8, 512),
-        (8201, "bank", 8, 511),
-        (2000, "bank", 4, 248),
-        (1000, "bank", 2, 247),
-        (300, "craft_plus", 1, 145),
-        (30, "craft_plus", 1, 10),
-        (29, "zero_shot", 0, 0),
+        (12298, "bank", 8, 512),
+        (12297, "bank", 8, 511),
+        (3000, "bank", 4, 249),
+        (2000, "bank", 2, 331),
+        (300, "craft_plus", 1, 96),
+        (40, "craft_plus", 1, 10),
+        (39, "zero_shot", 0, 0),
     ],
 )
 def test_auto_asks_fewer_names_of_a_key_of_few_texts_and_keeps_to_them(
     texts, method, prompts, names
 ) -> None:
-    """Ten texts are zero-shot's; what is left is shots and test, P prompts of N names each."""
+    """Ten texts are zero-shot's; shots, test and answers are P prompts of N names each."""
     plan = methods.get("auto").plan(
         build({"method": "auto"}), WORK, some_budgets(8000, texts=texts)
     )
     assert (plan.method, plan.population) == (method, prompts)
     assert plan.total.texts == 10 + 2 * prompts * names <= texts
-    assert texts - plan.total.texts < max(2 * prompts, 20)
+    answers = max(10, prompts * names)
+    assert answers <= texts - plan.total.texts < answers + max(3 * prompts, 30)
     assert plan.binds == ("texts" if 0 < names < 512 else "")
     if plan.binds:
         assert f"texts allow {names} names each" in plan.why

@@ -15,7 +15,9 @@ from craft_tuner.adapter.adapter import Adapter
 from craft_tuner.config.fit_config import FitConfig, build
 from craft_tuner.errors import BudgetExhausted, FitDiverged, RunError, UsageError, WrongModel
 from craft_tuner.heads.residual import Head
+from craft_tuner.methods import loop
 from craft_tuner.plan import Workload
+from craft_tuner.runs import journal
 from craft_tuner.runs.run import Run
 from tests.support.tuner_fakes import SmoothBox, a_task
 from tests.support.tuner_runs import TEST, Fit, fit
@@ -147,6 +149,7 @@ def killing(box: SmoothBox, at: int | None) -> Iterator[Grim]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", around(fsync))
         patch.setattr(Path, "replace", around(rename))
+        patch.setattr(loop, "SAVING", float("inf"))  # after each generation, however fast they are
         box.score = around(score)  # type: ignore[method-assign]
         try:
             yield grim
@@ -169,6 +172,18 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Fit:
     return fit(tmp_path_factory.mktemp("reference") / "run", SmoothBox(), None, FAST)
 
 
+def check_what_is_left(path: Path) -> None:
+    """The adapter of the last generation but for the one whose adapter was being saved."""
+    file, committed = path / "adapter.safetensors", journal.restore(path).generation
+    assert file.exists() or committed <= 1
+    if file.exists():
+        training = Adapter.load(path).card.training
+        assert committed - 1 <= training["generations"] <= committed
+        assert training["generations"] >= 1
+        if training["generations"] < 2:
+            assert training["stopped"] == "not finished"
+
+
 @pytest.mark.slow
 def test_a_kill_at_any_point_changes_nothing_and_costs_nothing(
     tmp_path: Path, reference: Fit
@@ -180,6 +195,7 @@ def test_a_kill_at_any_point_changes_nothing_and_costs_nothing(
         box, path = SmoothBox(), tmp_path / f"at-{at}"
         with killing(box, at), pytest.raises(Killed):
             fit(path, box, None, FAST)
+        check_what_is_left(path)
         done = fit(path, box, None, FAST)
         assert done.adapter.to_bytes() == reference.adapter.to_bytes(), at
         stored = (path / "adapter.safetensors").read_bytes()

@@ -16,10 +16,14 @@ from craft_tuner.bench.plans import plan_grid
 from craft_tuner.commands.check_data import look
 from craft_tuner.config.fit_config import build
 from craft_tuner.config.settings import Settings
+from craft_tuner.data.dataset import Dataset, Item
+from craft_tuner.data.pictures import BytesPicture
 from craft_tuner.data.sources import read_dataset
 from craft_tuner.errors import CraftTunerError
 from craft_tuner.runs.run import Run
 from craft_tuner.training import fit as fitting
+from craft_tuner.training.estimate import CARD
+from craft_tuner.training.foresight import Terms, plan_fit
 from tests.support.coop_layouts import paint
 from tests.support.tuner_server import KEY, FakeServer, listening, transport_to
 
@@ -113,7 +117,7 @@ def benched(given, source, server):
         preset=given.get("preset", ""),
         settings=own,
     )
-    [cell] = plan_grid(grid, server.cards[0], server.policy)
+    [cell] = plan_grid(grid, Terms(server.cards[0], server.policy))
     return cell
 
 
@@ -173,3 +177,20 @@ def test_the_ledger_has_what_the_plan_said(tmp_path, method, key, tested):
     assert prepared.traffic.pictures >= len(server.images)
     sent_shots = len(server.images) > 3 * 2 * tested
     assert sent_shots == (prepared.plan.fit.queries > 0)
+
+
+@pytest.mark.parametrize(
+    ("given_", "views"),
+    [
+        ({"preset": "dtd", "paper_exact": True, "budget": 1000}, 24),
+        ({"preset": "dtd", "paper_exact": True}, 195),
+        ({"method": "craft"}, 8),
+        ({"method": "craft", "budget": 100}, 2),
+        ({"method": "bbt", "budget": 100}, 0),
+        ({"method": "head_only"}, 8),
+    ],
+)
+def test_no_view_is_uploaded_that_the_plan_does_not_read(given_, views):
+    items = [Item(BytesPicture(b"", f"{n}"), label) for label in range(2) for n in range(16)]
+    found = plan_fit(build(given_), Dataset(("cat", "ox"), tuple(items)), Terms(CARD))
+    assert (found.samples.views, found.samples.pictures) == (views, 32 * (1 + views))

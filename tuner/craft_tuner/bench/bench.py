@@ -20,9 +20,9 @@ from rich.filesize import decimal
 from craft_shared.messages import ModelCard
 from craft_tuner.bench import report
 from craft_tuner.bench.grid import Grid
-from craft_tuner.bench.plans import Bill, check_payable, plan_grid
+from craft_tuner.bench.plans import Bill, check_each, check_payable, plan_grid, short
 from craft_tuner.bench.progress import BenchProgress
-from craft_tuner.bench.quote import announce, bills_of, failures, short
+from craft_tuner.bench.quote import announce, bills_of, failures, unpaid
 from craft_tuner.bench.results_dir import CellStatus, ResultsDir, spent
 from craft_tuner.bench.worker import Engine, Job, JobResult
 from craft_tuner.client.account import choose_model, fetch_key
@@ -35,6 +35,7 @@ from craft_tuner.config.settings import Settings
 from craft_tuner.data.sources import absolute
 from craft_tuner.errors import INTERRUPTED, CraftTunerError, UsageError, disk_errors_as, printable
 from craft_tuner.training.estimate import CARD
+from craft_tuner.training.foresight import Terms
 from craft_tuner.training.prepare import Setup
 
 Allow = Callable[[int], None]
@@ -81,7 +82,7 @@ def _bench_anywhere(request: BenchRequest, settings: Settings) -> str:
         raise UsageError(f"--start-server or --server {settings.server}? give one of them")
     results_dir = ResultsDir(request.out.absolute())
     if request.dry_run:
-        planned_cells = plan_grid(request.grid, CARD, outside=settings.allow_outside)
+        planned_cells = plan_grid(request.grid, Terms(CARD), outside=settings.allow_outside)
         statuses = [results_dir.look(planned) for planned in planned_cells]
         announce(_say, statuses, bills_of(_to_do(request, statuses), None))
         return ""
@@ -98,8 +99,7 @@ def _bench(request: BenchRequest, settings: Settings, *, allow: Allow | None = N
         texts = TextCheck(transport, card)
         planned = plan_grid(
             request.grid,
-            card,
-            key.policy,
+            Terms(card, key.policy, key.budgets if allow is None else None),
             outside=settings.allow_outside,
             check=lambda foreseen: texts.check(foreseen.wordings()),
         )
@@ -111,6 +111,7 @@ def _bench(request: BenchRequest, settings: Settings, *, allow: Allow | None = N
             budgets = fetch_key(transport).budgets
         announce(screen.say, statuses, bills, budgets)
         check_payable(bills, budgets)
+        check_each(unpaid(todo))
         if request.dry_run:
             return ""
         for one in todo:

@@ -6,13 +6,15 @@ Owns names of cells and how the settings of each are put together.
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from craft_tuner import methods
 from craft_tuner.config import fit_config as configuration
 from craft_tuner.config import presets as official
 from craft_tuner.config.fit_config import FitConfig
-from craft_tuner.data.sources import title
+from craft_tuner.config.shots import read_shots
+from craft_tuner.data.sources import COOP, DIGITS, title
 from craft_tuner.errors import UsageError
 
 AUTO = "auto"
@@ -52,7 +54,8 @@ class Cell:
         if self.alone:
             return f"{self.title}-{config.method}"
         budget = f"-{config.budget}queries" if config.budget else ""
-        return f"{self.title}-{config.method}-{config.shots}shots-seed{config.seed}{budget}"
+        shots = str(config.shots).replace(" ", "")
+        return f"{self.title}-{config.method}-{shots}shots-seed{config.seed}{budget}"
 
 
 @dataclass(frozen=True)
@@ -64,13 +67,14 @@ class Grid:
     """
 
     data: tuple[str, ...]
-    shots: tuple[int, ...]
+    shots: tuple[int | str, ...]
+    """As `FitConfig.shots`."""
     seeds: tuple[int, ...]
     methods: tuple[str, ...]
     budgets: tuple[int, ...] = ()
     """Queries of each run; empty: the paper's for the shots."""
     preset: str = AUTO
-    """`auto` takes the preset of the dataset's name, where there is one."""
+    """`auto` takes that of the dataset that `coop:NAME@ROOT` or `digits` names, if there is one."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Settings of every cell, as `craft-tuner fit --set` has them."""
 
@@ -119,12 +123,17 @@ class Grid:
         return Cell(data, config, alone=True)
 
     def _config(
-        self, data: str, method: str, *, shots: int, seed: int, budget: int | None
+        self, data: str, method: str, *, shots: int | str, seed: int, budget: int | None
     ) -> FitConfig:
-        auto = official.preset_of(title(data))
-        preset = auto if self.preset == AUTO else self.preset
+        preset = _preset_of(data) if self.preset == AUTO else self.preset
         axes = {"method": method, "shots": shots, "seed": seed, "budget": budget}
         return configuration.build({"preset": preset} if preset else {}, self.settings, axes)
+
+
+def _preset_of(data: str) -> str | None:
+    """The preset of a dataset of the paper, or of the digits; a folder's name says nothing."""
+    is_digits = data == DIGITS and not Path(data).exists()
+    return official.preset_of(title(data)) if is_digits or data.startswith(COOP) else None
 
 
 def parse_methods(text: str) -> tuple[str, ...]:
@@ -135,6 +144,18 @@ def parse_methods(text: str) -> tuple[str, ...]:
 def parse_names(text: str) -> tuple[str, ...]:
     """Words with commas between them."""
     return tuple(word.strip() for word in text.split(",") if word.strip())
+
+
+def parse_shots(text: str) -> tuple[int | str, ...]:
+    """What `craft-tuner fit --shots` takes, with commas between.
+
+    Raises:
+        UsageError: one of them is no number of shots.
+    """
+    try:
+        return tuple(map(read_shots, parse_names(text)))
+    except ValueError as error:
+        raise UsageError(f"--shots {text!r}; {error}, with commas between them") from error
 
 
 def parse_numbers(text: str, *, option: str) -> tuple[int, ...]:

@@ -84,7 +84,7 @@ def _thin(axes: Axes, histories: Sequence[Sequence[Mapping[str, float]]], colour
 
 
 def _entries(
-    records: Sequence[Record], method: str, data: str, shots: int | None
+    records: Sequence[Record], method: str, data: str, shots: int | str | None
 ) -> list[tuple[float, float, float]]:
     """Queries, mean accuracy and deviation at each budget that has a result."""
     found = []

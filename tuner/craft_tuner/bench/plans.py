@@ -4,14 +4,15 @@ Owns the plan of each cell, the sum, and the refusal of what cannot be paid. Wri
 asks a server only by `check`.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
 
-from craft_shared.messages import Budgets, Counters, ModelCard, Policy
+from craft_shared.messages import Budgets, Counters
 from craft_tuner.bench.grid import Cell, Grid
+from craft_tuner.config.fit_config import FitConfig
 from craft_tuner.data.dataset import Dataset
 from craft_tuner.data.sources import read_dataset
 from craft_tuner.errors import BudgetExhausted, CraftTunerError
@@ -27,7 +28,12 @@ class Planned:
 
     cell: Cell
     plan: Plan | None
+    """That of `fit` for this key; where this key cannot pay it, that for a key without limits."""
     refusal: str = ""
+    unpaid: str = ""
+    """Why this key cannot pay it; empty where it can."""
+    smaller: bool = False
+    """Whether this key's limits make it smaller than its settings do."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +46,12 @@ class Bill:
 
 def plan_grid(
     grid: Grid,
-    card: ModelCard,
-    policy: Policy | None = None,
+    terms: Terms,
     *,
     outside: Sequence[Path] = (),
     check: Callable[[Foreseen], None] = lambda _: None,
 ) -> list[Planned]:
-    """Every cell with its plan, dataset by dataset, method by method.
+    """Every cell with its plan, dataset by dataset, method by method, each as if it were alone.
 
     A method that asks about nothing but test images cannot depend on shots, seed or budget: it has
     one cell a dataset. Images may be in the folders `outside` beside their dataset's own.
@@ -60,32 +65,46 @@ def plan_grid(
         planned
         for source in grid.data
         for dataset in [read_dataset(source, outside=outside)]
-        for plan in [partial(_plan_cell, dataset, Terms(card, policy), check)]
+        for plan in [partial(_plan_cell, dataset, check)]
         for method in grid.methods
-        for planned in _plan_method(grid, source, method, plan=plan)
+        for planned in _plan_method(grid, source, method, terms, plan=plan)
     ]
 
 
 def _plan_method(
-    grid: Grid, source: str, method: str, *, plan: Callable[[Cell], Planned]
+    grid: Grid, source: str, method: str, terms: Terms, *, plan: Callable[[Cell, Terms], Planned]
 ) -> Iterator[Planned]:
-    alone = plan(grid.alone(source, method))
-    if alone.plan and {phase.purpose for phase in alone.plan.phases} <= _TESTS:
-        yield alone
+    cell = grid.alone(source, method)
+    alone = plan(cell, replace(terms, budgets=None)).plan
+    if alone and {phase.purpose for phase in alone.phases} <= _TESTS:
+        yield plan(cell, terms)
         return
     for cell in grid.cells(source, method):
-        yield plan(cell)
+        yield plan(cell, terms)
 
 
 def _plan_cell(
-    dataset: Dataset, terms: Terms, check: Callable[[Foreseen], None], cell: Cell
+    dataset: Dataset, check: Callable[[Foreseen], None], cell: Cell, terms: Terms
 ) -> Planned:
+    free = replace(terms, budgets=None)
     try:
-        foreseen = plan_fit(cell.config, dataset, terms)
+        try:
+            foreseen = plan_fit(cell.config, dataset, terms)
+        except BudgetExhausted as error:
+            return Planned(cell, plan_fit(cell.config, dataset, free).plan, unpaid=error.message)
         check(foreseen)
-        return Planned(cell, foreseen.plan)
+        plan = foreseen.plan
+        smaller = _may_be_smaller(plan, cell.config) and (
+            plan.total != plan_fit(cell.config, dataset, free).plan.total
+        )
+        return Planned(cell, plan, smaller=smaller)
     except CraftTunerError as error:
         return Planned(cell, None, error.message)
+
+
+def _may_be_smaller(plan: Plan, config: FitConfig) -> bool:
+    """Whether a limit of the key may have made it smaller."""
+    return plan.budget < (config.budget or config.paper_budget) or plan.binds not in ("", "queries")
 
 
 def check_payable(bills: Sequence[Bill], budgets: Budgets) -> None:
@@ -96,6 +115,23 @@ def check_payable(bills: Sequence[Bill], budgets: Budgets) -> None:
     """
     for name, left in left_of(budgets).items():
         _check(bills, left, words(name), attrgetter(name))
+
+
+def check_each(names: Mapping[str, Sequence[str]]) -> None:
+    """Refuse cells that the key cannot pay one of; `names` are those, by the reason.
+
+    Raises:
+        BudgetExhausted: there are such cells.
+    """
+    if names:
+        reasons = "; ".join(f"{short(cells)}: {why}" for why, cells in names.items())
+        raise BudgetExhausted(f"nothing was begun, the key cannot pay {reasons}")
+
+
+def short(names: Sequence[str]) -> str:
+    """Three names, and how many more."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
 
 
 def _check(bills: Sequence[Bill], left: int, what: str, count: Callable[[Counters], int]) -> None:

@@ -26,7 +26,7 @@ class Published(BaseModel):
     averages: dict[int, float]
     """By shots: the average of the paper's 11 datasets."""
 
-    def at(self, data: str, shots: int | None) -> float | None:
+    def at(self, data: str, shots: int | str | None) -> float | None:
         """The accuracy on a dataset at so many shots, if it is published."""
         return self.accuracy.get(data) if self.shots in {0, shots} else None
 

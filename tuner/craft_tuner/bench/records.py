@@ -20,8 +20,8 @@ class Record:
 
     data: str
     method: str
-    shots: int | None
-    """None: the result stands for all shots and seeds."""
+    shots: int | str | None
+    """As the settings have it; None: the result stands for all shots and seeds."""
     seed: int | None
     budget: int | None
     """As `--budgets` names it; None: the paper's."""
@@ -115,19 +115,21 @@ def rows_of(records: Sequence[Record]) -> list[TableRow]:
     return list(dict.fromkeys(TableRow(one.method, one.budget) for one in records))
 
 
-def columns_of(records: Sequence[Record]) -> list[int | None]:
+def columns_of(records: Sequence[Record]) -> list[int | str | None]:
     """The shots of all records, in order of cells; [None] where none depends on them."""
-    found: list[int | None] = [one.shots for one in records if one.shots is not None]
+    found: list[int | str | None] = [one.shots for one in records if one.shots is not None]
     return list(dict.fromkeys(found)) or [None]
 
 
-def shots_words(shots: int | None) -> str:
+def shots_words(shots: int | str | None) -> str:
     """As a heading has it."""
+    if shots == "all":
+        return "all images"
     return "all shots" if shots is None else f"{shots} shot{'s' * (shots != 1)}"
 
 
 def select(
-    records: Sequence[Record], line: TableRow, *, data: str, shots: int | None
+    records: Sequence[Record], line: TableRow, *, data: str, shots: int | str | None
 ) -> list[Record]:
     """The records of one entry of a table, over seeds; those that stand for all shots included."""
     return [

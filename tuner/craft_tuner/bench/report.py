@@ -1,5 +1,6 @@
 """What a bench leaves for people: cells.csv, table.md and curves.png."""
 
+import shlex
 from collections.abc import Sequence
 
 from craft_tuner import files as durable
@@ -30,7 +31,9 @@ def command(grid: Grid) -> str:
     axes = {"shots": grid.shots, "seeds": grid.seeds, "methods": grid.methods}
     axes |= {"budgets": grid.budgets} if grid.budgets else {}
     words = [f"--data {source}" for source in grid.data]
-    words += [f"--{name} {','.join(map(str, values))}" for name, values in axes.items()]
+    words += [
+        f"--{name} {shlex.quote(','.join(map(str, values)))}" for name, values in axes.items()
+    ]
     words += [] if grid.preset == AUTO else [f"--preset {grid.preset}"]
     words += [f"--set {name}={value}" for name, value in grid.settings.items()]
     return " ".join(["craft-tuner bench", *words])

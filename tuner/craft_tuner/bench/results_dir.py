@@ -42,6 +42,10 @@ class CellStatus:
     """Why it failed."""
     result: Mapping[str, Any] | None = None
     """The content of result.json."""
+    unpaid: str = ""
+    """Why the key cannot pay it."""
+    smaller: bool = False
+    """Whether what the key has left makes it smaller."""
 
     @property
     def possible(self) -> bool:
@@ -74,15 +78,20 @@ class ResultsDir:
             RunError: its run has other settings, is damaged, or is in use by another process.
         """
         name = planned.cell.name
-        status = CellStatus(planned.cell, self.run(name), planned.plan, "new")
+        status = CellStatus(
+            planned.cell,
+            self.run(name),
+            planned.plan,
+            "new",
+            unpaid=planned.unpaid,
+            smaller=planned.smaller,
+        )
         if (status.run / CONFIG).exists():
             with Run.resume(status.run, config=planned.cell.config) as run:
-                status = replace(
-                    status,
-                    state="begun",
-                    run_id=run.id,
-                    plan=run.saved_plan() or planned.plan,
-                )
+                status = replace(status, state="begun", run_id=run.id)
+                plan = run.saved_plan()
+            if plan is not None:
+                status = replace(status, plan=plan, unpaid="", smaller=False)
         if status.plan is None:
             status = replace(status, state="failed", reason=planned.refusal)
         return self.refresh(status)

@@ -83,7 +83,7 @@ def _by_shots(records: Sequence[Record], data: str) -> Iterator[str]:
 
 
 def _by_dataset(
-    records: Sequence[Record], datasets: Sequence[str], shots: int | None
+    records: Sequence[Record], datasets: Sequence[str], shots: int | str | None
 ) -> Iterator[str]:
     """One number of shots: a row a method, a column a dataset, and their average."""
     rows = []
@@ -114,14 +114,14 @@ def _costs(records: Sequence[Record]) -> Iterator[str]:
     yield from grid([*head, "prompts per image", "seconds", "adapter, KiB"], rows)
 
 
-def _cost_row(line: TableRow, shots: int | None, records: Sequence[Record]) -> list[str]:
+def _cost_row(line: TableRow, shots: int | str | None, records: Sequence[Record]) -> list[str]:
     def mean(name: str, digits: int = 0, *, unit: int = 1) -> str:
         found = [getattr(one, name) for one in records]
         return NOTHING if None in found else f"{fmean(found) / unit:,.{digits}f}"
 
     return [
         line.label,
-        "all" if shots is None else str(shots),
+        "any" if shots is None else str(shots),
         entry(records),
         *map(mean, COUNTERS),
         mean("prompts_per_image"),

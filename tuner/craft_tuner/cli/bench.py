@@ -41,7 +41,7 @@ def bench(
         list[str], typer.Option(help="Dataset, as `craft-tuner fit --data` has it; repeatable")
     ],
     shots: Annotated[
-        str, typer.Option(help="Training images per class, with commas")
+        str, typer.Option(help="Training images per class: numbers, 'up to 16', all; with commas")
     ] = "16,8,4,2,1",
     seeds: Annotated[str, typer.Option(help="Seeds, with commas")] = "1,2,3",
     methods: Annotated[str, typer.Option(help="Names of methods, with commas, or `all`")] = "all",
@@ -49,7 +49,7 @@ def bench(
         str, typer.Option(help="Queries of each run, with commas; default: the paper's")
     ] = "",
     preset: Annotated[
-        str, typer.Option(help="Settings to start from; `auto`: those of the dataset's name")
+        str, typer.Option(help="Settings to start from; `auto`: the paper's, for coop:NAME@ROOT")
     ] = "auto",
     assignments: Assignments = None,
     allow_outside: AllowOutside = None,
@@ -105,7 +105,7 @@ def bench(
     request = use_case.BenchRequest(
         grid=axes.Grid(
             data=tuple(data),
-            shots=axes.parse_numbers(shots, option="--shots"),
+            shots=axes.parse_shots(shots),
             seeds=axes.parse_numbers(seeds, option="--seeds"),
             methods=axes.parse_methods(methods),
             budgets=axes.parse_numbers(budgets, option="--budgets"),

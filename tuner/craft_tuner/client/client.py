@@ -35,6 +35,7 @@ from craft_tuner.client.batching import (
     image_rows,
     images_per_set,
 )
+from craft_tuner.client.known import Known
 from craft_tuner.client.partial_logits import fill
 from craft_tuner.client.purchases import Purchase, Purchases
 from craft_tuner.client.responses import expect, message
@@ -85,7 +86,7 @@ class Client:
         self._run_id = run_id
         self._dtype: Dtype = dtype
         self._sizes: dict[str, int] = {}
-        self._sound: set[str] = set()
+        self._known = Known()
         self.upload_rate = UploadRate()
         """Learnt by uploading."""
         self.purchases = Purchases() if purchases is None else purchases
@@ -109,7 +110,7 @@ class Client:
         Raises:
             DataError: a picture cannot be read or decoded, or is too large.
         """
-        look(self._transport, pictures, limits=self._card.limits, sound=self._sound)
+        look(self._transport, pictures, limits=self._card.limits, known=self._known)
 
     def upload(
         self,
@@ -139,7 +140,7 @@ class Client:
             name=name,
             on_uploaded=on_uploaded,
             rate=self.upload_rate,
-            sound=self._sound,
+            known=self._known,
         )
         self._sizes.update(zip(done.images.sets, done.sizes, strict=True))
         return done

@@ -1,9 +1,11 @@
 """Pictures to the server: each read once, sent only if it is missing there, a batch at a time.
 
     read a batch -> look at the heads, make PNG of what servers do not take -> sha256
-    -> POST /v1/images/missing
-    -> decode those, drop the pixels -> POST /v1/images with the very bytes, piece by piece
+    -> POST /v1/images/missing -> decode those, drop the pixels
+    -> POST /v1/images with the very bytes, piece by piece
     then POST /v1/image-sets with the ids, in sets of at most so many images
+
+Of what was looked at (`known`) the server is not asked again, and what it has is not read again.
 
 What is no image leaves in no form: neither its bytes nor, without an image's head, its digest.
 
@@ -27,6 +29,7 @@ from craft_shared.messages import (
     UploadReply,
 )
 from craft_tuner.blackbox import Images
+from craft_tuner.client.known import Known
 from craft_tuner.client.responses import message
 from craft_tuner.client.transport import Call, Transport
 from craft_tuner.client.upload_rate import LARGEST_BYTES, UploadRate
@@ -86,7 +89,7 @@ def upload(
     name: str,
     on_uploaded: OnUploaded = lambda _: None,
     rate: UploadRate | None = None,
-    sound: set[str] | None = None,
+    known: Known | None = None,
 ) -> Upload:
     """Bring pictures to the server and group them into image sets of at most `set_size`.
 
@@ -98,25 +101,35 @@ def upload(
         name: of the sets.
         on_uploaded: called with how many more pictures are there.
         rate: what is known of the upload rate; it learns more.
-        sound: ids of what was decoded already, by `look`; gets those of the others.
+        known: what `look` and earlier uploads found out; gets what this one does.
 
     Raises:
         NoAnswer: not even a single picture gets through.
         PictureError: one cannot be read, is too large, or is no image to the server.
     """
     ids: list[str] = []
-    decoded = set() if sound is None else sound
-    sender = _Sender(transport, rate or UploadRate(), limits.body_bytes, on_uploaded, decoded)
-    for batch in _batches(pictures, limits):
+    known = Known() if known is None else known
+    sender = _Sender(transport, rate or UploadRate(), limits.body_bytes, on_uploaded, known)
+
+    def lacking() -> Iterator[_File]:
+        for picture in pictures:
+            if identity := known.stored(picture):
+                on_uploaded(1)
+            else:
+                file = _read(picture, limits)
+                yield file
+                identity = file.id
+            ids.append(identity)
+
+    for batch in _batches(lacking(), limits):
         sender.send_missing(batch)
-        ids.extend(file.id for file in batch)
     groups = [ids[start : start + set_size] for start in range(0, len(ids), set_size)]
     sets = tuple(_create_set(transport, group, name) for group in groups)
     return Upload(Images(sets, len(ids)), tuple(len(group) for group in groups), tuple(ids))
 
 
 def look(
-    transport: Transport, pictures: Sequence[Picture], *, limits: CardLimits, sound: set[str]
+    transport: Transport, pictures: Sequence[Picture], *, limits: CardLimits, known: Known
 ) -> None:
     """Decode what the server lacks to the end, a batch at a time; no picture leaves.
 
@@ -124,18 +137,25 @@ def look(
         transport: asked for what the server lacks.
         pictures: read a batch at a time.
         limits: of the model card.
-        sound: gets the ids of what was decoded.
+        known: gets what is found out.
 
     Raises:
         PictureError: one cannot be read, is too large, or is damaged.
     """
-    for batch in _batches(pictures, limits):
-        _missing(transport, batch, sound)
+
+    def files() -> Iterator[_File]:
+        for each in pictures:
+            file = _read(each, limits)
+            known.ids[id(each)] = each, file.id
+            yield file
+
+    for batch in _batches(files(), limits):
+        _missing(transport, batch, known)
 
 
-def _batches(pictures: Iterable[Picture], limits: CardLimits) -> Iterator[list[_File]]:
+def _batches(files: Iterable[_File], limits: CardLimits) -> Iterator[list[_File]]:
     room = min(limits.body_bytes, LARGEST_BYTES)
-    return _groups((_read(picture, limits) for picture in pictures), lambda: room)
+    return _groups(files, lambda: room)
 
 
 def _groups(files: Iterable[_File], room: Callable[[], int]) -> Iterator[list[_File]]:
@@ -168,23 +188,25 @@ def _read(picture: Picture, limits: CardLimits) -> _File:
     return _File(name, hashlib.sha256(data).hexdigest(), data)
 
 
-def _missing(transport: Transport, batch: list[_File], sound: set[str]) -> list[_File]:
-    """What the server lacks of a batch, each image once and decoded."""
+def _missing(transport: Transport, batch: list[_File], known: Known) -> list[_File]:
+    """What the server lacks of a batch, each image once and decoded; asks of what is not known."""
     files = list({file.id: file for file in batch}.values())
-    manifest = Manifest(ids=[file.id for file in files])
-    call = Call(
-        "POST",
-        "/v1/images/missing",
-        headers=_JSON,
-        content=_body(manifest),
-        reply_bytes=_REPLY_BYTES + _ID_BYTES * len(files),
-    )
-    missing = set(transport.send(call, message(ManifestReply)).missing)
-    files = [file for file in files if file.id in missing]
+    unknown = [file.id for file in files if file.id not in known.there]
+    if unknown:
+        call = Call(
+            "POST",
+            "/v1/images/missing",
+            headers=_JSON,
+            content=_body(Manifest(ids=unknown)),
+            reply_bytes=_REPLY_BYTES + _ID_BYTES * len(unknown),
+        )
+        missing = set(transport.send(call, message(ManifestReply)).missing)
+        known.there.update((each, each not in missing) for each in unknown)
+    files = [file for file in files if not known.there[file.id]]
     for file in files:
-        if file.id not in sound:
+        if file.id not in known.sound:
             check_whole(file.data, file.name)
-            sound.add(file.id)
+            known.sound.add(file.id)
     return files
 
 
@@ -196,11 +218,11 @@ class _Sender:
     rate: UploadRate
     body_bytes: int
     on_uploaded: OnUploaded
-    sound: set[str]
+    known: Known
 
     def send_missing(self, batch: list[_File]) -> None:
         """Send what the server lacks of a batch."""
-        files = _missing(self.transport, batch, self.sound)
+        files = _missing(self.transport, batch, self.known)
         if len(files) < len(batch):
             self.on_uploaded(len(batch) - len(files))
         for piece in _groups(files, lambda: min(self.body_bytes, self.rate.room)):
@@ -215,8 +237,11 @@ class _Sender:
             if len(files) == 1:
                 raise
             self.rate.failed(size)
+            for file in files:  # some may be there all the same
+                self.known.there.pop(file.id, None)
             self.send_missing(files)
         else:
+            self.known.there.update((file.id, True) for file in files)
             self.rate.sent(size, self.transport.took_s)
             self.on_uploaded(len(files))
 

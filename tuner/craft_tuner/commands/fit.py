@@ -21,12 +21,12 @@ from craft_tuner.commands.session import client_for, open_server
 from craft_tuner.config.explain import Origins, sentences
 from craft_tuner.config.fit_config import FitConfig
 from craft_tuner.config.settings import Settings
+from craft_tuner.data.conversion import conversions
 from craft_tuner.data.dataset import Dataset, pictures_of
-from craft_tuner.data.pictures import recognise
 from craft_tuner.data.sources import absolute, check_name, read_dataset
 from craft_tuner.errors import INTERRUPTED, CraftTunerError, RunError, disk_errors_as
 from craft_tuner.inference import evaluate as evaluation
-from craft_tuner.inference.evaluate import Evaluation
+from craft_tuner.inference.evaluate import Remarked
 from craft_tuner.inference.predict import cost_of
 from craft_tuner.plan import amounts, left_of, left_words
 from craft_tuner.report import REPORT, summary_rows, write_report
@@ -109,15 +109,16 @@ def evaluate(
     data: str,
     class_names: Path | None,
     zero_shot: bool,
-) -> Evaluation:
+) -> Remarked:
     """Measure an adapter on a dataset's test split, or on all of it if it has none."""
     adapter = Adapter.load(adapter_path)
     dataset = read_dataset(data, class_names=class_names, outside=settings.allow_outside)
     asked = evaluation.labelled_for(adapter, dataset)
     items = asked.items
-    for item in items:
-        recognise(item.picture)
+    remarks = (*dataset.remarks, *conversions(pictures_of(items)))
     with open_server(settings) as (screen, transport):
+        for remark in filter(None, (evaluation.progress_of(adapter), *remarks)):
+            screen.say(f"remark: {remark}")
         client = client_for(adapter, transport, settings)
         if zero_shot:
             TextCheck(transport, client.card).check([evaluation.untaught(adapter).wording])
@@ -129,9 +130,10 @@ def evaluate(
             classes=len(adapter.asked.class_names),
             on_uploaded=screen.uploading(len(items)),
         ).images
-        return evaluation.evaluate(
+        found = evaluation.evaluate(
             client, adapter, images, asked.labels, zero_shot=zero_shot, among=asked.among
         )
+        return Remarked(**dict(found), remarks=remarks)
 
 
 def usage(

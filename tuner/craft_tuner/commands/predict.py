@@ -16,8 +16,10 @@ from craft_tuner.client.client import Client
 from craft_tuner.commands.progress import Screen
 from craft_tuner.commands.session import client_for, open_server
 from craft_tuner.config.settings import Settings
+from craft_tuner.data.conversion import conversions
 from craft_tuner.data.named import Named, find_pictures
 from craft_tuner.errors import INTERRUPTED, BudgetExhausted, DataError
+from craft_tuner.inference.evaluate import progress_of
 from craft_tuner.inference.predict import Batch, Price, ask, batches, price
 from craft_tuner.inference.writer import AnswerWriter, rows
 from craft_tuner.plan import amounts, left_of, left_words
@@ -54,6 +56,7 @@ def predict(
         raise DataError(named.faults[0].sentence if named.faults else "no image is named")
     writer = replace(writer, top=min(writer.top, len(adapter.card.class_names)))
     with open_server(settings) as (screen, transport):
+        _say_what_is_found(adapter, named, screen)
         client = client_for(adapter, transport, settings)
         written = writer.written()
         limits = client.card.limits
@@ -71,7 +74,7 @@ def predict(
         except BudgetExhausted:
             screen.say(f"the budget is used up; what was answered is kept, {_AGAIN}")
             raise
-        _judge(named, damaged, screen)
+        _judge(named, damaged)
 
 
 def _check(
@@ -115,11 +118,16 @@ def _answer(
     return damaged
 
 
-def _judge(named: Named, damaged: int, screen: Screen) -> None:
-    for remark in named.remarks:
+def _say_what_is_found(adapter: Adapter, named: Named, screen: Screen) -> None:
+    """What is passed over, converted or left out, and whether the adapter is finished."""
+    converted = conversions(named.pictures, lenient=True)
+    for remark in filter(None, (progress_of(adapter), *named.remarks, *converted)):
         screen.say(f"remark: {remark}")
     for fault in named.faults:
         screen.say(f"left out: {fault.sentence}")
+
+
+def _judge(named: Named, damaged: int) -> None:
     bad, total = damaged + len(named.faults), len(named.pictures) + len(named.faults)
     if bad:
         raise DataError(f"{bad:,} of {total:,} could not be used, see above; the others are done")

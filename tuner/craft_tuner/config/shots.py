@@ -24,7 +24,12 @@ def takes_fewer(shots: int | str) -> bool:
     return isinstance(shots, str)
 
 
-def _read(value: object) -> int | str:
+def read_shots(value: object) -> int | str:
+    """A number of shots as it is kept.
+
+    Raises:
+        ValueError: it is none; says what is needed.
+    """
     words = " ".join(value.lower().split()) if isinstance(value, str) else ""
     digits = words.removeprefix(_UP_TO)
     if words == _ALL:
@@ -41,4 +46,4 @@ def _read(value: object) -> int | str:
     raise ValueError(f'needed: 1 to {MOST:,}, "up to N" or "all"')
 
 
-Shots = Annotated[int | str, BeforeValidator(_read)]
+Shots = Annotated[int | str, BeforeValidator(read_shots)]

@@ -16,6 +16,7 @@ from craft_tuner.adapter.adapter import Adapter
 from craft_tuner.blackbox import BlackBox, FloatArray, Images, IntArray
 from craft_tuner.data.dataset import Dataset, Item
 from craft_tuner.errors import DataError
+from craft_tuner.runs.journal import NOT_FINISHED
 
 OnLogits = Callable[[str, FloatArray], None]
 """Called with a way (`zero_shot`, `prompt_only`, `adapted`) and its logits float32 (N, K)."""
@@ -45,6 +46,12 @@ class Evaluation(BaseModel):
     """The learnt prompts without the head; None too where they say nothing of the classes."""
     adapted: Score | None = None
     """The whole adapter."""
+
+
+class Remarked(Evaluation):
+    """An evaluation of a dataset, with sentences on what was passed over or converted in it."""
+
+    remarks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -150,6 +157,15 @@ def labelled_for(adapter: Adapter, dataset: Dataset) -> Labelled:
     columns = np.array([known[name] for name in dataset.class_names], np.int64)
     labels = columns[[item.label for item in items]]
     return Labelled(items, labels, columns if dataset.closed else None)
+
+
+def progress_of(adapter: Adapter) -> str | None:
+    """How far the fit of an adapter has come that was saved before its end; None: to the end."""
+    training = adapter.card.training
+    if training.get("stopped") != NOT_FINISHED:
+        return None
+    done, planned = (training.get(name) for name in ("generations", "generations_planned"))
+    return f"the adapter is of generation {done} of {planned}: its fit was not finished"
 
 
 def purchase_name(adapter: Adapter) -> str:

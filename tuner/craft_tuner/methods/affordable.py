@@ -10,9 +10,9 @@ from dataclasses import replace
 from craft_shared.messages import Budgets
 from craft_tuner import method_registry
 from craft_tuner.config.fit_config import FitConfig, fields
-from craft_tuner.errors import BudgetExhausted
+from craft_tuner.errors import BudgetExhausted, UsageError
 from craft_tuner.methods.base import Method
-from craft_tuner.plan import Plan, Workload, amounts, largest
+from craft_tuner.plan import Plan, Workload, amounts, largest, said_short, with_answers
 
 _OTHERS = ("auto", "zero_shot")
 """Methods that shrink to what there is; the first that fits is named."""
@@ -21,19 +21,29 @@ _OTHERS = ("auto", "zero_shot")
 def affordable(
     method: Method, config: FitConfig, work: Workload, budgets: Budgets | None = None
 ) -> Plan:
-    """The plan of a method.
+    """The plan of a method; it leaves the key a batch of answers, or says that it cannot.
 
     Raises:
+        UsageError: the method plans something else.
         BudgetExhausted: it cannot be paid; the sentence names the counter, what is needed of it,
             what is left, and what would fit instead, if anything does.
     """
     try:
-        return method.plan(config, work, budgets)
+        return _leaving_answers(method, config, work, budgets)
     except BudgetExhausted as error:
         found = [*_less(method, config, work, budgets), *_other(method, config, work, budgets)]
         if not found:
             raise
         raise BudgetExhausted(f"{error.message}. What would fit: {', or '.join(found)}") from error
+
+
+def _leaving_answers(
+    method: Method, config: FitConfig, work: Workload, budgets: Budgets | None
+) -> Plan:
+    plan: object = method.plan(config, work, budgets)
+    if not isinstance(plan, Plan):
+        raise UsageError(f"method {method.name!r} plans {plan!r}; needed: a Plan")
+    return with_answers(method.plan, config, work, budgets) or said_short(plan, work, budgets)
 
 
 def _less(

@@ -5,7 +5,7 @@ feature, at about eight with many names; below that the budget decides. CraFT's 
 chosen: at no budget tried does it come near a bank (docs/results.md).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 from craft_shared.messages import Budgets, ModelCard
@@ -18,7 +18,9 @@ from craft_tuner.methods.base import Method, OnProgress
 from craft_tuner.methods.prompt_bank import BankSettings, extra_names
 from craft_tuner.methods.recorder import Recorder
 from craft_tuner.methods.zero_shot import ZeroShot
-from craft_tuner.plan import Plan, Workload, left_of, words
+from craft_tuner.plan import MakePlan, Plan, Workload, with_answers, words
+
+Make = Callable[[MakePlan, FitConfig, Workload, Budgets | None], Plan | None]
 
 WIDE = 500
 """Classes from which one prompt spans the image feature of any CLIP."""
@@ -46,27 +48,13 @@ class Auto(Method):
     def plan(self, config: FitConfig, work: Workload, budgets: Budgets | None = None) -> Plan:
         """The plan of the method chosen; `Plan.method` and `Plan.why` say which and why.
 
-        Nothing is kept for answers; `Plan.why` says so where the key will have too little for any.
+        It is the best that leaves the key a batch of its answers; where none does, the best.
         """
-        plan = self._chosen(config, work, budgets)
-        left = left_of(budgets).get("queries", 10**18) - plan.total.queries
-        if left >= plan.answer:
-            return plan
-        short = f"; the key is left {left} queries, too few for a batch of answers ({plan.answer})"
-        return plan.model_copy(update={"why": plan.why + short})
-
-    def _chosen(self, config: FitConfig, work: Workload, budgets: Budgets | None) -> Plan:
-        for prompts, method in _offers(config, work):
-            chosen = config.model_copy(update={"bank_prompts": prompts})
-            with suppress(BudgetExhausted):
-                plan = method.plan(chosen, work, budgets)
-                if _names_enough(plan, chosen, work):
-                    return plan.model_copy(update={"why": _reason(plan, config, work)})
-        plan = ZeroShot().plan(config, work, budgets)
-        why = "the budget allows no question about the shots"
-        if work.labels:
-            why = f"fewer than {LABELS} prompts could be asked, of whose labels nothing is learnt"
-        return plan.model_copy(update={"method": "zero_shot", "why": why})
+        asking = _asking(_alone, config, work, budgets)
+        kept = asking and _asking(with_answers, config, work, budgets)
+        unasked = with_answers(ZeroShot().plan, config, work, budgets)
+        found = kept or (_unasked(unasked, work, asking=asking) if unasked else asking)
+        return found or _unasked(ZeroShot().plan(config, work, budgets), work, asking=asking)
 
     def wordings(
         self, config: FitConfig, plan: Plan, texts: Texts, card: ModelCard
@@ -85,6 +73,32 @@ class Auto(Method):
 def _chosen_by(plan: Plan) -> Method:
     methods: dict[str, Method] = {each.name: each for each in (Bank(), CraftPlus(), ZeroShot())}
     return methods[plan.method]
+
+
+def _asking(make: Make, config: FitConfig, work: Workload, budgets: Budgets | None) -> Plan | None:
+    """The best plan that asks about the shots."""
+    for prompts, method in _offers(config, work):
+        chosen = config.model_copy(update={"bank_prompts": prompts})
+        with suppress(BudgetExhausted):
+            plan = make(method.plan, chosen, work, budgets)
+            if plan and _names_enough(plan, chosen, work):
+                return plan.model_copy(update={"why": _reason(plan, config, work)})
+    return None
+
+
+def _alone(make: MakePlan, config: FitConfig, work: Workload, budgets: Budgets | None) -> Plan:
+    """As `with_answers`, and nothing is kept."""
+    return make(config, work, budgets)
+
+
+def _unasked(plan: Plan, work: Workload, *, asking: Plan | None) -> Plan:
+    """Zero-shot and why, although `asking` could be paid."""
+    why = "the budget allows no question about the shots"
+    if asking:
+        why = f"{why} that leaves a batch of answers"
+    elif work.labels:
+        why = f"fewer than {LABELS} prompts could be asked, of whose labels nothing is learnt"
+    return plan.model_copy(update={"method": "zero_shot", "why": why})
 
 
 def _offers(config: FitConfig, work: Workload) -> Iterator[tuple[int, Method]]:
@@ -120,4 +134,4 @@ def _reason(plan: Plan, config: FitConfig, work: Workload) -> str:
         return f"{cost}, as many prompts as --bank-prompts allows"
     if _one_is_enough(work):
         return f"{cost}; with {work.classes:,} classes and other names one is enough"
-    return f"{cost}; twice as many are not to be paid"
+    return f"{cost}; twice as many and a batch of answers are not to be paid"

@@ -80,6 +80,10 @@ class Method(ABC):
         """How many augmented views of the shots `fit` reads; `task.views` needs that many."""
         return 0
 
+    def views_of(self, config: FitConfig, plan: Plan) -> int:
+        """How many of them, the first, it reads with this plan; no others are uploaded."""
+        return self.views(config)
+
     @abstractmethod
     def plan(self, config: FitConfig, work: Workload, budgets: Budgets | None = None) -> Plan:
         """What the run will cost; asks nothing.

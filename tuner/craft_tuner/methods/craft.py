@@ -38,6 +38,10 @@ class Craft(Method):
         """The head learns from augmented views."""
         return config.views
 
+    def views_of(self, config: FitConfig, plan: Plan) -> int:
+        """One in each generation, in turn."""
+        return min(config.views, plan.generations)
+
     def plan(self, config: FitConfig, work: Workload, budgets: Budgets | None = None) -> Plan:
         """P + 1 queries a generation."""
         return plan_generations(config, work, budgets, head_queries=1)

@@ -1,7 +1,7 @@
 """The one loop of every fit: restore, then generation by generation train, commit and report.
 
 The adapter of the last finished generation is kept, so that a fit that is refused or diverges
-leaves something that can be used.
+leaves something that can be used. It is saved now and then, so that one that is killed does too.
 """
 
 import time
@@ -16,8 +16,11 @@ from craft_tuner.methods.base import OnProgress, Progress
 from craft_tuner.methods.recorder import Recorder
 from craft_tuner.plan import Plan
 from craft_tuner.runs.diagnostics import Diagnostics
-from craft_tuner.runs.journal import Checkpoint, Generation, Metrics
+from craft_tuner.runs.journal import NOT_FINISHED, Checkpoint, Generation, Metrics
 from craft_tuner.search.base import Search, digest
+
+SAVING = 1 / 20
+"""The share of a fit's time that saving adapters on the way may take."""
 
 S = TypeVar("S", bound=Search)
 
@@ -81,7 +84,7 @@ def fit_generations(training: Training, recorder: Recorder, on_progress: OnProgr
     past = recorder.restore()
     training.restore(past)
     watch = Diagnostics(past.metrics)
-    kept = _adapter(training, recorder.plan)
+    kept, due = _adapter(training, recorder.plan), 0.0
     while training.stopped is None:
         started = time.monotonic()
         try:
@@ -92,10 +95,21 @@ def fit_generations(training: Training, recorder: Recorder, on_progress: OnProgr
             raise type(error)(f"{error} {recorder.kept(done)}") from error
         metrics = _commit(training, recorder, step, seconds=time.monotonic() - started)
         kept = _adapter(training, recorder.plan)
+        due = _save_if_due(recorder, kept, due)
         warnings = watch.observe(metrics, last=training.stopped is not None)
         on_progress(_progress(recorder.plan, metrics, warnings))
     recorder.save_adapter(kept)
     return kept
+
+
+def _save_if_due(recorder: Recorder, kept: Adapter, due: float) -> float:
+    """Save an adapter of a fit that goes on; when the next one is due, on the monotonic clock."""
+    began = time.monotonic()
+    if began < due:
+        return due
+    recorder.save_adapter(kept)
+    now = time.monotonic()
+    return now + (now - began) / SAVING
 
 
 def _commit(training: Training, recorder: Recorder, step: Step, *, seconds: float) -> Metrics:
@@ -118,7 +132,7 @@ def _adapter(training: Training, plan: Plan) -> Adapter:
             "generations_planned": plan.generations,
             "queries": training.queries(plan),
             **training.facts(),
-            "stopped": training.stopped or "not finished",
+            "stopped": training.stopped or NOT_FINISHED,
         }
     )
 

@@ -17,11 +17,13 @@ from craft_tuner.plan.cost import (
 )
 from craft_tuner.plan.limits import lacks, largest, left_of, left_words
 from craft_tuner.plan.plan import Plan, plan_generations, plan_phases
+from craft_tuner.plan.reserve import MakePlan, said_short, with_answers
 from craft_tuner.plan.workload import Workload, check_names, of_key
 
 __all__ = [
     "COUNTERS",
     "LIMITS",
+    "MakePlan",
     "Phase",
     "Plan",
     "Workload",
@@ -36,6 +38,8 @@ __all__ = [
     "plan_generations",
     "plan_phases",
     "price",
+    "said_short",
     "sum_costs",
+    "with_answers",
     "words",
 ]

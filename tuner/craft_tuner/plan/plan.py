@@ -33,6 +33,8 @@ class Plan(BaseModel):
     """Queries that a batch of answers costs at inference, one image set."""
     binds: str = ""
     """The counter that allows no larger run; empty where none does."""
+    short: str = ""
+    """That the key is left too little for a batch of answers, and how little; else empty."""
 
     @property
     def total(self) -> Counters:
@@ -52,13 +54,14 @@ class Plan(BaseModel):
         return f"{fit:,} to fit, {test:,} to test, {self.answer:,} per batch of answers"
 
     def table(self) -> str:
-        """The plan for people: one line a phase, the total, and why this method if auto chose."""
+        """The plan for people: a line a phase, the total, why this method, what answers lack."""
         rows = [("phase", *map(words, LIMITS), "what")]
         rows += [_row(phase.purpose, phase.cost, phase.what) for phase in self.phases]
         binding = f"; the key's {words(self.binds)} allow no more" if self._bound_by_key else ""
         of = f"{self.spending}; of a budget of {self.budget:,} queries{binding}"
         lines = [_line(row) for row in [*rows, _row("total", self.total, of)]]
-        return "\n".join([*lines, *([f"auto takes {self.method}: {self.why}"] if self.why else [])])
+        why = f"auto takes {self.method}: {self.why}" if self.why else ""
+        return "\n".join([*lines, *filter(None, (why, self.short))])
 
     @property
     def _bound_by_key(self) -> bool:

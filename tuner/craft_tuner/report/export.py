@@ -67,7 +67,7 @@ def facts(run: Run) -> Facts:
         config=run.config,
         data=title(source) if source else None,
         shots=len(json.loads(task.read_bytes())["labels"]) if task.exists() else None,
-        generations=run.restore().generation,
+        generations=adapter.card.training.get("generations", run.restore().generation),
         plan=run.saved_plan(),
         result=run.result(),
         spent=Purchases(run.path / PURCHASES).by_purpose(),

@@ -30,6 +30,9 @@ JOURNAL = "journal.jsonl"
 METRICS = "metrics.jsonl"
 CHECKPOINT = "checkpoint.safetensors"
 
+NOT_FINISHED = "not finished"
+"""Why training stopped, in the card of an adapter that was saved on the way."""
+
 Metrics = Mapping[str, float]
 
 

@@ -155,6 +155,8 @@ class Run:
             return
         # Runs of before 2026-11-27 do not say what their key saw.
         was = {"output": model.output} | json.loads(file.read_bytes())
+        # Runs of before 2026-11-29 are bound to views that their plan never reads.
+        was["views"] = was["views"][: len(now["views"])]
         # Runs of before 2026-11-28 are bound to their shots also where they ask nothing about them.
         unasked = () if task.shots.count else _OF_SHOTS
         changed = [name for name in now if name not in unasked and was.get(name) != now[name]]

@@ -4,7 +4,7 @@ The one place where a fit is planned: `data check`, a dry run, a fit, a bench an
 say the same of the same data, key and settings because they ask here.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 from craft_shared.messages import Budgets, KeyInfo, ModelCard, Policy, PromptKind
@@ -13,7 +13,6 @@ from craft_tuner.blackbox import Texts, Wording
 from craft_tuner.config.fit_config import FitConfig
 from craft_tuner.data.dataset import Dataset
 from craft_tuner.data.views import Augmentation
-from craft_tuner.errors import UsageError
 from craft_tuner.methods import Method, affordable
 from craft_tuner.plan import Plan, check_names
 from craft_tuner.training.prepare import Samples, check_prompts, gather
@@ -88,7 +87,8 @@ def plan_fit(
     method.check_key(terms.card)
     samples = gather(config, dataset, method, card=terms.card)
     plan = saved or _plan(method, config, samples, terms)
-    asked = samples if plan.fit.queries else samples.without_shots()
+    read = replace(samples, views=min(samples.views, method.views_of(config, plan)))
+    asked = read if plan.fit.queries else samples.without_shots()
     return Foreseen(config, asked, plan, terms.card)
 
 
@@ -111,7 +111,4 @@ def plan_evaluation(config: FitConfig, dataset: Dataset, terms: Terms) -> Forese
 
 def _plan(method: Method, config: FitConfig, samples: Samples, terms: Terms) -> Plan:
     work = samples.workload(terms.card, terms.policy)
-    plan: object = affordable(method, config, work, terms.budgets)
-    if not isinstance(plan, Plan):
-        raise UsageError(f"method {method.name!r} plans {plan!r}; needed: a Plan")
-    return plan
+    return affordable(method, config, work, terms.budgets)

@@ -19,10 +19,9 @@ from craft_tuner.client.uploads import OnUploaded, Upload
 from craft_tuner.config.fit_config import FitConfig
 from craft_tuner.config.shots import most, takes_fewer
 from craft_tuner.data.class_names import check_lengths
+from craft_tuner.data.conversion import conversions
 from craft_tuner.data.dataset import Dataset, Item, labels_of, pictures_of
-from craft_tuner.data.formats import SERVED
-from craft_tuner.data.listing import some
-from craft_tuner.data.pictures import Picture, recognise, weigh
+from craft_tuner.data.pictures import Picture, weigh
 from craft_tuner.data.sampling import sample_shots
 from craft_tuner.data.sources import read_dataset
 from craft_tuner.data.views import Augmentation, views_of
@@ -175,7 +174,8 @@ def send(
 
     with _pointed_out():
         everything = pictures_of((*samples.test, *samples.shots))
-        _recognise(everything, say)
+        for sentence in conversions(everything):
+            say(sentence)
         client.look(everything)
     test = upload(pictures_of(samples.test), "test") if samples.test else None
     texts = Texts(samples.class_names, config.context, config.suffix)
@@ -193,17 +193,6 @@ def send(
         return Task(texts, shots.images, (), labels, upload(together, "bundle").images), test
     views = tuple(upload(view, f"view-{number}").images for number, view in enumerate(augmented))
     return Task(texts, shots.images, views, labels), test
-
-
-def _recognise(pictures: Iterable[Picture], say: Callable[[str], None]) -> None:
-    """Look at all heads, and say what will be converted."""
-    converted: dict[str, list[str]] = {}
-    for picture in pictures:
-        kind = recognise(picture)
-        if kind not in SERVED:
-            converted.setdefault(kind, []).append(picture.name)
-    for kind, names in converted.items():
-        say(f"converted to PNG before the upload: {len(names):,} {kind} ({some(names)})")
 
 
 @contextmanager
