@@ -20,7 +20,7 @@ from craft_shared.messages import (
     OutputKind,
     PromptKind,
 )
-from craft_tuner.blackbox import FloatArray, Images, IntArray, Purpose, Task, Texts
+from craft_tuner.blackbox import FloatArray, Images, IntArray, Purpose, Task, Texts, Validation
 from craft_tuner.client.purchases import add
 from craft_tuner.errors import BudgetExhausted
 from craft_tuner.plan import lacks, left_of
@@ -201,9 +201,19 @@ def a_task(
     )
 
 
+def validated(box: SmoothBox, task: Task, *, images: int = 3, noise: float = 0.3) -> Task:
+    """The same task with so many validation images of each class, around the same directions."""
+    centres = np.random.RandomState(11).randn(box.classes, box.features)
+    labels: IntArray = np.repeat(np.arange(box.classes), images)
+    drawn = np.random.RandomState(12).randn(len(labels), box.features)
+    box.sets["validation"] = unit(centres[labels] + noise * drawn)
+    return replace(task, validation=Validation(Images(("validation",), len(labels)), labels))
+
+
 def a_bundle(box: SmoothBox, task: Task) -> Task:
     """The same task for methods that ask about shots and views at once."""
-    names = (*task.shots.sets, *(name for view in task.views for name in view.sets))
+    apart = task.validation.images.sets if task.validation else ()
+    names = (*task.shots.sets, *apart, *(name for view in task.views for name in view.sets))
     box.sets["bundle"] = np.concatenate([box.sets[name] for name in names])
     rows = len(box.sets["bundle"])
     return replace(task, views=(), bundle=Images(("bundle",), rows))

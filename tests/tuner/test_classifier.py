@@ -472,3 +472,49 @@ def test_batches_cost_what_they_are(server, tmp_path):
 def test_the_package_has_nothing_else_of_that_kind():
     with pytest.raises(AttributeError, match="no attribute 'CraftRegressor'"):
         _ = craft_tuner.CraftRegressor
+
+
+@pytest.mark.parametrize(
+    ("parameters", "apart"),
+    [
+        ({}, True),
+        ({"validation": 0.25}, False),
+        ({"validation": "25%", "method": "craft_plus"}, False),
+        ({"method": "head_only", "settings__head_epochs": 2}, True),
+        ({"settings__validation": "0.25"}, False),
+    ],
+)
+def test_choices_are_made_on_validation_images(server, shades, parameters, apart):
+    images, labels = shades
+    draw = np.random.default_rng(2)
+    more = draw.integers(0, 256, (3, 6, 8, 3), np.uint8), ["cat", "ox", "sea_lion"]
+    own = {"settings": {"views": 1, "bank_prompts": 2}, "method": None, "budget": None}
+    fitted = tiny(**own).set_params(**parameters)
+    spent = server.spent
+    fitted.fit(images, labels, **({"X_val": more[0], "y_val": more[1]} if apart else {}))
+    assert fitted.plan_.validation == 3
+    assert fitted.result_["images"]["shots"] == (12 if apart else 9)
+    assert server.spent.queries - spent.queries == fitted.plan_.total.queries
+    assert fitted.adapter_.card.training["chosen_on"]["validation_images"] == 3
+
+
+@pytest.mark.parametrize(
+    ("given", "parameters", "said"),
+    [
+        ({"X_val": "some"}, {}, "X_val and y_val together"),
+        ({"y_val": ["cat"]}, {}, "X_val and y_val together"),
+        ({"X_val": "some", "y_val": ["cat"]}, {"validation": 0.2}, "then no `validation`"),
+        ({"X_val": "some", "y_val": ["cat"] * 2}, {}, "X_val has 3 images and y_val 2 labels"),
+        ({"X_val": "some", "y_val": ["cat", "gnu", "ox"]}, {}, "the label 'gnu', which y has not"),
+        ({"X_val": "some", "y_val": ["cat", "ox", "ox"]}, {}, "no image of 'sea lion'"),
+        ({}, {"validation": 1.5}, "between 0 and 1"),
+        ({}, {"validation": 0.2, "method": "bbt"}, "--method bbt chooses nothing"),
+    ],
+)
+def test_validation_images_that_cannot_be_used_are_refused(server, shades, given, parameters, said):
+    more = np.random.default_rng(2).integers(0, 256, (3, 6, 8, 3), np.uint8)
+    given = {name: more if name == "X_val" else value for name, value in given.items()}
+    asked = len(server.asked)
+    with pytest.raises((InputError, UsageError, DataError), match=said):
+        tiny(**({"method": None} | parameters)).fit(*shades, **given)
+    assert {one.method for one in server.asked[asked:]} <= {"GET"}

@@ -62,6 +62,15 @@ class Images:
 
 
 @dataclass(frozen=True)
+class Validation:
+    """Images that choices are made on and nothing is fitted to."""
+
+    images: Images
+    labels: IntArray
+    """(M,) in 0..K-1, in the order of `images`."""
+
+
+@dataclass(frozen=True)
 class Task:
     """What a method may learn from: N shots with labels, and V augmented views of the same shots.
 
@@ -74,8 +83,10 @@ class Task:
     labels: IntArray
     """(N,) in 0..K-1, in the order of `shots` and of every view."""
     bundle: Images | None = None
-    """Shots, then view after view, in as few image sets as there can be, so that one query asks
-    about all of them; only for methods that want it, and then `views` is empty."""
+    """Shots, validation images, then view after view, in as few image sets as there can be, so that
+    one query asks about all of them; only for methods that want it, and then `views` is empty."""
+    validation: Validation | None = None
+    """None where choices are made by cross-validation, or none are made."""
 
 
 class BlackBox(Protocol):

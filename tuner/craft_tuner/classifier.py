@@ -29,15 +29,14 @@ from sklearn.utils.validation import (
 from craft_tuner.adapter.adapter import Adapter
 from craft_tuner.blackbox import FloatArray
 from craft_tuner.client.account import choose_model
-from craft_tuner.client.transport import Transport
-from craft_tuner.commands.progress import Screen
-from craft_tuner.commands.session import client_for, open_server
+from craft_tuner.commands.session import client_for, server_for
 from craft_tuner.config import fit_config as configuration
 from craft_tuner.config.settings import Settings, gather
+from craft_tuner.config.validation import SPLIT
 from craft_tuner.data.arrays import grey_pictures, holds_pictures, pictures_from
-from craft_tuner.data.dataset import Dataset, Item
+from craft_tuner.data.dataset import Dataset, Item, SetApart
 from craft_tuner.data.frames import refuse_named_columns
-from craft_tuner.data.labels import names_of_labels
+from craft_tuner.data.labels import names_of_labels, set_apart
 from craft_tuner.data.pictures import Picture
 from craft_tuner.errors import InputError
 from craft_tuner.heads.softmax import softmax
@@ -47,7 +46,6 @@ from craft_tuner.plan import Plan, amounts
 from craft_tuner.runs.run import CONFIG, Run
 from craft_tuner.training import fit as fitting
 from craft_tuner.training import tracking
-from craft_tuner.training.watcher import SILENT, Silent
 
 LOG = logging.getLogger("craft_tuner")
 
@@ -79,6 +77,8 @@ class CraftClassifier(ClassifierMixin, SettingsAsParameters):  # type: ignore[mi
         budget: most queries of a fit; with a plan that needs more nothing is sent. None: the
             paper's, or what the key has left if that is less.
         preset: settings of a dataset of the paper.
+        validation: images that choices are made on: a share of X (0.2, "20%"), or a folder or table
+            with the names of the classes; None: cross-validation, or the X_val of `fit`.
         settings: any other setting of a fit by name, as in `craft-tuner settings`; each is a
             parameter too, `settings__sigma`.
         class_names: what the model is asked about for each label: a mapping from labels, or the
@@ -110,6 +110,7 @@ class CraftClassifier(ClassifierMixin, SettingsAsParameters):  # type: ignore[mi
         seed: int = 1,
         budget: int | None = None,
         preset: str | None = None,
+        validation: float | str | Path | None = None,
         settings: Mapping[str, Any] | None = None,
         class_names: Mapping[Any, str] | Sequence[str] | None = None,
         value_range: tuple[float, float] | None = None,
@@ -126,6 +127,7 @@ class CraftClassifier(ClassifierMixin, SettingsAsParameters):  # type: ignore[mi
         self.seed = seed
         self.budget = budget
         self.preset = preset
+        self.validation = validation
         self.settings = settings
         self.class_names = class_names
         self.value_range = value_range
@@ -151,8 +153,10 @@ class CraftClassifier(ClassifierMixin, SettingsAsParameters):  # type: ignore[mi
         fitted.classes_ = np.array(fitted.adapter_.card.class_names)
         return fitted
 
-    def fit(self, X: Any, y: ArrayLike) -> Self:
-        """Adapt to images and labels (N,), within the budget.
+    def fit(
+        self, X: Any, y: ArrayLike, *, X_val: Any = None, y_val: ArrayLike | None = None
+    ) -> Self:
+        """Adapt to images and labels (N,), within the budget; choose on those of validation.
 
         Raises:
             InputError: X or y cannot be used; a ValueError.
@@ -163,8 +167,11 @@ class CraftClassifier(ClassifierMixin, SettingsAsParameters):  # type: ignore[mi
         if len(self.classes_) < 2:
             raise InputError(f"y has 1 class, {self.classes_.tolist()[0]!r}; needed: 2 or more")
         items = [Item(one, int(label)) for one, label in zip(pictures, index, strict=True)]
-        dataset = Dataset(names_of_labels(self.classes_, self.class_names), tuple(items))
-        settings = self._fit_settings(most=int(np.bincount(index).max()))
+        names = names_of_labels(self.classes_, self.class_names)
+        apart = self._set_apart(X_val, y_val, names)
+        outside = self._connection().allow_outside
+        dataset = Dataset(names, tuple(items), validation=apart, outside=outside)
+        settings = self._fit_settings(most=int(np.bincount(index).max()), apart=bool(apart.pairs))
         self._run(dataset, settings)
         return self
 
@@ -208,6 +215,15 @@ class CraftClassifier(ClassifierMixin, SettingsAsParameters):  # type: ignore[mi
         check_classification_targets(labels)
         return pictures, labels
 
+    def _set_apart(self, X_val: Any, y_val: Any, names: Sequence[str]) -> SetApart:
+        """What choices are made on; nothing without X_val."""
+        if X_val is None and y_val is None:
+            return SetApart()
+        if X_val is None or y_val is None or self.validation is not None:
+            raise InputError("give X_val and y_val together, and then no `validation`")
+        labels = column_or_1d(y_val, warn=True)
+        return set_apart(self._pictures(X_val), labels, self.classes_, names)
+
     def _pictures(self, X: Any) -> tuple[Picture, ...]:
         """Pictures of a prediction."""
         refuse_named_columns(X)
@@ -228,13 +244,14 @@ class CraftClassifier(ClassifierMixin, SettingsAsParameters):  # type: ignore[mi
         flags = {name: getattr(self, name) for name in ("server", "key", "model", "timeout_s")}
         return gather(flags, environ=os.environ).settings
 
-    def _fit_settings(self, *, most: int) -> configuration.FitConfig:
+    def _fit_settings(self, *, most: int, apart: bool) -> configuration.FitConfig:
         """Settings of a fit; without `shots`, all images are shots, `most` in the largest class."""
         if not isinstance(self.settings, Mapping | None):
             raise InputError(f"settings is {self.settings!r}; needed: a mapping of names to values")
-        names = ("preset", "method", "budget", "shots")
+        names = ("preset", "method", "budget", "shots", "validation")
         own = {name: getattr(self, name) for name in names}
         given = {name: value for name, value in own.items() if value is not None}
+        given |= {"validation": SPLIT} if apart else {}
         everything = {"shots": most, "sampling": "coop"} if self.shots is None else {}
         return configuration.build(everything, self.settings or {}, {"seed": self.seed}, given)
 
@@ -243,7 +260,7 @@ class CraftClassifier(ClassifierMixin, SettingsAsParameters):  # type: ignore[mi
         track = tracking.known(connection.track)
         with ExitStack() as held:
             path = held.enter_context(_directory(self.run_dir))
-            screen, transport = held.enter_context(_server(connection, verbose=self.verbose > 0))
+            screen, transport = held.enter_context(server_for(connection, verbose=self.verbose > 0))
             card = choose_model(transport, connection.model)
             run = None
             if (path / CONFIG).exists():
@@ -263,7 +280,7 @@ class CraftClassifier(ClassifierMixin, SettingsAsParameters):  # type: ignore[mi
         pictures, adapter = self._pictures(X), self.adapter_
         found: list[FloatArray] = []
         connection = self._connection()
-        with _server(connection, verbose=self.verbose > 0) as (screen, transport):
+        with server_for(connection, verbose=self.verbose > 0) as (screen, transport):
             client = client_for(adapter, transport, connection)
             advance = screen.uploading(len(pictures))
             for batch in batches(pictures, adapter, client.card.limits, size=self.batch_size):
@@ -278,17 +295,6 @@ class CraftClassifier(ClassifierMixin, SettingsAsParameters):  # type: ignore[mi
 def _plan_in_words(plan: Plan) -> str:
     short = f"; {plan.short}" if plan.short else ""
     return f"{plan.method}: {plan.spending}; in all {amounts(plan.total)}{short}"
-
-
-@contextmanager
-def _server(connection: Settings, *, verbose: bool) -> Iterator[tuple[Screen | Silent, Transport]]:
-    """A watcher and a connection; nothing is printed unless `verbose`."""
-    if verbose:
-        with open_server(connection) as opened:
-            yield opened
-        return
-    with Transport(connection.connection()) as transport:
-        yield SILENT, transport
 
 
 @contextmanager

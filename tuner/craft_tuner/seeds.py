@@ -23,6 +23,7 @@ class Stream(IntEnum):
     FASTFOOD = 7
     TEXT_EDITS = 8
     BANK = 9
+    VALIDATION = 10
 
 
 def stream(seed: int, consumer: Stream, *index: int) -> np.random.RandomState:

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from craft_shared.errors import Code
 from craft_shared.messages import Counters
 from craft_tuner.commands import fit as commands
 from craft_tuner.config.fit_config import FitConfig
+from craft_tuner.data.pictures import encode_png
 from craft_tuner.runs.run import Run
 from tests.support.tuner_commands import build_zoo, typing_to
 from tests.support.tuner_server import KEY, FakeServer, refuses
@@ -210,9 +212,41 @@ def test_a_fit_says_what_its_reader_has_to_remark(tuner, zoo, dry):
     asked = 'class name that is a WordNet id, asked as "a photo of a n02403003.": give words with '
     assert [line.removeprefix("remark: ")[: len(asked)] for line in said] == [
         f"hidden, passed over (1): '{zoo}/train/cat/.ipynb_checkpoints'"[: len(asked)],
-        "for validation, which no fit uses (1): 'val/, 0 images'",
+        "for validation, used with --validation split (1): 'val/, 0 images'",
         asked,
     ]
+
+
+@pytest.mark.parametrize("way", ["flag", "set", "environment", "file"])
+def test_validation_is_said_as_any_setting_is_and_described_the_same_by_all(
+    tuner, zoo, tmp_path, monkeypatch, way
+):
+    for index, label in enumerate(("cat", "sea_lion", "ox")):
+        (zoo / "val" / label).mkdir(parents=True)
+        image = Image.new("RGB", (9, 7), (200, index, 7))
+        (zoo / "val" / label / "0.png").write_bytes(encode_png(image))
+    (tmp_path / "fit.toml").write_text('validation = "split"\n')
+    monkeypatch.setenv("CRAFT_FIT_VALIDATION", "split" if way == "environment" else "none")
+    said = {
+        "flag": ("--validation", "split"),
+        "set": ("--set", "validation=split"),
+        "file": ("--config", tmp_path / "fit.toml"),
+    }.get(way, ())
+    if way == "file":
+        monkeypatch.delenv("CRAFT_FIT_VALIDATION")
+    own = ("--shots", "2", "--set", "views=1", "--set", "bank_prompts=2", *said)
+    sentence = "chosen on 3 validation images; test images have no part in it"
+    assert sentence in tuner("data", "check", zoo, *own)[1]
+    for stop in (("--dry-run",), ("--run", "chosen")):
+        code, _, error = tuner("fit", "--data", zoo, *own, *stop)
+        assert code == 0, error
+        assert sentence in error
+    card = tmp_path / "card"
+    assert tuner("export", "chosen", "--out", card)[0] == 0
+    assert "| choices made on | 3 validation images |" in (card / "README.md").read_text()
+    assert json.loads(Path("chosen/plan.json").read_text())["validation"] == 3
+    Path("chosen/result.json").unlink()
+    assert tuner("fit", "--resume", "chosen")[0] == 0
 
 
 def test_the_key_is_in_no_file_of_the_run(world):

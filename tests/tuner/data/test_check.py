@@ -315,3 +315,23 @@ def test_what_is_said_survives_json(zoo):
     looked = peek(zoo, opened=False)
     assert json.loads(looked.model_dump_json())["report"]["bytes"] is None
     assert "all images" not in looked.text()
+
+
+@pytest.mark.parametrize("named", ["split", "path"])
+def test_images_that_choices_would_be_made_on_are_looked_at_as_well(zoo, named):
+    for label in ("ox", "yak"):
+        for index in range(2):
+            paint(zoo / "val" / label / f"{index}.png")
+    asked = {"shots": 2, "validation": named if named == "split" else str(zoo / "val")}
+    looked = peek(zoo, **asked)
+    assert looked.usable
+    assert "chosen on 4 validation images; test images have no part in it\n" in looked.text()
+    assert ("4 validation (unused)" in looked.text()) == (named == "path")
+    (zoo / "val/ox/0.png").write_bytes((zoo / "train/ox/0.png").read_bytes())
+    (zoo / "val/ox/1.png").write_bytes(b"no image")
+    assert peek(zoo, shots=2).usable
+    found = {each.what: each.count for each in peek(zoo, **asked).report.findings if each.problem}
+    assert found == {
+        "damaged or not an image": 1,
+        "the same image for validation and elsewhere": 1,
+    }

@@ -37,14 +37,14 @@ def test_split_folders_have_any_usual_name_in_any_case(tmp_path, train, test, va
     build(tmp_path, train, test, *filter(None, [validation]))
     listing = list_folders(tmp_path)
     assert (len(listing.train), len(listing.test)) == (4, 4)
-    assert listing.validation == (4 if validation else 0)
+    assert len(listing.validation.pairs) == (4 if validation else 0)
     assert listing.classes() == ("ox", "yak")
-    remarks = [f"for validation, which no fit uses (1): '{validation}/, 4 images'"]
+    remarks = [f"for validation, used with --validation split (1): '{validation}/, 4 images'"]
     assert list(listing.dataset().remarks) == (remarks if validation else [])
 
 
 def test_without_a_test_split_the_remark_says_how_to_have_one(tmp_path):
-    what = "for validation, which no fit uses; a fit is tested on what is called test"
+    what = "for validation, used with --validation split; a fit is tested on what is called test"
     listing = list_folders(build(tmp_path, "train", "val"))
     assert found(listing)[what] == (False, ("val/, 4 images",))
     assert listing.dataset().test == ()
@@ -58,8 +58,8 @@ def test_a_test_split_alone_is_for_evaluation(tmp_path, split):
 
 @pytest.mark.parametrize("split", ["val", "Validation", "dev"])
 def test_a_folder_for_validation_alone_says_what_to_change(tmp_path, split):
-    with pytest.raises(DataError, match=f"has {split}/ alone; call it train to train on it"):
-        list_folders(build(tmp_path, split))
+    with pytest.raises(DataError, match="has images for validation alone; call them train"):
+        list_source(str(build(tmp_path, split)))
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from PIL import Image as Pillow
 from craft_tuner.data.dataset import labels_of
 from craft_tuner.data.pictures import decode, encode_png
 from craft_tuner.data.sources import read_dataset
+from craft_tuner.data.validation import own_split
 from craft_tuner.errors import DataError
 
 
@@ -111,3 +112,23 @@ def test_without_the_package_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(DataError, match=r"pip install 'craft-blackbox\[hf\]'"):
         read_dataset("hf:zoo")
+
+
+def test_a_validation_split_beside_a_test_split_is_kept_apart(hub):
+    hub["zoo"] = {
+        "train": a_table([0, 1, 2]),
+        "validation": a_table([2, 1, 0, -1]),
+        "test": a_table([0, 1, 2]),
+    }
+    dataset = read_dataset("hf:zoo")
+    assert labels_of(own_split(dataset)).tolist() == [2, 1, 0]
+    assert len(dataset.test) == 3
+    assert dataset.remarks == (
+        "for validation, used with --validation split (1): 'validation, 3 images'",
+    )
+
+
+def test_a_validation_split_that_is_tested_on_is_not_chosen_on(hub):
+    hub["zoo"] = {"train": a_table([0, 1, 2]), "validation": a_table([0, 1, 2])}
+    with pytest.raises(DataError, match="has no images for validation"):
+        own_split(read_dataset("hf:zoo"))

@@ -60,7 +60,7 @@ def test_split_files_keep_their_labels_and_their_order(tmp_path, name):
     rows = split_rows({"train": 4})["train"]
     assert names(dataset.train) == [path for path, _, _ in rows]
     assert labels_of(dataset.train).tolist() == [label for _, label, _ in rows]
-    assert list_benchmark(name, tmp_path).validation == 3
+    assert len(list_benchmark(name, tmp_path).validation.pairs) == 3
 
 
 def test_aircraft_has_the_names_of_its_list(tmp_path):

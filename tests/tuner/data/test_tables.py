@@ -6,6 +6,7 @@ import json
 import pytest
 
 from craft_tuner.data.check import check
+from craft_tuner.data.sources import list_source
 from craft_tuner.data.splits import split_of
 from craft_tuner.data.tables import list_table
 from craft_tuner.errors import DataError
@@ -187,15 +188,15 @@ def test_rows_go_to_the_split_that_they_name(photos, column, values):
     rows = [f"photos/{index}.png,a,{value}" for index, value in enumerate((*values, values[0]))]
     (photos / "data.csv").write_text("\n".join([f"path,label,{column}", *rows]))
     listing = list_table(photos / "data.csv")
-    assert (len(listing.train), listing.validation, len(listing.test)) == (2, 1, 1)
+    assert (len(listing.train), len(listing.validation.pairs), len(listing.test)) == (2, 1, 1)
     assert [fault.name for fault in listing.faults] == ["val, 1 images"]
 
 
 @pytest.mark.parametrize("name", ["val", "Dev", "validation"])
 def test_a_table_for_validation_alone_says_what_to_change(photos, name):
     (photos / "data.csv").write_text(f"path,label,split\nphotos/0.png,a,{name}\n")
-    with pytest.raises(DataError, match=f"has the split {name} alone; call it train"):
-        list_table(photos / "data.csv")
+    with pytest.raises(DataError, match="has images for validation alone; call them train"):
+        list_source(str(photos / "data.csv"))
 
 
 @pytest.mark.parametrize(

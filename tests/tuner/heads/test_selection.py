@@ -1,11 +1,14 @@
 """Linear heads: the choice by held-out loss, where zero-shot stays, and what the average is."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from craft_tuner.heads import candidates, cross_validation, selection
 from craft_tuner.heads.candidates import Shots, Spec, TrainingRows
-from craft_tuner.heads.linear import Linear
+from craft_tuner.heads.cross_validation import Unseen
+from craft_tuner.heads.linear import Linear, best_temperature
 from craft_tuner.heads.selection import choose
 
 pytestmark = pytest.mark.slow  # trains heads over and over
@@ -203,3 +206,42 @@ def test_the_worse_half_is_left_after_the_first_fold_of_many_images(monkeypatch)
     assert not {*once} & {cross_validation.residual(spec) for spec in held}
     assert raced.held_out["zero_shot_loss"] == full.held_out["zero_shot_loss"]
     assert raced.held_out["loss"] >= full.held_out["loss"]
+
+
+def test_validation_images_choose_in_place_of_folds_and_at_one_shot() -> None:
+    x, labels = clusters(classes=3, images=1, views=4)
+    unseen, truth = clusters(classes=3, images=6)
+    shots = Shots(x, labels, 3, has_zero_shot=True)
+    choice = choose(shots, seed=1, validation=Unseen(unseen, truth))
+    assert len(choice.kept) > 1
+    assert choice.head is not None
+    assert choice.held_out["accuracy"] > 0.9
+    assert choice.kept == choose(shots, seed=2, validation=Unseen(unseen, truth)).kept
+
+
+def test_candidates_are_judged_as_the_heads_that_they_become() -> None:
+    """A candidate's score on validation images is the adapter's, to its temperature."""
+    x, labels = clusters(classes=3, images=4, views=2, width=15)
+    unseen, truth = clusters(classes=3, images=5, width=15)
+    shots = Shots(x, labels, 3, has_zero_shot=True, names=5)
+    specs = [*candidates.candidates(shots)]
+    judged = cross_validation.judge_on(shots, specs, Unseen(unseen, truth))
+    assert [each.spec for each in judged] == specs
+    for each in judged[1 :: len(judged) // 6]:
+        head = selection.average(shots, [(each.spec, 1.0)])
+        scores = replace(head, gate=None)(unseen[None].astype(np.float32), None)
+        temperature, loss = best_temperature(scores.astype(np.float64), truth)
+        assert each.loss == pytest.approx(loss, abs=1e-4)
+        assert each.temperature == pytest.approx(temperature)
+
+
+def test_what_validation_images_say_decides_against_the_shots() -> None:
+    """Shots are mislabelled; zero-shot is right on the validation images, and stays."""
+    labels = np.repeat(np.arange(3), 4)
+    sure = 8.0 * np.eye(3)[labels] + 0.1 * np.random.RandomState(0).randn(12, 3)
+    wrong = (labels + 1) % 3
+    choice = choose(
+        Shots(sure, wrong, 3, has_zero_shot=True), seed=1, validation=Unseen(sure, labels)
+    )
+    assert choice.head is None
+    assert choice.held_out["zero_shot_accuracy"] == 1

@@ -13,7 +13,7 @@ from craft_tuner.methods import affordable
 from craft_tuner.plan import Workload, lacks, left_of
 from craft_tuner.runs.diagnostics import BY_PROMPTS
 from craft_tuner.texts import anchors
-from tests.support.tuner_fakes import SmoothBox, a_bundle, a_task, some_budgets
+from tests.support.tuner_fakes import SmoothBox, a_bundle, a_task, some_budgets, validated
 from tests.support.tuner_runs import TEST, fit
 
 pytestmark = pytest.mark.slow
@@ -265,3 +265,35 @@ def test_the_anchors_are_plain_names_each_once() -> None:
     names = anchors()
     assert len(names) == len(set(names)) > 500
     assert all(name == name.strip() and name for name in names)
+
+
+@pytest.mark.parametrize("method", ["bank", "craft_plus", "auto"])
+@pytest.mark.parametrize("shots", [1, 4])
+def test_a_head_is_chosen_on_validation_images_in_the_same_question(
+    tmp_path, method, shots
+) -> None:
+    box, settings = SmoothBox(), config(method, shots=shots)
+    task = a_bundle(box, validated(box, a_task(box, shots=shots, views=2)))
+    done = fit(tmp_path / "run", box, task, settings)
+    assert box.asked == ["bank"]
+    assert box.paid["bank"].logits.shape[1] == 3 * (3 * shots + 3)
+    training = done.adapter.card.training
+    assert training["chosen_on"] == {"validation_images": 9}
+    _, refined = done.adapter.logits(box, task.validation.images, purpose="test", step="test")
+    assert (refined.argmax(axis=1) == task.validation.labels).mean() >= 8 / 9
+    (step,) = done.progress
+    assert step.metrics["heldout_accuracy"] == training["held_out"]["accuracy"]
+
+
+def test_image_sets_that_are_asked_about_always_hold_the_validation_images() -> None:
+    work = Workload(
+        classes=1000,
+        shots=16_000,
+        test_images=0,
+        bundle=194_000,
+        validation=50_000,
+        validation_sets=1,
+        set_size=50_000,
+    )
+    plan = methods.get("bank").plan(build({"method": "bank", "bank_prompts": 8}), work)
+    assert plan.fit.logit_vectors == 8 * 100_000

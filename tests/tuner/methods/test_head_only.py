@@ -12,9 +12,10 @@ from craft_tuner.adapter.adapter import Adapter
 from craft_tuner.config.fit_config import build
 from craft_tuner.errors import BudgetExhausted, FitDiverged
 from craft_tuner.heads.residual import Head
+from craft_tuner.heads.softmax import cross_entropy
 from craft_tuner.plan import Workload
 from craft_tuner.seeds import Stream, stream
-from tests.support.tuner_fakes import SmoothBox, a_task
+from tests.support.tuner_fakes import SmoothBox, a_task, validated
 from tests.support.tuner_runs import TEST, fit
 
 pytestmark = pytest.mark.slow
@@ -174,3 +175,52 @@ def test_a_head_that_diverges_says_so_and_leaves_the_last_epoch(tmp_path: Path) 
     with pytest.raises(FitDiverged, match=r"epoch 2: the head's loss is nan; lower --lr"):
         fit(tmp_path / "run", box, task, CONFIG)
     assert (tmp_path / "run" / "adapter.safetensors").exists()
+
+
+def chosen(path: Path, *, epochs: int = 5, noise: float = 0.3, **stop: object):
+    box = SmoothBox()
+    task = validated(box, a_task(box, views=3), noise=noise)
+    config = build({**SMALL, "head_epochs": epochs, "lr": 0.05})
+    if stop:
+        with stopping(box, **stop, error=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
+            fit(path, box, task, config)
+    return box, task, fit(path, box, task, config)
+
+
+def test_validation_images_choose_the_epoch_for_one_query(tmp_path: Path) -> None:
+    box, task, done = chosen(tmp_path / "run")
+    assert box.asked == ["head/1", "head/2", "head/3", "validation"]
+    assert box.paid["validation"].purpose == "validation"
+    assert box.used == done.run.plan.fit.queries == 4
+    losses = []
+    for epochs in range(1, 6):
+        part = build({**SMALL, "head_epochs": epochs, "lr": 0.05})
+        head = fit(tmp_path / f"{epochs}", SmoothBox(), None, part).adapter
+        _, refined = head.logits(box, task.validation.images, purpose="test", step="test")
+        losses.append(cross_entropy(refined.astype(np.float64), task.validation.labels))
+    best = int(np.argmin(losses))
+    assert done.adapter.card.training["chosen_on"] == {
+        "validation_images": 9,
+        "epoch": 1 + best,
+    }
+    _, refined = done.adapter.logits(box, task.validation.images, purpose="test", step="test")
+    assert cross_entropy(refined.astype(np.float64), task.validation.labels) == min(losses)
+
+
+def test_where_no_epoch_helps_the_plain_prompt_stays(tmp_path: Path) -> None:
+    box = SmoothBox()
+    task = validated(box, a_task(box, views=3))
+    box.sets["validation"] = box.text_features(np.zeros((4, 6), np.float32))[task.validation.labels]
+    done = fit(tmp_path / "run", box, task, build({**SMALL, "head_epochs": 3}))
+    assert done.adapter.card.training["chosen_on"]["epoch"] == 0
+    assert done.adapter.head == ()
+
+
+@pytest.mark.parametrize("stop", [{"question": 2}, {"question": 4}, {"epoch": 2}, {"epoch": 4}])
+def test_a_choice_that_is_cut_off_goes_on_to_the_same_bytes(
+    tmp_path: Path, stop: dict[str, int]
+) -> None:
+    _, _, whole = chosen(tmp_path / "whole")
+    box, _, cut = chosen(tmp_path / "cut", **stop)
+    assert cut.adapter.to_bytes() == whole.adapter.to_bytes()
+    assert box.used == 4

@@ -36,6 +36,7 @@ layouts = st.fixed_dictionaries(
         "form": st.sampled_from(["folders", "table"]),
         "train": st.lists(st.integers(1, 5), min_size=2, max_size=4),
         "test": st.integers(0, 2),
+        "val": st.integers(0, 2),
     }
 )
 choices = st.fixed_dictionaries(
@@ -47,6 +48,7 @@ choices = st.fixed_dictionaries(
         "views": st.integers(1, 3),
         "preset": st.sampled_from(["caltech101", "imagenet"]),
         "bank_prompts": st.sampled_from([1, 2, 4]),
+        "validation": st.sampled_from(["none", "split", "0.4"]),
     },
 )
 keys = st.fixed_dictionaries(
@@ -66,13 +68,13 @@ def server():
         yield server
 
 
-def laid_out(folder, *, name, form, train, test):
+def laid_out(folder, *, name, form, train, test, val=0):
     """A dataset on disk; what `--data` takes."""
     source = folder / name
     rows = [
         (f"{split}/class {label}/{index}.png", f"class {label}", split)
         for label, count in enumerate(train)
-        for split, images in (("train", count), ("test", test))
+        for split, images in (("train", count), ("test", test), ("val", val))
         for index in range(images)
     ]
     for path, _, _ in rows:
@@ -107,7 +109,8 @@ def checked(given, source, server):
 
 def benched(given, source, server):
     """A bench of one cell, planned."""
-    own = {name: given[name] for name in given.keys() & {"sampling", "views", "bank_prompts"}}
+    names = {"sampling", "views", "bank_prompts", "validation"}
+    own = {name: given[name] for name in given.keys() & names}
     grid = Grid(
         data=(str(source),),
         shots=(given["shots"],),

@@ -14,6 +14,7 @@ from craft_tuner.cli.options import (
     Model,
     Server,
     Timeout,
+    Validation,
 )
 from craft_tuner.cli.options import sources as gather_sources
 from craft_tuner.cli.output import give
@@ -51,6 +52,7 @@ def bench(
     preset: Annotated[
         str, typer.Option(help="Settings to start from; `auto`: the paper's, for coop:NAME@ROOT")
     ] = "auto",
+    validation: Validation = None,
     assignments: Assignments = None,
     allow_outside: AllowOutside = None,
     out: Annotated[
@@ -110,7 +112,11 @@ def bench(
             methods=axes.parse_methods(methods),
             budgets=axes.parse_numbers(budgets, option="--budgets"),
             preset=preset,
-            settings={**sources.fit, **parse_assignments(assignments or [])},
+            settings={
+                **sources.fit,
+                **parse_assignments(assignments or []),
+                **({} if validation is None else {"validation": validation}),
+            },
         ),
         out=out or Path("bench") / "-".join(map(title, data)),
         engine=LocalEngine(jobs) if engine == "local" else RayEngine(jobs, ray_address),

@@ -19,6 +19,7 @@ from craft_tuner.cli.options import (
     Server,
     Shots,
     Timeout,
+    Validation,
     sources,
 )
 from craft_tuner.cli.output import give, give_json, say
@@ -66,6 +67,7 @@ def check(
     sampling: Annotated[
         Literal["names", "coop", "craft"] | None, typer.Option(help="Which images are the shots")
     ] = None,
+    validation: Validation = None,
     assignments: Assignments = None,
     class_names: ClassNames = None,
     allow_outside: AllowOutside = None,
@@ -93,6 +95,7 @@ def check(
         "seed": seed,
         "budget": budget,
         "sampling": sampling,
+        "validation": validation,
     }
     flags = {name: value for name, value in given.items() if value is not None}
     found_in = sources(

@@ -32,6 +32,7 @@ from craft_tuner.cli.options import (
     Server,
     Shots,
     Timeout,
+    Validation,
 )
 from craft_tuner.cli.options import sources as gather_sources
 from craft_tuner.cli.output import give, give_json, say
@@ -150,6 +151,7 @@ def fit(
     shots: Shots = None,
     seed: Annotated[int | None, typer.Option(help="Seed of all that is random")] = None,
     budget: Budget = None,
+    validation: Validation = None,
     assignments: Assignments = None,
     run: Annotated[Path | None, typer.Option(help="Directory to create for the run")] = None,
     resume: Annotated[Path | None, typer.Option(help="Run to go on with")] = None,
@@ -184,7 +186,14 @@ def fit(
         track=track,
         allow_outside=allow_outside,
     )
-    given = {"preset": preset, "method": method, "shots": shots, "seed": seed, "budget": budget}
+    given = {
+        "preset": preset,
+        "method": method,
+        "shots": shots,
+        "seed": seed,
+        "budget": budget,
+        "validation": validation,
+    }
     flags = {
         **parse_assignments(assignments or []),
         **_extra(context.args),

@@ -31,6 +31,13 @@ AllowOutside = Annotated[
     ),
 ]
 Budget = Annotated[int | None, typer.Option(help="Queries for the whole run")]
+Validation = Annotated[
+    str | None,
+    typer.Option(
+        help="Images that choices are made on: none, split, a share such as 0.2, or a folder or "
+        "table"
+    ),
+]
 Assignments = Annotated[
     list[str] | None, typer.Option("--set", help="NAME=VALUE, any setting; repeatable")
 ]

@@ -19,8 +19,11 @@ from craft_tuner.commands.session import open_server
 from craft_tuner.config import fit_config as configuration
 from craft_tuner.config import presets as official
 from craft_tuner.config.settings import Settings
+from craft_tuner.config.validation import NONE, SPLIT, share
 from craft_tuner.data.check import Finding, Report, check
+from craft_tuner.data.listing import Listing, Pair
 from craft_tuner.data.sources import benchmark_of, list_source, title
+from craft_tuner.data.validation import list_validation
 from craft_tuner.errors import CraftTunerError, ServerUnreachable
 from craft_tuner.training.estimate import Estimate, estimate
 from craft_tuner.training.foresight import Foreseen, Terms
@@ -58,7 +61,7 @@ class Look(BaseModel):
         report = self.report
         yield (
             f"{self.source}: {report.classes:,} classes; images: {report.train:,} train, "
-            f"{report.test:,} test, {report.validation:,} validation (unused)"
+            f"{report.test:,} test, {report.validation:,} validation{self._unused}"
         )
         if report.train:
             yield f"shots: every class has {report.fewest:,} or more (the largest {report.most:,})"
@@ -74,6 +77,10 @@ class Look(BaseModel):
         if self.needs:
             yield from self._needs(self.needs)
         yield "usable" if self.usable else "not usable as it is"
+
+    @property
+    def _unused(self) -> str:
+        return "" if self.config.validation == SPLIT else " (unused)"
 
     def _needs(self, needs: Estimate) -> Iterator[str]:
         plan, traffic, settings = needs.plan, needs.traffic, self.config
@@ -123,8 +130,9 @@ def look(
     listing = list_source(source, class_names=class_names, outside=connection.allow_outside)
     config = configuration.build(*layers)  # before the long part
     with Screen(Console(stderr=True)) as screen:
-        pictures = len(listing.train) + len(listing.test) if opened else 0
-        report = check(listing, opened=opened, on_read=screen.reading(pictures))
+        apart = _apart(config, listing)
+        pictures = len(listing.train) + len(listing.test) + len(apart) if opened else 0
+        report = check(listing, opened=opened, validation=apart, on_read=screen.reading(pictures))
     benchmark = benchmark_of(source)
     preset = official.preset_of(title(source)) if benchmark else None
     server, needs, refusal = None, None, None
@@ -145,6 +153,15 @@ def look(
         needs=needs,
         refusal=refusal,
     )
+
+
+def _apart(config: configuration.FitConfig, listing: Listing) -> tuple[Pair, ...]:
+    """The pictures that choices would be made on and that are not to train on."""
+    named = config.validation
+    if named == SPLIT:
+        return listing.validation.pairs
+    of_train = named == NONE or share(named) is not None
+    return () if of_train else list_validation(named, listing.outside).pairs
 
 
 class _Served(NamedTuple):

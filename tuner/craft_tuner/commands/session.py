@@ -14,6 +14,7 @@ from craft_tuner.commands.progress import Screen
 from craft_tuner.config.settings import Settings
 from craft_tuner.inference import evaluate as evaluation
 from craft_tuner.plan import check_names
+from craft_tuner.training.watcher import SILENT, Silent
 
 
 @contextmanager
@@ -25,6 +26,17 @@ def open_server(
     connection = settings.connection(server)
     with Screen(console) as screen, Transport(connection, notice=screen.say) as transport:
         yield screen, transport
+
+
+@contextmanager
+def server_for(settings: Settings, *, verbose: bool) -> Iterator[tuple[Screen | Silent, Transport]]:
+    """The same for a Python program: nothing is printed unless `verbose`."""
+    if verbose:
+        with open_server(settings) as opened:
+            yield opened
+        return
+    with Transport(settings.connection()) as transport:
+        yield SILENT, transport
 
 
 def client_for(adapter: Adapter, transport: Transport, settings: Settings) -> Client:

@@ -31,9 +31,12 @@ from craft_tuner.config import presets as official
 from craft_tuner.config.errors import explain
 from craft_tuner.config.method_settings import Fields, MethodSettings, joined, models, of_others
 from craft_tuner.config.shots import Shots, most
+from craft_tuner.config.validation import NONE, Validation
 from craft_tuner.errors import UsageError
 
 Own = TypeVar("Own", bound=MethodSettings)
+
+_UNSAID = ("validation", NONE)
 
 MAX_SEED = 2**32 - 1
 """Seeds are those of `numpy.random.RandomState`, which pycma draws from."""
@@ -78,6 +81,11 @@ class FitConfig(BaseModel):
         "names",
         description="which images are the shots: drawn in order of names, or as CoOp's or CraFT's "
         "code draws them from the order of a split file",
+    )
+    validation: Validation = Field(
+        NONE,
+        description="images that choices are made on, by methods that choose: none, split (the "
+        "source's own), a share of the training images (0.2, 20%), or a folder or table",
     )
 
     budget: int | None = Field(
@@ -176,7 +184,9 @@ class FitConfig(BaseModel):
 
     @model_serializer
     def _flat(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in fields(self.method)}
+        """Adapters of fits that were begun before there was `validation` keep their bytes."""
+        names = (name for name in fields(self.method) if (name, self.validation) != _UNSAID)
+        return {name: getattr(self, name) for name in names}
 
     def of(self, settings: type[Own]) -> Own:
         """The same value, as the settings of a method.

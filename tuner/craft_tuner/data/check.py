@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from craft_tuner.data.class_names import no_words
 from craft_tuner.data.dataset import Dataset
 from craft_tuner.data.formats import SERVED
-from craft_tuner.data.listing import Listing
+from craft_tuner.data.listing import Listing, Pair
 from craft_tuner.data.pictures import BytesPicture, Picture, decode, recognise
 from craft_tuner.errors import DataError
 
@@ -54,14 +54,21 @@ class Report(BaseModel):
 
 
 def check(
-    listing: Listing, *, opened: bool = True, on_read: Callable[[], None] = lambda: None
+    listing: Listing,
+    *,
+    opened: bool = True,
+    validation: Sequence[Pair] = (),
+    on_read: Callable[[], None] = lambda: None,
 ) -> Report:
-    """Look at a listing and, unless `opened` is false, at every picture of it."""
+    """Look at a listing and, unless `opened` is false, at every picture of it.
+
+    `validation` are the pictures that choices would be made on, where they are not to train on.
+    """
     found = [*_faults(listing), *_classes(listing)]
     size: int | None = None
     if opened:
         contents = Contents()
-        contents.read(listing, on_read)
+        contents.read(listing, validation, on_read)
         found += contents.findings()
         size = contents.bytes
     counts = Counter(label for label, _ in listing.train)
@@ -70,7 +77,7 @@ def check(
         classes=len(per_class),
         train=len(listing.train),
         test=len(listing.test),
-        validation=listing.validation,
+        validation=len(listing.validation.pairs),
         fewest=min(per_class),
         most=max(per_class),
         bytes=size,
@@ -90,10 +97,13 @@ class Contents:
         """Split, label and name of the first picture with these bytes."""
         self._doubles: dict[str, list[str]] = defaultdict(list)
 
-    def read(self, listing: Listing, on_read: Callable[[], None]) -> None:
+    def read(
+        self, listing: Listing, validation: Sequence[Pair], on_read: Callable[[], None]
+    ) -> None:
         """Read every picture that the reader has found."""
         missing = {fault.name for fault in listing.faults if fault.kind == "missing file"}
-        for split, pairs in (("train", listing.train), ("test", listing.test)):
+        splits = (("train", listing.train), ("test", listing.test), ("validation", validation))
+        for split, pairs in splits:
             for label, picture in pairs:
                 if picture.name not in missing:
                     self._look(split, label, picture)
@@ -105,6 +115,7 @@ class Contents:
         yield finding("of one colour", self._flat, problem=False)
         yield finding("converted to PNG before the upload", self._converted, problem=False)
         yield finding("the same image in train and test", self._doubles["splits"])
+        yield finding("the same image for validation and elsewhere", self._doubles["validation"])
         yield finding("the same image under two classes", self._doubles["classes"])
         yield finding("the same image twice in a class", self._doubles["class"], problem=False)
 
@@ -124,8 +135,14 @@ class Contents:
         this = (split, label, picture.name)
         first = self._seen.setdefault(hashlib.sha256(data).digest(), this)
         if first is not this:
-            kind = "splits" if first[0] != split else "classes" if first[1] != label else "class"
-            self._doubles[kind].append(f"{picture.name} = {first[2]}")
+            self._doubles[_double(first, this)].append(f"{picture.name} = {first[2]}")
+
+
+def _double(first: tuple[str, str, str], this: tuple[str, str, str]) -> str:
+    """What is wrong with two pictures of the same bytes."""
+    if first[0] != this[0]:
+        return "validation" if this[0] == "validation" else "splits"
+    return "class" if first[1] == this[1] else "classes"
 
 
 def finding(what: str, names: Sequence[str], *, problem: bool = True) -> Finding:

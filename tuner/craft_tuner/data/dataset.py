@@ -6,6 +6,7 @@ Owns the type of a dataset and what its class names may be.
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,12 +24,25 @@ class Item:
 
 
 @dataclass(frozen=True)
+class SetApart:
+    """Labels and pictures for validation, as their source calls the classes; not judged yet.
+
+    `refusal` says why they cannot be used; a dataset can be used without them.
+    """
+
+    pairs: tuple[tuple[str, Picture], ...] = ()
+    refusal: str = ""
+
+
+@dataclass(frozen=True)
 class Dataset:
     """K class names with the items to train on and to test on; either may be empty.
 
     In a `closed` dataset an answer is one of its classes, even from an adapter that knows more:
     ImageNet-A and ImageNet-R are scored among their own 200 of ImageNet's 1,000. `remarks` are
-    sentences on what its reader has passed over, or has had to guess.
+    sentences on what its reader has passed over, or has had to guess. `validation` are the images
+    that its source has set apart. For those from elsewhere, `labels` are what the source calls the
+    classes (none: their names), and `outside` the folders that images may be in beside its own.
 
     Raises:
         DataError: fewer than two classes, or a class name that is empty, too long or, to CLIP's
@@ -40,6 +54,9 @@ class Dataset:
     test: tuple[Item, ...] = ()
     closed: bool = False
     remarks: tuple[str, ...] = field(default=(), compare=False)
+    validation: SetApart = field(default_factory=SetApart, compare=False)
+    labels: tuple[str, ...] = field(default=(), compare=False)
+    outside: tuple[Path, ...] = field(default=(), compare=False)
 
     def __post_init__(self) -> None:
         check_class_names(self.class_names)

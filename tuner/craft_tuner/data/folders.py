@@ -9,9 +9,17 @@ from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from craft_tuner.data.dataset import composed, encodable
+from craft_tuner.data.dataset import SetApart, composed, encodable
 from craft_tuner.data.formats import KNOWN_ENDINGS, is_image
-from craft_tuner.data.listing import Fault, Listing, Pair, passed_over, problems, shown, unused
+from craft_tuner.data.listing import (
+    Fault,
+    Listing,
+    Pair,
+    for_validation,
+    passed_over,
+    problems,
+    shown,
+)
 from craft_tuner.data.pictures import FilePicture
 from craft_tuner.data.places import OUTSIDE, Places, open_file
 from craft_tuner.data.splits import TEST, TRAIN, VALIDATION, split_of
@@ -49,13 +57,12 @@ def list_folders(root: Path, outside: Iterable[Path] = ()) -> Listing:
         for folder in class_folders(root)
         if folder not in splits.values()
     )
-    validation = splits.get(VALIDATION)
-    count = _count(validation, places) if validation else 0
+    validation, apart = splits.get(VALIDATION), SetApart()
     if validation:
-        faults.append(unused(f"{validation.name}/", count, tested=TEST in splits))
-        if len(splits) == 1:
-            raise DataError(f"{root} has {validation.name}/ alone; call it train to train on it")
-    return Listing(train, test, validation=count, faults=tuple(faults))
+        apart = _set_apart(root, validation, faults, places)
+        name, tested = f"{validation.name}/", TEST in splits
+        faults.append(for_validation(name, len(apart.pairs), tested=tested))
+    return Listing(train, test, validation=apart, faults=tuple(faults))
 
 
 def split_folders(root: Path, places: Places) -> dict[str, Path]:
@@ -82,10 +89,16 @@ def split_folders(root: Path, places: Places) -> dict[str, Path]:
     return found if holds_classes or len(found) == len(folders) else {}
 
 
-def _count(split: Path, places: Places) -> int:
-    """The pictures in the class folders of a split."""
-    folders = class_folders(split) if places.holds(split) else []
-    return sum(len(image_files(folder, [], places=places)) for folder in folders)
+def _set_apart(root: Path, split: Path, faults: list[Fault], places: Places) -> SetApart:
+    """The pictures of the validation split; what is wrong with it matters to who uses it."""
+    found: list[Fault] = []
+    try:
+        pairs = class_pairs(root, split, found, places=places)
+    except DataError as error:
+        return SetApart(refusal=error.message)
+    faults += (fault for fault in found if not fault.problem)
+    wrong = problems(found)
+    return SetApart(tuple(pairs), wrong[0].sentence if wrong else "")
 
 
 def class_pairs(root: Path, split: Path, faults: list[Fault], *, places: Places) -> list[Pair]:

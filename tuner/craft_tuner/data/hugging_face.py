@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from craft_tuner.data.dataset import spoken
-from craft_tuner.data.listing import Listing, Pair, distinct_names
+from craft_tuner.data.dataset import SetApart, spoken
+from craft_tuner.data.listing import Listing, Pair, distinct_names, for_validation
 from craft_tuner.data.pictures import read_stored
 from craft_tuner.data.places import Places, open_file
+from craft_tuner.data.splits import VALIDATION, split_of
 from craft_tuner.errors import DataError, PictureError
 
 TEST_SPLITS = ("test", "validation")
@@ -75,6 +76,7 @@ def list_hub(name: str, outside: Iterable[Path] = ()) -> Listing:
     if "train" not in splits:
         raise DataError(f"{name!r} has the splits {', '.join(splits)}; needed: train")
     test = next((split for split in TEST_SPLITS if split in splits), None)
+    other = next((one for one in splits if split_of(one) == VALIDATION and one != test), None)
     image, label = _columns(name, splits["train"].features)
     feature = splits["train"].features[label]
     names = distinct_names((str(number), words) for number, words in enumerate(feature.names))
@@ -90,11 +92,15 @@ def list_hub(name: str, outside: Iterable[Path] = ()) -> Listing:
             if number >= 0
         )
 
+    validation = pairs(other) if other else ()
+    found = [for_validation(other, len(validation), tested=bool(test))] if other else []
     return Listing(
         pairs("train"),
         pairs(test) if test else (),
         labels=tuple(names),
         names={key: spoken(name) for key, name in names.items()},
+        validation=SetApart(validation),
+        faults=tuple(found),
     )
 
 

@@ -5,7 +5,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from craft_tuner.data.dataset import spoken
+from craft_tuner.data.dataset import SetApart, spoken
+from craft_tuner.data.pictures import Picture
 from craft_tuner.errors import InputError
 
 
@@ -34,3 +35,23 @@ def names_of_labels(
     if missing:
         raise InputError(f"class_names has no name for the label {missing[0]!r}; give one for each")
     return tuple(given[label] for label in labels.tolist())
+
+
+def set_apart(
+    pictures: Sequence[Picture],
+    labels: NDArray[Any],
+    classes: NDArray[Any],
+    names: Sequence[str],
+) -> SetApart:
+    """Validation images (M) by the class names of their labels; `names` are those of `classes`.
+
+    Raises:
+        InputError: there is not a label for each, or one is not among the classes.
+    """
+    if len(pictures) != len(labels):
+        raise InputError(f"X_val has {len(pictures)} images and y_val {len(labels)} labels")
+    name_of = dict(zip(classes.tolist(), names, strict=True))
+    strange = next((label for label in labels.tolist() if label not in name_of), None)
+    if strange is not None:
+        raise InputError(f"y_val has the label {strange!r}, which y has not")
+    return SetApart(tuple(zip(map(name_of.__getitem__, labels.tolist()), pictures, strict=True)))

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from craft_tuner.data.benchmarks import BENCHMARKS, Benchmark
-from craft_tuner.data.dataset import spoken
+from craft_tuner.data.dataset import SetApart, spoken
 from craft_tuner.data.folders import class_folders, class_pairs, folder_pairs
 from craft_tuner.data.listing import Fault, Listing, Pair, distinct_names, some
 from craft_tuner.data.pictures import FilePicture
@@ -118,11 +118,14 @@ def _indexed(
     labels: tuple[str, ...],
     places: Places,
 ) -> Listing:
-    """A listing of (label, path) pairs by split; validation images are counted alone."""
+    """A listing of (label, path) pairs by split; a fault of validation is for who uses it."""
     faults: list[Fault] = []
+    wrong: list[Fault] = []
     train = tuple(_found(images, pairs["train"], faults, places))
     test = tuple(_found(images, pairs["test"], faults, places))
-    return Listing(train, test, labels=labels, validation=len(pairs["val"]), faults=tuple(faults))
+    validation = tuple(_found(images, pairs["val"], wrong, places))
+    apart = SetApart(validation, wrong[0].sentence if wrong else "")
+    return Listing(train, test, labels=labels, validation=apart, faults=tuple(faults))
 
 
 def _found(

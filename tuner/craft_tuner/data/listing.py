@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from craft_tuner.data.class_names import heard, no_words
-from craft_tuner.data.dataset import Dataset, Item, composed, spoken
+from craft_tuner.data.dataset import Dataset, Item, SetApart, composed, spoken
 from craft_tuner.data.pictures import Picture
 from craft_tuner.errors import DataError
 
@@ -37,17 +37,17 @@ class Listing:
 
     `labels` are the classes in order; without them the labels of `train` are, in order of their
     names, and so are the pictures. `names` are class names of labels for which `spoken(label)` is
-    not what should be said. `validation` counts pictures that the source has set apart and nobody
-    uses. `closed` is that of `Dataset`.
+    not what should be said. `validation`, `closed` and `outside` are those of `Dataset`.
     """
 
     train: tuple[Pair, ...]
     test: tuple[Pair, ...] = ()
     labels: tuple[str, ...] = ()
     names: Mapping[str, str] = field(default_factory=dict)
-    validation: int = 0
+    validation: SetApart = field(default_factory=SetApart)
     closed: bool = False
     faults: tuple[Fault, ...] = ()
+    outside: tuple[Path, ...] = ()
 
     def classes(self) -> tuple[str, ...]:
         """The labels in order, those of test pictures alone included."""
@@ -88,6 +88,9 @@ class Listing:
             test=self._items(self.test, index),
             closed=self.closed,
             remarks=tuple(_counted(kind, found) for kind, found in said),
+            validation=self.validation,
+            labels=tuple(index),
+            outside=self.outside,
         )
 
     def renamed(self, names: Mapping[str, str]) -> "Listing":
@@ -127,11 +130,11 @@ def passed_over(what: str, path: Path) -> Fault:
     return Fault(what, shown(path), f"{shown(path)}: {what}", problem=False)
 
 
-def unused(name: str, count: int, *, tested: bool) -> Fault:
+def for_validation(name: str, count: int, *, tested: bool) -> Fault:
     """The remark on the split for validation, as its source calls it."""
     way = "" if tested else "; a fit is tested on what is called test"
-    sentence = f"{name} has {count:,} images for validation, which no fit uses{way}"
-    kind = f"for validation, which no fit uses{way}"
+    kind = f"for validation, used with --validation split{way}"
+    sentence = f"{name} has {count:,} images {kind}"
     return Fault(kind, f"{name}, {count:,} images", sentence, problem=False)
 
 

@@ -8,6 +8,7 @@ digits                      scikit-learn's handwritten digits
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from craft_tuner.data.benchmarks import BENCHMARKS, Benchmark
@@ -49,9 +50,11 @@ def list_source(
 
     A file of ImageNet's names may name more WordNet ids than the dataset has.
     """
-    check_name(source)
-    with disk_errors_as(DataError, f"cannot read the dataset {source!r}"):
-        listing = _list(source, tuple(outside))
+    listing = list_splits(source, outside)
+    if listing.validation.pairs and not (listing.train or listing.test):
+        raise DataError(
+            f"{source} has images for validation alone; call them train to train on them"
+        )
     if class_names is None:
         return listing
     check_name(str(class_names))
@@ -60,6 +63,14 @@ def list_source(
     others = {label: name for label, name in names.items() if label not in ids}
     known = ((label, name) for label, name in ids.items() if label in labels)
     return listing.renamed(others | distinct_names(known))
+
+
+def list_splits(source: str, outside: Iterable[Path] = ()) -> Listing:
+    """The same of a source that may have any splits, one for validation alone too."""
+    check_name(source)
+    folders = tuple(outside)
+    with disk_errors_as(DataError, f"cannot read the dataset {source!r}"):
+        return replace(_list(source, folders), outside=folders)
 
 
 def absolute(source: str) -> str:

@@ -19,8 +19,8 @@ from typing import Any
 
 from craft_tuner.data.class_names import WORDNET_ID
 from craft_tuner.data.columns import Column, fits, plain, roles
-from craft_tuner.data.dataset import encodable
-from craft_tuner.data.listing import Fault, Listing, Pair, unused
+from craft_tuner.data.dataset import SetApart, encodable
+from craft_tuner.data.listing import Fault, Listing, Pair, for_validation
 from craft_tuner.data.pictures import FilePicture
 from craft_tuner.data.places import OUTSIDE, Places
 from craft_tuner.data.splits import SPLITS, TRAIN, VALIDATION, split_of
@@ -68,13 +68,10 @@ def list_table(file: Path, outside: Iterable[Path] = ()) -> Listing:
     for row in rows:
         pairs[split_of(row.split)].append(_pair(file, row, places))
     train, validation, test = (tuple(pairs[split]) for split in SPLITS)
-    if validation and not (train or test):
-        called = next(row.split for row in rows if split_of(row.split) == VALIDATION)
-        raise DataError(f"{file} has the split {called} alone; call it train to train on it")
     faults = [*remarks, *passed, *_faults(file, rows, places)]
     if validation:
-        faults.append(unused(VALIDATION, len(validation), tested=bool(test)))
-    return Listing(train, test, validation=len(validation), faults=tuple(faults))
+        faults.append(for_validation(VALIDATION, len(validation), tested=bool(test)))
+    return Listing(train, test, validation=SetApart(validation), faults=tuple(faults))
 
 
 def read_class_names(file: Path) -> dict[str, str]:

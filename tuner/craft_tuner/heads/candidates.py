@@ -75,8 +75,12 @@ class Shots:
 
     @cached_property
     def centred(self) -> Matrix:
-        """Rows of x less the mean of each prompt's logits, where they are centred."""
-        return centre_prompts(self.x, self.names) if self.names and self.is_centred else self.x
+        """Rows of x, centred."""
+        return self.centre(self.x)
+
+    def centre(self, x: Matrix) -> Matrix:
+        """Rows of logits less the mean of each prompt's, where they are centred."""
+        return centre_prompts(x, self.names) if self.names and self.is_centred else x
 
     @property
     def is_centred(self) -> bool:

@@ -1,4 +1,4 @@
-"""Candidates for a linear head on images that they have not seen.
+"""Candidates for a linear head on images that they have not seen: shots held out, or others.
 
 Owns the held-out scores and the race. Families are compared by the cross-entropy at the best
 temperature, so by what they order, not by how sure they are. A view is always in the fold of its
@@ -58,6 +58,40 @@ def cross_validate(
     return [held_out.judge(spec, np.arange(shots.images)) for spec in specs]
 
 
+@dataclass(frozen=True)
+class Unseen:
+    """Images that candidates are judged on and not fitted to."""
+
+    x: Matrix
+    """(images, P * K') logits, columns as those of the shots."""
+    labels: IntArray
+    """(images,)."""
+
+    @property
+    def median_images(self) -> int:
+        """Images of the median class that has some."""
+        return int(np.median(np.unique(self.labels, return_counts=True)[1]))
+
+
+def judge_on(shots: Shots, specs: Iterable[Spec], unseen: Unseen) -> list[CvResult]:
+    """Every candidate, fitted on all shots and judged on other images."""
+    bases, x = feature_bases(shots.centred), shots.centre(unseen.x)
+    zero_shot = unseen.x[:, : shots.classes] if shots.has_zero_shot else 0.0
+    found: dict[Spec, Matrix] = {}
+    wanted = list(specs)
+    for basis, members in by_basis(dict.fromkeys(map(residual, wanted))).items():
+        rows = TrainingRows(shots, bases[basis].project(shots.centred)) if basis in bases else None
+        for spec in members:
+            found[spec] = np.zeros((len(x), shots.classes), np.float32)
+            if rows is not None:  # zero-shot adds nothing to itself
+                linear = rows.fit(spec)
+                found[spec] += bases[basis].project(x) @ linear.weight + linear.bias
+    return [
+        _judged(spec, found[residual(spec)] + spec.residual * zero_shot, unseen.labels)
+        for spec in wanted
+    ]
+
+
 class _HeldOutScores:
     """Scores of each candidate on the images of the folds that it was not fitted on."""
 
@@ -86,9 +120,12 @@ class _HeldOutScores:
         """The candidate on images, each scored when it was held out."""
         zero_shot = spec.residual * self._shots.zero_shot_logits[images]
         scores = self._residuals[residual(spec)][images] + zero_shot
-        labels = self._shots.labels[images]
-        temperature, loss = best_temperature(scores, labels)
-        return CvResult(spec, float((scores.argmax(axis=1) == labels).mean()), loss, temperature)
+        return _judged(spec, scores, self._shots.labels[images])
+
+
+def _judged(spec: Spec, scores: Matrix, labels: IntArray) -> CvResult:
+    temperature, loss = best_temperature(scores, labels)
+    return CvResult(spec, float((scores.argmax(axis=1) == labels).mean()), loss, temperature)
 
 
 def residual(spec: Spec) -> Spec:

@@ -1,4 +1,4 @@
-"""A linear head on the logits of a bank, chosen by cross-validation.
+"""A linear head on the logits of a bank, chosen by cross-validation or on validation images.
 
 Owns the choice between candidates and their average, at no query. The best candidates are averaged;
 linear heads average to a linear head. One more, the prior, is never judged and always averaged in,
@@ -13,7 +13,7 @@ import numpy as np
 
 from craft_tuner.adapter.head import DeployedHead, Layer, LeverageGate
 from craft_tuner.heads.candidates import Shots, Spec, TrainingRows, by_basis, candidates, prior
-from craft_tuner.heads.cross_validation import CvResult, cross_validate
+from craft_tuner.heads.cross_validation import CvResult, Unseen, cross_validate, judge_on
 from craft_tuner.heads.feature_basis import centre_prompts, feature_bases
 from craft_tuner.heads.leverage import fit_gate
 from craft_tuner.heads.linear import Linear
@@ -36,24 +36,31 @@ class Choice:
     """One layer on all P * K' logits; None: zero-shot is not to be improved upon."""
     kept: tuple[Spec, ...]
     held_out: dict[str, float] = field(default_factory=dict)
-    """accuracy, loss, zero_shot_accuracy, zero_shot_loss on held-out shots; empty for few shots."""
+    """accuracy, loss, zero_shot_accuracy, zero_shot_loss on held-out shots, of which few have none,
+    or on validation images."""
 
 
-def choose(shots: Shots, *, seed: int) -> Choice:
+def choose(shots: Shots, *, seed: int, validation: Unseen | None = None) -> Choice:
     """Fit all candidates on folds of the shots, keep the best, fit these on all and average them.
 
     Of one or two shots too little can be held out to choose by, of a class without any nothing:
-    there the prior is alone.
+    there the prior is alone. Validation images judge in place of the folds, of however few shots;
+    the prior then is worth `PRIOR_SHOTS` of them in each class.
     """
     with one_blas_thread():
-        unseen, median = prior(shots), shots.median_shots
+        unseen, evidence = prior(shots), shots.median_shots
         some_of_each = np.bincount(shots.labels, minlength=shots.classes).all()
-        if median <= PRIOR_SHOTS or not some_of_each:
+        if not some_of_each or (validation is None and evidence <= PRIOR_SHOTS):
             return Choice(average(shots, [(unseen, 1.0)]), (unseen,))
-        results = cross_validate(
-            shots, [*candidates(shots)], folds=min(FOLDS, median), most_kept=KEPT, seed=seed
-        )
-        weight = PRIOR_SHOTS / median if shots.few_enough else 0.0
+        if validation is None:
+            folds = min(FOLDS, evidence)
+            results = cross_validate(
+                shots, [*candidates(shots)], folds=folds, most_kept=KEPT, seed=seed
+            )
+        else:
+            results = judge_on(shots, candidates(shots), validation)
+            evidence = PRIOR_SHOTS + validation.median_images
+        weight = PRIOR_SHOTS / evidence if shots.few_enough else 0.0
         return _decide(shots, results, unseen=(unseen, weight))
 
 

@@ -65,10 +65,12 @@ def _less(
 def _other(
     method: Method, config: FitConfig, work: Workload, budgets: Budgets | None
 ) -> Iterator[str]:
-    bundle = work.shots * (1 + config.views)
+    bundle = work.shots * (1 + config.views) + work.validation
     for name in _OTHERS:
         other = method_registry.load(name)
         if name == method.name or not (isinstance(other, type) and issubclass(other, Method)):
+            continue
+        if work.validation and not other.validated:
             continue
         asked = config.model_copy(update={"method": name})
         plan = _plan(other(), asked, replace(work, bundle=bundle), budgets)

@@ -40,6 +40,7 @@ class Auto(Method):
     summary = "the best that the budget, the key and the task allow: bank, craft_plus or zero_shot"
     settings = BankSettings
     bundled = True
+    validated = True
 
     def views(self, config: FitConfig) -> int:
         """As the bank has."""

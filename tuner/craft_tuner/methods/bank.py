@@ -22,6 +22,7 @@ from craft_tuner.blackbox import BlackBox, FloatArray, Images, Task, Texts, Word
 from craft_tuner.config.fit_config import FitConfig
 from craft_tuner.errors import UsageError
 from craft_tuner.heads.candidates import Shots
+from craft_tuner.heads.cross_validation import Unseen
 from craft_tuner.heads.prompt_selection import informative
 from craft_tuner.heads.selection import Choice, choose
 from craft_tuner.methods.base import Method, OnProgress
@@ -31,6 +32,8 @@ from craft_tuner.methods.recorder import Recorder
 from craft_tuner.plan import Plan, Workload, lacks, largest, left_of, plan_phases, price
 from craft_tuner.runs.diagnostics import BY_PROMPTS
 from craft_tuner.runs.journal import Checkpoint, Metrics
+
+_ROWS = ("shots and views", "shots, views and validation images")
 
 MEMORY = 2**28
 """Bytes that the logits of a bank may take as float64; beyond it, fewer views are asked about."""
@@ -44,6 +47,7 @@ class Bank(Method):
     settings = BankSettings
     levers: ClassVar[tuple[str, ...]] = ("bank_prompts",)
     bundled = True
+    validated = True
 
     def views(self, config: FitConfig) -> int:
         """All of them, in the same image set as the shots."""
@@ -54,7 +58,7 @@ class Bank(Method):
         return config.of(BankSettings).bank_prompts
 
     def plan(self, config: FitConfig, work: Workload, budgets: Budgets | None = None) -> Plan:
-        """P queries per image set of shots and views, then as many as an answer costs at the test.
+        """P queries per image set of the bundle, then as many as an answer costs at the test.
 
         Fewer names are asked where the key's texts or logits do not cover all. Where all image sets
         of the bundle do not fit into `MEMORY`, the first are asked about.
@@ -62,7 +66,8 @@ class Bank(Method):
         prompts, left = self.prompts(config), left_of(budgets)
         most = work.classes + extra_names(config, work, prompts)
         room = MEMORY // (8 * prompts * most * work.set_size)
-        sets = max(1, min(-(-work.bundle // work.set_size), room))
+        least = -(-(work.shots + work.validation) // work.set_size) if work.validation else 1
+        sets = max(least, min(-(-work.bundle // work.set_size), room))
         ask = partial(self._ask, config, work, sets=sets)
         names = largest(
             lambda names: lacks(ask(names=names).total, left) is None, work.classes, most
@@ -84,7 +89,7 @@ class Bank(Method):
         rows = min(work.bundle, sets * work.set_size)
         bought = price(
             "bank",
-            f"{prompts} prompts x {names} names x {rows:,} shots and views",
+            f"{prompts} prompts x {names} names x {rows:,} {_ROWS[bool(work.validation)]}",
             prompts=prompts,
             images=rows,
             sets=sets,
@@ -100,9 +105,8 @@ class Bank(Method):
             test_names=names,
             lever="--bank-prompts",
         )
-        return plan.model_copy(
-            update={"method": self.name, "generations": 1, "population": prompts}
-        )
+        own = {"method": self.name, "generations": 1, "population": prompts}
+        return plan.model_copy(update=own | {"validation": work.validation})
 
     def wordings(
         self, config: FitConfig, plan: Plan, texts: Texts, card: ModelCard
@@ -186,6 +190,8 @@ class BankTraining:
         if choice is not None:
             heads = [spec._asdict() for spec in choice.kept]
             training = {**training, "heads": heads, "held_out": choice.held_out}
+        if choice is not None and self._plan.validation:
+            training |= {"chosen_on": {"validation_images": self._plan.validation}}
         card = describe(
             self._task.texts,
             self._box.card,
@@ -210,7 +216,7 @@ class BankTraining:
         order = informative(logits[:, : len(self._task.labels)])
         kept = self._kept(order)
         self._asked = self._bank.only(kept)
-        self._choice = choose(_shots(logits, kept, self._task), seed=self._config.seed)
+        self._choice = _choose(logits, kept, self._task, seed=self._config.seed)
         return logits, order, self._choice
 
     def _kept(self, order: Sequence[int]) -> list[int]:
@@ -237,10 +243,17 @@ def _bundle(task: Task, plan: Plan) -> Images:
     return Images(task.bundle.sets[:sets], cost.logit_vectors // plan.population)
 
 
-def _shots(logits: FloatArray, kept: Sequence[int], task: Task) -> Shots:
-    classes = len(task.texts.class_names)
-    x = np.concatenate([logits[index] for index in kept], axis=-1, dtype=np.float64)
-    return Shots(x, task.labels, classes, has_zero_shot=True, names=logits.shape[-1])
+def _choose(logits: FloatArray, kept: Sequence[int], task: Task, *, seed: int) -> Choice:
+    """A head on some prompts' logits; rows behind the shots are validation images, if there are."""
+    rows = np.concatenate([logits[index] for index in kept], axis=-1, dtype=np.float64)
+    first, apart, unseen = len(task.labels), task.validation, None
+    if apart is not None:
+        behind = first + apart.images.count
+        unseen = Unseen(rows[first:behind], apart.labels)
+        rows = np.concatenate([rows[:first], rows[behind:]])
+    classes, names = len(task.texts.class_names), logits.shape[-1]
+    shots = Shots(rows, task.labels, classes, has_zero_shot=True, names=names)
+    return choose(shots, seed=seed, validation=unseen)
 
 
 def _by_prompts(
@@ -252,7 +265,7 @@ def _by_prompts(
     known = dict([chosen])
     counts = sorted({2**power for power in range(len(order).bit_length())} | {len(order)})
     found = {
-        count: known.get(count) or choose(_shots(logits, sorted(order[:count]), task), seed=seed)
+        count: known.get(count) or _choose(logits, sorted(order[:count]), task, seed=seed)
         for count in counts
     }
     return {

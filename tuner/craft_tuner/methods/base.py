@@ -62,6 +62,8 @@ class Method(ABC):
     """Settings that lower its price, for the refusal of a plan that cannot be paid."""
     bundled: ClassVar[bool] = False
     """Whether it asks about shots and views together: `task.bundle`, and then no `task.views`."""
+    validated: ClassVar[bool] = False
+    """Whether it makes choices on `task.validation` where there is one; else it is refused."""
 
     def check_key(self, card: ModelCard) -> None:
         """Refuse a key that may not send this method's prompts.

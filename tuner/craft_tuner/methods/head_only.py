@@ -8,7 +8,7 @@ V x N x K float32, 0.5 GB for ImageNet's 8 x 16,000 x 1,000.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 from pydantic import Field
@@ -16,13 +16,14 @@ from pydantic import Field
 from craft_shared.messages import Budgets, PromptKind
 from craft_shared.tensors import Tensors
 from craft_tuner.adapter.adapter import Adapter, describe
-from craft_tuner.blackbox import BlackBox, FloatArray, Task
+from craft_tuner.blackbox import BlackBox, FloatArray, Images, Purpose, Task
 from craft_tuner.config.fit_config import FitConfig
 from craft_tuner.config.method_settings import MethodSettings
+from craft_tuner.heads.best_epoch import BestEpoch
 from craft_tuner.methods.base import Method, OnProgress
 from craft_tuner.methods.loop import Step, fit_generations
 from craft_tuner.methods.recorder import Recorder
-from craft_tuner.plan import Plan, Workload, plan_phases, price
+from craft_tuner.plan import Phase, Plan, Workload, plan_phases, price
 from craft_tuner.runs.journal import Checkpoint
 
 
@@ -45,13 +46,14 @@ class HeadOnly(Method):
     prompt_kind: ClassVar[PromptKind | None] = "text"
     settings = HeadOnlySettings
     levers = ("views",)
+    validated = True
 
     def views(self, config: FitConfig) -> int:
         """As many as there are epochs to see them."""
         return views_read(config)
 
     def plan(self, config: FitConfig, work: Workload, budgets: Budgets | None = None) -> Plan:
-        """V queries per image set of the shots."""
+        """V queries per image set of the shots, and one of the validation images."""
         views = views_read(config)
         bought = price(
             "head",
@@ -63,8 +65,10 @@ class HeadOnly(Method):
             calls=views,
             told=work.told,
         )
-        plan = plan_phases(config, work, budgets, phases=(bought,), lever="--views")
-        return plan.model_copy(update={"generations": epochs(config), "population": 1})
+        phases = (bought, *_validated(work))
+        plan = plan_phases(config, work, budgets, phases=phases, lever="--views")
+        own = {"generations": epochs(config), "population": 1, "validation": work.validation}
+        return plan.model_copy(update=own)
 
     def fit(
         self, box: BlackBox, task: Task, *, recorder: Recorder, on_progress: OnProgress
@@ -77,6 +81,20 @@ def epochs(config: FitConfig) -> int:
     """Passes over the shots: as many as CraFT has generations in the paper's budget, or as set."""
     own = config.of(HeadOnlySettings)
     return own.head_epochs or max(1, config.paper_budget // (config.population + 1))
+
+
+def _validated(work: Workload) -> Iterator[Phase]:
+    """The plain prompt on the validation images, where there are some."""
+    if work.validation:
+        yield price(
+            "validation",
+            f"{work.validation:,} validation images",
+            prompts=1,
+            images=work.validation,
+            sets=work.validation_sets,
+            names=work.classes,
+            told=work.told,
+        )
 
 
 def views_read(config: FitConfig) -> int:
@@ -92,8 +110,13 @@ class HeadTraining:
 
         self._box, self._task, self._config = box, task, recorder.config
         self._epochs = recorder.plan.generations
-        self._head = HeadTrainer(len(task.texts.class_names), task.labels, self._config)
+        self._apart = task.validation
+        folds = {"validation_folds": 0} if self._apart else {}
+        of_head = self._config.model_copy(update=folds)
+        self._head = HeadTrainer(len(task.texts.class_names), task.labels, of_head)
         self._logits: list[FloatArray] = []
+        self._unseen: FloatArray | None = None
+        self._best = BestEpoch()
         self.generation = 0
 
     @property
@@ -109,6 +132,8 @@ class HeadTraining:
         """Load the heads."""
         if past.generation:
             self._head.load(past.tensors)
+            if self._apart:
+                self._best.load(past.tensors)
             self.generation = past.generation
 
     def step(self) -> Step:
@@ -119,35 +144,63 @@ class HeadTraining:
         metrics = self._head.epoch(
             logits, number=number, kl_weight=self._kl_weight(number), name="epoch"
         )
+        metrics |= self._validate(number)
         self.generation = number
         asked = hashlib.sha256(logits.tobytes()).hexdigest()
         return Step(asked, (metrics["head_loss"],), metrics)
 
     def state(self) -> Tensors:
-        """The heads."""
-        return self._head.state()
+        """The heads, and which was the best."""
+        return self._head.state() | (self._best.state() if self._apart else {})
 
     def facts(self) -> Mapping[str, Any]:
-        """Nothing of its own."""
-        return {}
+        """Which epoch's head was chosen, where one is."""
+        if self._apart is None:
+            return {}
+        images, epoch = self._apart.images.count, self._best.epoch
+        return {"chosen_on": {"validation_images": images, "epoch": epoch}}
 
     def adapter(self, training: dict[str, Any]) -> Adapter:
-        """The plain prompt with the head as it is; without an epoch, the zero-shot model."""
+        """The plain prompt with the head as it is, or as it was best on validation images.
+
+        Without an epoch, the zero-shot model.
+        """
         config = self._config.model_dump(mode="json")
         card = describe(
             self._task.texts, self._box.card, method=HeadOnly.name, config=config, training=training
         )
+        if self._apart:
+            return Adapter(card, head=self._best.layers)
         return Adapter(card, head=self._head.layers() if self.generation else ())
+
+    def _validate(self, number: int) -> dict[str, float]:
+        """Judge the epoch's head on the validation images; what is asked of them is asked once."""
+        if self._apart is None:
+            return {}
+        labels = self._apart.labels
+        if self._unseen is None:
+            self._unseen = self._ask(self._apart.images, purpose="validation", step="validation")
+        if number == 1:
+            self._best.observe(self._unseen, labels, epoch=0)
+        refined = self._head.refine(self._unseen)
+        self._best.observe(refined, labels, epoch=number, layers=self._head.layers())
+        return {"heldout_accuracy": float((refined.argmax(axis=1) == labels).mean())}
 
     def _buy(self) -> list[FloatArray]:
         """Logits float32 (N, K) of each view under the plain prompt; one query a view."""
-        plain = [self._task.texts.template]
         return [
-            self._box.score_templates(
-                self._task.texts, plain, view, purpose="head", step=f"head/{number}"
-            )[0]
+            self._ask(view, purpose="head", step=f"head/{number}")
             for number, view in enumerate(self._task.views[: views_read(self._config)], 1)
         ]
+
+    def _ask(self, images: Images, *, purpose: Purpose, step: str) -> FloatArray:
+        """Logits float32 (N, K) under the plain prompt."""
+        texts = self._task.texts
+        asked = self._box.score_templates(
+            texts, [texts.template], images, purpose=purpose, step=step
+        )
+        logits: FloatArray = asked[0]
+        return logits
 
     def _kl_weight(self, number: int) -> float:
         """As long in epochs as CraFT's in generations (207, 220)."""

@@ -38,6 +38,10 @@ class HeadTrainer:
         self._folds.epoch(logits, generation=number, kl_weight=kl_weight)
         return head_metrics(self._head, self._folds, logits, epoch=epoch, kl_weight=kl_weight)
 
+    def refine(self, logits: FloatArray) -> FloatArray:
+        """Refined logits float32 (M, K) of other images."""
+        return self._head.refine(logits)
+
     def fitness(self, logits: FloatArray) -> list[float]:
         """Of each prompt, from logits float32 (p, N, K) (153-154)."""
         values: list[float] = self._head.fitness(logits, self._labels).tolist()

@@ -35,6 +35,8 @@ class Plan(BaseModel):
     """The counter that allows no larger run; empty where none does."""
     short: str = ""
     """That the key is left too little for a batch of answers, and how little; else empty."""
+    validation: int = 0
+    """Validation images that choices are made on; 0: by cross-validation, or none are made."""
 
     @property
     def total(self) -> Counters:
@@ -60,8 +62,14 @@ class Plan(BaseModel):
         binding = f"; the key's {words(self.binds)} allow no more" if self._bound_by_key else ""
         of = f"{self.spending}; of a budget of {self.budget:,} queries{binding}"
         lines = [_line(row) for row in [*rows, _row("total", self.total, of)]]
+        chosen = f"{self.chosen_on}; test images have no part in it" if self.validation else ""
         why = f"auto takes {self.method}: {self.why}" if self.why else ""
-        return "\n".join([*lines, *filter(None, (why, self.short))])
+        return "\n".join([*lines, *filter(None, (chosen, why, self.short))])
+
+    @property
+    def chosen_on(self) -> str:
+        """What choices are made on, where it is images set apart for it."""
+        return f"chosen on {self.validation:,} validation images" if self.validation else ""
 
     @property
     def _bound_by_key(self) -> bool:

@@ -23,7 +23,10 @@ class Workload:
     test_images: int = 0
     test_sets: int = 0
     bundle: int = 0
-    """Rows of shots and views together, for methods that ask about them at once."""
+    """Rows of shots, validation images and views, for methods that ask about them at once."""
+    validation: int = 0
+    """Images that choices are made on; 0 without."""
+    validation_sets: int = 0
     set_size: int = 10**9
     """Most images in a set."""
     kinds: tuple[PromptKind, ...] = ("soft", "text")
@@ -46,6 +49,7 @@ class Workload:
     ) -> Self:
         """Sizes of a task, of a final test's images if there is one, and what a key may ask."""
         test = test or Images((), 0)
+        apart = task.validation.images if task.validation else Images((), 0)
         return cls(
             classes=len(task.texts.class_names),
             shots=task.shots.count,
@@ -53,6 +57,8 @@ class Workload:
             test_images=test.count,
             test_sets=len(test.sets),
             bundle=task.bundle.count if task.bundle else 0,
+            validation=apart.count,
+            validation_sets=len(apart.sets),
             **({} if card is None else of_key(card, policy)),
         )
 

@@ -236,6 +236,7 @@ def _making(facts: Facts) -> str:
         "data": facts.data,
         "shots per class": config.shots,
         "training images": facts.shots,
+        "choices made on": _chosen_on(facts),
         "test images": images.get("test"),
         "generations": facts.generations or None,
         **{f"version of {name}": value for name, value in result.get("versions", {}).items()},
@@ -255,6 +256,11 @@ def _making(facts: Facts) -> str:
         + "\n\nSettings other than the defaults (all of them are in adapter.json):\n\n"
         + settings
     )
+
+
+def _chosen_on(facts: Facts) -> str | None:
+    images = facts.plan.validation if facts.plan else 0
+    return f"{images:,} validation images" if images else None
 
 
 def _limits(facts: Facts) -> str:

@@ -24,7 +24,7 @@ METRICS = {
     "kept_variance": "share of the context's dimensions that the projection explores",
     "prompt_accuracy": "accuracy of the raw logits on the shots (seen in fitness)",
     "head_accuracy": "accuracy of the refined logits on the shots (seen in training)",
-    "heldout_accuracy": "accuracy of fold heads on shots they have not seen; no query spent",
+    "heldout_accuracy": "accuracy on held-out shots (of fold heads), or on validation images",
     "head_loss": "loss of the head, mean of its epoch, nats",
     "head_cross_entropy": "cross-entropy part of it",
     "head_kl": "KL(raw || refined) part of it, unweighted",

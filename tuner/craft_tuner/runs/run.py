@@ -41,7 +41,7 @@ PLAN = "plan.json"
 RESULT = "result.json"
 LOCK = "lock"
 
-_OF_SHOTS = ("labels", "images", "views")
+_OF_SHOTS = ("labels", "images", "views", "validation")
 
 
 class Identity(BaseModel):
@@ -289,6 +289,8 @@ def _check_config(path: Path, *, was: FitConfig, now: FitConfig | None) -> None:
 
 def _fingerprint(task: Task, model: ModelCard) -> dict[str, Any]:
     """What must be the same for a resumed run to be the same run, by the word for a message."""
+    validation = task.validation
+    apart = [_images(validation.images), validation.labels.tolist()] if validation else None
     return {
         "model": model.id,
         "digest": model.digest,
@@ -299,6 +301,7 @@ def _fingerprint(task: Task, model: ModelCard) -> dict[str, Any]:
         "images": _images(task.shots),
         "views": [_images(view) for view in task.views],
         **({"bundle": _images(task.bundle)} if task.bundle else {}),
+        **({"validation": apart} if apart else {}),
     }
 
 

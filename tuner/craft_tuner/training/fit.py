@@ -212,6 +212,11 @@ def _keep_answers(
     examples.save(run.path, pictures, lines)
 
 
+def _images(samples: Samples) -> dict[str, int]:
+    apart = {"validation": len(samples.validation)} if samples.validation else {}
+    return {"shots": len(samples.shots), **apart, "test": len(samples.test)}
+
+
 def _result(
     run: Run,
     client: Client,
@@ -226,7 +231,7 @@ def _result(
         "digest": client.card.digest,
         "shots": run.config.shots,
         "seed": run.config.seed,
-        "images": {"shots": len(samples.shots), "test": len(samples.test)},
+        "images": _images(samples),
         "evaluation": None if evaluation is None else evaluation.model_dump(mode="json"),
         "spent": {purpose: cost.model_dump() for purpose, cost in spent.items()},
         "spent_total": client.purchases.total.model_dump(),

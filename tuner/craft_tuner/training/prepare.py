@@ -12,10 +12,12 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict
 
 from craft_shared.messages import ModelCard, Policy
-from craft_tuner.blackbox import Images, Task, Texts
+from craft_tuner import method_registry, methods
+from craft_tuner.blackbox import Images, Task, Texts, Validation
 from craft_tuner.client.batching import images_per_set
 from craft_tuner.client.client import Client
 from craft_tuner.client.uploads import OnUploaded, Upload
+from craft_tuner.config import validation as choice
 from craft_tuner.config.fit_config import FitConfig
 from craft_tuner.config.shots import most, takes_fewer
 from craft_tuner.data.class_names import check_lengths
@@ -24,8 +26,9 @@ from craft_tuner.data.dataset import Dataset, Item, labels_of, pictures_of
 from craft_tuner.data.pictures import Picture, weigh
 from craft_tuner.data.sampling import sample_shots
 from craft_tuner.data.sources import read_dataset
+from craft_tuner.data.validation import own_split, read_validation, take_share
 from craft_tuner.data.views import Augmentation, views_of
-from craft_tuner.errors import DataError, PictureError
+from craft_tuner.errors import DataError, PictureError, UsageError
 from craft_tuner.methods import Method
 from craft_tuner.plan import Workload, check_names, of_key
 
@@ -57,7 +60,7 @@ class Setup(BaseModel):
 
 @dataclass(frozen=True)
 class Samples:
-    """The pictures of a fit: shots with their views, and test images."""
+    """The pictures of a fit: shots with their views, validation images, and test images."""
 
     class_names: tuple[str, ...]
     shots: tuple[Item, ...]
@@ -65,16 +68,23 @@ class Samples:
     views: int
     augmentation: Augmentation
     bundled: bool = False
-    """Whether shots and views are asked about together, in as few image sets as there can be."""
+    """Whether all but the test is asked about together, in as few image sets as there can be."""
+    validation: tuple[Item, ...] = ()
+    """Images that choices are made on."""
 
     @property
     def pictures(self) -> int:
         """How many pictures are uploaded."""
-        return len(self.test) + len(self.shots) * (1 + self.views)
+        return len(self.test) + self.learnt_from
+
+    @property
+    def learnt_from(self) -> int:
+        """How many of them are no test images."""
+        return len(self.shots) * (1 + self.views) + len(self.validation)
 
     def without_shots(self) -> Self:
         """The same for a fit that asks nothing about shots: they stay here."""
-        return replace(self, shots=(), views=0, bundled=False)
+        return replace(self, shots=(), views=0, validation=(), bundled=False)
 
     def weigh(self) -> int:
         """About how many bytes the pictures have; reads a few of each kind.
@@ -84,14 +94,16 @@ class Samples:
         """
         originals = pictures_of(self.shots)
         one_view = views_of(originals, self.augmentation, view=0) if self.views else []
-        return weigh(pictures_of(self.test)) + weigh(originals) + self.views * weigh(one_view)
+        apart = weigh(pictures_of(self.test)) + weigh(pictures_of(self.validation))
+        return apart + weigh(originals) + self.views * weigh(one_view)
 
     def workload(self, card: ModelCard, policy: Policy | None = None) -> Workload:
         """The sizes that a plan is priced by, and what a key of this policy may ask."""
         size = images_per_set(len(self.class_names), card.limits)
-        bundle = len(self.shots) * (1 + self.views) if self.bundled else 0
+        bundle = self.learnt_from if self.bundled else 0
         key = of_key(card, policy)
-        largest = max(1, min(size, max(bundle, len(self.shots), len(self.test))))
+        most = max(bundle, len(self.shots), len(self.test), len(self.validation))
+        largest = max(1, min(size, most))
         return Workload(
             classes=len(self.class_names),
             shots=len(self.shots),
@@ -99,6 +111,8 @@ class Samples:
             test_images=len(self.test),
             test_sets=-(-len(self.test) // size),
             bundle=bundle,
+            validation=len(self.validation),
+            validation_sets=-(-len(self.validation) // size),
             set_size=size,
             **key | {"names": min(key["names"], card.limits.logits // largest)},
         )
@@ -134,13 +148,17 @@ def gather(config: FitConfig, dataset: Dataset, method: Method, *, card: ModelCa
 
     Raises:
         AccessDenied: the key may not ask about its classes.
-        DataError: a class has too few images, or a name too many tokens.
+        DataError: a class has too few images, or a name too many tokens; or there are no images for
+            validation that can be used.
+        UsageError: the method chooses nothing on validation images.
     """
     check_names(card, dataset.class_names)
     check_prompts(config, dataset, card)
+    shots, validation = _shots_and_validation(config, dataset, method)
     return Samples(
         class_names=dataset.class_names,
-        shots=draw(config, dataset),
+        shots=shots,
+        validation=validation,
         test=dataset.test,
         views=method.views(config),
         augmentation=Augmentation(
@@ -148,6 +166,34 @@ def gather(config: FitConfig, dataset: Dataset, method: Method, *, card: ModelCa
         ),
         bundled=method.bundled,
     )
+
+
+def _shots_and_validation(
+    config: FitConfig, dataset: Dataset, method: Method
+) -> tuple[tuple[Item, ...], tuple[Item, ...]]:
+    """A share is drawn first, so that no shot is in it; else the shots are what they always are."""
+    named = config.validation
+    if named == choice.NONE:
+        return draw(config, dataset), ()
+    if not method.validated:
+        raise UsageError(
+            f"--validation is for methods that choose by it ({', '.join(_choosing())}); --method "
+            f"{method.name} chooses nothing, so leave --validation out"
+        )
+    share = choice.share(named)
+    if share is None:
+        apart = own_split(dataset) if named == choice.SPLIT else read_validation(named, dataset)
+        return draw(config, dataset), apart
+    rest, apart = take_share(dataset, share, seed=config.seed)
+    try:
+        return draw(config, rest), apart
+    except DataError as error:
+        raise DataError(f"after --validation {named}, {error}") from error
+
+
+def _choosing() -> list[str]:
+    """The built-in methods that use validation images."""
+    return [name for name in method_registry.BUILT_IN if methods.get(name).validated]
 
 
 def send(
@@ -158,13 +204,13 @@ def send(
     on_uploaded: OnUploaded,
     say: Callable[[str], None] = lambda _: None,
 ) -> tuple[Task, Upload | None]:
-    """Upload test images, shots and views; the task for a method, and the test images apart.
+    """Upload test images, shots, views and validation images; the task, and the test images apart.
 
     Looks at every picture first, the heads of all and then what the server lacks to the end: with
     one that is damaged, nothing leaves.
 
     Raises:
-        DataError: a picture cannot be used, or one is a shot and a test image.
+        DataError: a picture cannot be used, or one is a shot, a test or a validation image at once.
     """
 
     def upload(pictures: Sequence[Picture], name: str) -> Upload:
@@ -173,7 +219,7 @@ def send(
             return client.upload(pictures, name=name, classes=classes, on_uploaded=on_uploaded)
 
     with _pointed_out():
-        everything = pictures_of((*samples.test, *samples.shots))
+        everything = pictures_of((*samples.test, *samples.shots, *samples.validation))
         for sentence in conversions(everything):
             say(sentence)
         client.look(everything)
@@ -182,17 +228,21 @@ def send(
     labels = labels_of(samples.shots)
     if not samples.shots:
         return Task(texts, Images((), 0), (), labels), test
-    originals = pictures_of(samples.shots)
+    originals, others = pictures_of(samples.shots), pictures_of(samples.validation)
     shots = upload(originals, "shots")
-    _check_apart(shots, test, samples)
+    apart = upload(others, "validation") if others else None
+    _check_apart(shots, test, apart, samples)
+    validation = Validation(apart.images, labels_of(samples.validation)) if apart else None
+    task = Task(texts, shots.images, (), labels, validation=validation)
     augmented = [
         views_of(originals, samples.augmentation, view=view) for view in range(samples.views)
     ]
     if samples.bundled:
-        together = [*originals, *(picture for view in augmented for picture in view)]
-        return Task(texts, shots.images, (), labels, upload(together, "bundle").images), test
-    views = tuple(upload(view, f"view-{number}").images for number, view in enumerate(augmented))
-    return Task(texts, shots.images, views, labels), test
+        views = (picture for view in augmented for picture in view)
+        bundle = upload([*originals, *others, *views], "bundle").images
+        return replace(task, bundle=bundle), test
+    seen = tuple(upload(view, f"view-{number}").images for number, view in enumerate(augmented))
+    return replace(task, views=seen), test
 
 
 @contextmanager
@@ -204,8 +254,10 @@ def _pointed_out() -> Iterator[None]:
         raise DataError(f"{error}; `craft-tuner data check` names and counts all") from error
 
 
-def _check_apart(shots: Upload, test: Upload | None, samples: Samples) -> None:
-    """No shot may be a test image, and no image may have two labels."""
+def _check_apart(
+    shots: Upload, test: Upload | None, validation: Upload | None, samples: Samples
+) -> None:
+    """No image may be in two of shots, validation and test, and none may have two labels."""
     seen: dict[str, Item] = {}
     faults: list[str] = []
     for identity, item in zip(shots.ids, samples.shots, strict=True):
@@ -215,12 +267,19 @@ def _check_apart(shots: Upload, test: Upload | None, samples: Samples) -> None:
                 f"{other.picture.name} and {item.picture.name} are the same image under two "
                 "classes; keep one"
             )
-    for identity, item in zip(test.ids if test else (), samples.test, strict=True):
-        if identity in seen:
-            faults.append(
-                f"the test image {item.picture.name} is the training image "
-                f"{seen[identity].picture.name}; remove one of them"
-            )
+    known = {identity: ("training", item) for identity, item in seen.items()}
+    for kind, ids, items in (
+        ("validation", validation.ids if validation else (), samples.validation),
+        ("test", test.ids if test else (), samples.test),
+    ):
+        for identity, item in zip(ids, items, strict=True):
+            what, other = known.get(identity, (kind, item))
+            if what != kind:
+                faults.append(
+                    f"the {kind} image {item.picture.name} is the {what} image "
+                    f"{other.picture.name}; remove one of them"
+                )
+            known.setdefault(identity, (kind, item))
     if faults:
         more = f" (and {len(faults) - 1:,} more like it)" if faults[1:] else ""
         raise DataError(faults[0] + more)
