@@ -26,6 +26,7 @@ from craft_shared.messages import (
     ManifestReply,
     UploadReply,
 )
+from craft_tuner.activity import doing
 from craft_tuner.blackbox import Images
 from craft_tuner.client.responses import message
 from craft_tuner.client.transport import Call, Transport
@@ -129,8 +130,10 @@ def look(
     Raises:
         PictureError: one cannot be read, is too large, or is damaged.
     """
-    for batch in _batches(pictures, limits):
-        _missing(transport, batch, sound)
+    with doing("looking for damaged images", total=len(pictures), unit="images") as work:
+        for batch in _batches(pictures, limits):
+            _missing(transport, batch, sound)
+            work.advance(len(batch))
 
 
 def _batches(pictures: Iterable[Picture], limits: CardLimits) -> Iterator[list[_File]]:

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
-from rich.console import Console
 from rich.filesize import decimal
 
+from craft_tuner.activity import doing
 from craft_tuner.client.account import choose_model, fetch_key
-from craft_tuner.commands.progress import Screen
+from craft_tuner.commands.progress import open_screen
 from craft_tuner.commands.session import open_server
 from craft_tuner.config import fit_config as configuration
 from craft_tuner.config import presets as official
@@ -118,9 +118,10 @@ def look(
         DataError: there is no dataset, or its form is not understood.
         UsageError: a setting is not usable.
     """
-    listing = list_source(source, class_names=class_names, outside=connection.allow_outside)
+    with doing("listing the dataset"):
+        listing = list_source(source, class_names=class_names, outside=connection.allow_outside)
     config = configuration.build(*layers)  # before the long part
-    with Screen(Console(stderr=True)) as screen:
+    with open_screen() as screen:
         pictures = len(listing.train) + len(listing.test) if opened else 0
         report = check(listing, opened=opened, on_read=screen.reading(pictures))
     benchmark = benchmark_of(source)
@@ -128,7 +129,8 @@ def look(
     server, needs, refusal = None, None, None
     try:
         server, terms = _terms(connection)
-        needs = estimate(config, listing.dataset(), terms) if report.usable else None
+        with doing("planning"):
+            needs = estimate(config, listing.dataset(), terms) if report.usable else None
     except CraftTunerError as error:
         refusal = error.message
     return Look(

@@ -17,13 +17,14 @@ import numpy as np
 
 from craft_shared.messages import Budgets, Counters, PromptKind
 from craft_shared.tensors import Tensors
+from craft_tuner.activity import doing
 from craft_tuner.adapter.adapter import Adapter, describe
 from craft_tuner.blackbox import BlackBox, FloatArray, Images, Task
 from craft_tuner.config.fit_config import FitConfig
 from craft_tuner.errors import UsageError
 from craft_tuner.heads.candidates import Shots
 from craft_tuner.heads.prompt_selection import informative
-from craft_tuner.heads.selection import Choice, choose
+from craft_tuner.heads.selection import Choice, choose, judge
 from craft_tuner.methods.base import Method, OnProgress
 from craft_tuner.methods.loop import Step, fit_generations
 from craft_tuner.methods.prompt_bank import BankSettings, compose, extra_names
@@ -161,9 +162,9 @@ class BankTraining:
         logits, order, choice = self._learn()
         held_out = choice.held_out.get("accuracy")
         metrics = {} if held_out is None else {"heldout_accuracy": held_out}
-        chosen = (len(self._kept(order)), choice)
-        seed = self._config.seed
-        metrics |= _by_prompts(logits, self._task, order=order, chosen=chosen, seed=seed)
+        if choice.held_out:
+            chosen, seed = (len(self._kept(order)), choice), self._config.seed
+            metrics |= _by_prompts(logits, self._task, order=order, chosen=chosen, seed=seed)
         return Step(f"{logits.shape}", metrics=metrics)
 
     def state(self) -> Tensors:
@@ -240,17 +241,19 @@ def _shots(logits: FloatArray, kept: Sequence[int], task: Task) -> Shots:
 def _by_prompts(
     logits: FloatArray, task: Task, *, order: list[int], chosen: tuple[int, Choice], seed: int
 ) -> Metrics:
-    """Held-out accuracy with the first 1, 2, 4, ... prompts: what fewer an image would give."""
+    """Held-out accuracy with the first 1, 2, 4, ... prompts: what fewer an image would give.
+
+    Of the best candidate alone, fitted on so many: a small part of what the choice took.
+    """
     if len(order) == 1:
         return {}
-    known = dict([chosen])
+    known, choice = chosen
     counts = sorted({2**power for power in range(len(order).bit_length())} | {len(order)})
-    found = {
-        count: known.get(count) or choose(_shots(logits, sorted(order[:count]), task), seed=seed)
-        for count in counts
-    }
-    return {
-        f"{BY_PROMPTS}{count}": choice.held_out["accuracy"]
-        for count, choice in found.items()
-        if choice.held_out
-    }
+    found = {known: choice.held_out["accuracy"]}
+    with doing("measuring what fewer prompts give", total=len(counts), unit="counts") as work:
+        for count in counts:
+            if count != known:
+                shots = _shots(logits, sorted(order[:count]), task)
+                found[count] = judge(shots, choice.kept[0], seed=seed).accuracy
+            work.advance()
+    return {f"{BY_PROMPTS}{count}": found[count] for count in counts}

@@ -12,6 +12,7 @@ from typing import Self
 from pydantic import BaseModel, ConfigDict
 
 from craft_shared.messages import ModelCard, Policy
+from craft_tuner.activity import doing
 from craft_tuner.blackbox import Images, Task, Texts
 from craft_tuner.client.batching import images_per_set
 from craft_tuner.client.client import Client
@@ -195,13 +196,15 @@ def send(
     return Task(texts, shots.images, views, labels), test
 
 
-def _recognise(pictures: Iterable[Picture], say: Callable[[str], None]) -> None:
+def _recognise(pictures: Sequence[Picture], say: Callable[[str], None]) -> None:
     """Look at all heads, and say what will be converted."""
     converted: dict[str, list[str]] = {}
-    for picture in pictures:
-        kind = recognise(picture)
-        if kind not in SERVED:
-            converted.setdefault(kind, []).append(picture.name)
+    with doing("reading heads of images", total=len(pictures), unit="images") as work:
+        for picture in pictures:
+            kind = recognise(picture)
+            if kind not in SERVED:
+                converted.setdefault(kind, []).append(picture.name)
+            work.advance()
     for kind, names in converted.items():
         say(f"converted to PNG before the upload: {len(names):,} {kind} ({some(names)})")
 
