@@ -53,6 +53,8 @@ class Activity:
     """Seconds that only go forward."""
     on_idle: Callable[[], None] = lambda: None
     """Called when the last work has ended."""
+    at_once: Callable[[], None] = lambda: None
+    """Called when one began that is to be said at once."""
     works: list[Work] = field(default_factory=list)
     started: float = field(init=False)
 
@@ -94,7 +96,12 @@ def watching(activity: Activity) -> Iterator[None]:
 
 @contextmanager
 def doing(
-    words: str, *, total: int | None = None, unit: str = "steps", done: int = 0
+    words: str,
+    *,
+    total: int | None = None,
+    unit: str = "steps",
+    done: int = 0,
+    at_once: bool = False,
 ) -> Iterator[Work]:
     """Say what the block does; its work counts how much is done.
 
@@ -103,12 +110,15 @@ def doing(
         total: how much there is to do.
         unit: of what, in the plural.
         done: how much is done already.
+        at_once: whether it is said before it begins: it stops other threads, as imports can.
     """
     work, activity = Work(words, total, unit, done=done, first=done), _WATCHED.get()
     if activity is None:
         yield work
         return
     activity.begin(work)
+    if at_once:
+        activity.at_once()
     try:
         yield work
     finally:

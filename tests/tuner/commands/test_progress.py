@@ -222,6 +222,20 @@ def test_a_terminal_is_told_of_work_without_a_name_too():
     assert text.getvalue() == "still at work, 5 s\n"
 
 
+@pytest.mark.parametrize(("terminal", "said"), [(False, "loading torch\n"), (True, "loading")])
+def test_what_stops_other_threads_is_said_before_it_begins(terminal, said):
+    screen, text, _ = a_quiet_screen(terminal=terminal)
+    with screen, doing("loading torch", at_once=True):
+        assert said in text.getvalue()
+
+
+def test_the_time_before_the_screen_counts():
+    text = io.StringIO()
+    with Screen(Console(file=text, width=60), clock=lambda: 9.0, since=5.0) as screen:
+        screen.beat()
+    assert text.getvalue() == "still at work, 0 s\n"
+
+
 def test_a_terminal_that_cannot_move_its_cursor_gets_lines():
     screen, text, clock = a_quiet_screen(terminal=True, dumb=True)
     with screen, doing("fitting"):

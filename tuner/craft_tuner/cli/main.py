@@ -111,10 +111,13 @@ METHODS = ", ".join(methods.names())
 DATA = "Class folders, CSV or JSONL file, coop:NAME@ROOT, hf:OWNER/NAME, or `digits`"
 
 
-def main() -> None:
-    """Run the command line; a failure is one sentence and an exit code."""
+def main(*, since: float | None = None) -> None:
+    """Run the command line; a failure is one sentence and an exit code.
+
+    `since` is when the program began, a time of `time.monotonic`.
+    """
     try:
-        with open_screen():
+        with open_screen(since=since):
             app()
     except CraftTunerError as error:
         say(f"craft-tuner: {error}")

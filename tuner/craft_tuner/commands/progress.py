@@ -47,13 +47,20 @@ class Screen:
     Args:
         console: where to; `Console(stderr=True)` keeps standard output for results.
         clock: seconds that only go forward.
+        since: time of the clock when the command began; None: it begins now.
     """
 
-    def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        console: Console,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        since: float | None = None,
+    ) -> None:
         self._console = console
         self._clock = clock
-        self._activity = Activity(clock, on_idle=self._hide)
-        self._said = clock()
+        self._activity = Activity(clock, on_idle=self._hide, at_once=self._say_at_once)
+        self._said = clock() if since is None else since
         self._first: tuple[int, float] | None = None
         self._live: Live | None = None
         self._lock = threading.RLock()
@@ -91,6 +98,12 @@ class Screen:
     def _is_lively(self) -> bool:
         """Whether lines can change; on a terminal without a cursor to move they cannot."""
         return self._console.is_terminal and not self._console.is_dumb_terminal
+
+    def _say_at_once(self) -> None:
+        if self._is_lively:
+            self.beat()
+        else:
+            self.say(str(self._activity.works[-1]))
 
     def _show(self) -> None:
         if self._live is None:
@@ -192,15 +205,18 @@ _SCREEN: ContextVar[Screen | None] = ContextVar("screen", default=None)
 
 
 @contextmanager
-def open_screen() -> Iterator[Screen]:
-    """The screen of this command, on standard error; within another it is that one."""
+def open_screen(*, since: float | None = None) -> Iterator[Screen]:
+    """The screen of this command, on standard error; within another it is that one.
+
+    `since` is the time of `time.monotonic` when the command began, if that is not now.
+    """
     screen = _SCREEN.get()
     if screen is not None:
         with screen.part():
             yield screen
         return
     over = threading.Event()
-    with Screen(Console(stderr=True)) as screen:
+    with Screen(Console(stderr=True), since=since) as screen:
         beats = threading.Thread(target=_beat, args=(screen, over), daemon=True)
         token = _SCREEN.set(screen)
         beats.start()

@@ -166,12 +166,12 @@ def fit(
     clock.end("fit")
     answers = Answers()
     evaluation = _test(client, adapter, prepared, test=test, watcher=watcher, answers=answers)
-    if evaluation is not None:
-        with doing("keeping the answers"):
+    with doing("saving the result"):
+        if evaluation is not None:
             _keep_answers(run, answers, samples.test, evaluation.class_names)
-    clock.end("test")
-    result = _result(run, client, evaluation, samples, adapter) | {"seconds": clock.seconds}
-    run.save_result(result)
+        clock.end("test")
+        result = _result(run, client, evaluation, samples, adapter) | {"seconds": clock.seconds}
+        run.save_result(result)
     return result
 
 
