@@ -60,7 +60,7 @@ class Screen:
         self._console = console
         self._clock = clock
         self._activity = Activity(clock, on_idle=self._hide, at_once=self._say_at_once)
-        self._said = clock() if since is None else since
+        self._said = self._activity.started = clock() if since is None else since
         self._first: tuple[int, float] | None = None
         self._live: Live | None = None
         self._lock = threading.RLock()
@@ -240,7 +240,7 @@ def _row(work: Work, now: float, *, wide: bool) -> Text | Table:
     spell = f"{_spell(now - work.started)}" if left is None else f"{_spell(left)} left"
     said = "  ".join(filter(None, [count, work.note or spell]))
     if not (wide and work.total):
-        return Text(f"{work.words}  {said}", overflow="fold")
+        return Text(f"{work.words}  {said}", overflow="fold", no_wrap=False)
     grid = Table.grid(Column(), Column(), Column(overflow="fold"), padding=(0, 1))
     grid.add_row(work.words, ProgressBar(total=work.total, completed=work.done, width=24), said)
     return grid
