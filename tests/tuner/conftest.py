@@ -1,10 +1,21 @@
 """Commands typed in this process to a server in memory, in a folder of their own."""
 
+import math
+
 import pytest
 
 from craft_tuner.commands import fit as commands
+from craft_tuner.commands import progress
 from tests.support.tuner_commands import typing_to
 from tests.support.tuner_server import FakeServer
+
+
+@pytest.fixture(scope="session", autouse=True)
+def patient():
+    """However slow the machine is, nothing is said of what takes long: tests compare every line."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(progress, "QUIET_S", math.inf)
+        yield
 
 
 @pytest.fixture

@@ -256,7 +256,7 @@ class CraftClassifier(ClassifierMixin, SettingsAsParameters):  # type: ignore[mi
         return configuration.build(everything, self.settings or {}, {"seed": self.seed}, given)
 
     def _run(self, dataset: Dataset, settings: configuration.FitConfig) -> None:
-        connection = self._connection()
+        clock, connection = fitting.Clock(), self._connection()
         track = tracking.known(connection.track)
         with ExitStack() as held:
             path = held.enter_context(_directory(self.run_dir))
@@ -271,7 +271,9 @@ class CraftClassifier(ClassifierMixin, SettingsAsParameters):  # type: ignore[mi
             run = run or held.enter_context(Run.create(path, settings, setup=SETUP))
             following = tracking.following(track, run, screen, say=screen.say)
             watcher = held.enter_context(following)
-            self.result_ = fitting.fit(run, prepared, transport, card=card, watcher=watcher)
+            self.result_ = fitting.fit(
+                run, prepared, transport, card=card, watcher=watcher, clock=clock
+            )
             self.adapter_ = Adapter.load(path)
 
     def _scores(self, X: Any) -> FloatArray:

@@ -92,7 +92,7 @@ def test_a_bench_says_its_cost_does_all_cells_and_leaves_a_table(type_, zoo, ser
     assert error.startswith("3 cells: 3 new; to do: 3\n")
     assert f"all together: {COST} queries" in error
     assert "the key has 10,000 queries left" in error
-    assert f"cells 3/3  3 done, 0 left  queries {COST}/{COST}" in error
+    assert f"3 done, 0 left, queries {COST}/{COST}" in error
     assert "a worker had at most" in error
     assert out == Path("bench/zoo/table.md").read_text()
     assert "| zero_shot |" in out

@@ -1,6 +1,5 @@
 """Engines: every job has one result, whatever becomes of the process that had it."""
 
-import io
 import multiprocessing
 import os
 import signal
@@ -8,12 +7,12 @@ import sys
 from types import SimpleNamespace
 
 import pytest
-from rich.console import Console
 
+from craft_tuner.activity import Work
 from craft_tuner.bench import local
 from craft_tuner.bench.local import LocalEngine, serve
 from craft_tuner.bench.on_ray import MAX_RETRIES, RayEngine
-from craft_tuner.bench.progress import PLAIN_EVERY_S, BenchProgress
+from craft_tuner.bench.progress import BenchProgress
 from craft_tuner.bench.worker import Job, do
 from craft_tuner.commands import fit as commands
 from craft_tuner.config.settings import Settings
@@ -209,32 +208,37 @@ class Clock:
         return self.now
 
 
-def test_a_board_without_a_terminal_says_a_line_a_cell_and_one_a_minute():
-    text, clock = io.StringIO(), Clock()
-    with BenchProgress(
-        Console(file=text, width=200), cells=3, queries=100, clock=clock
-    ) as progress:
-        clock.now = 10.0
-        progress.tick(0)
-        progress.ended("a", "done", spent=20, failed=False)
-        clock.now = 10.0 + PLAIN_EVERY_S
-        progress.tick(50)
-        progress.ended("b", "unlucky", spent=50, failed=True)
-        progress.ended("c", "done", spent=100, failed=False)
-    assert text.getvalue().splitlines() == [
-        "a: done; cells 1/3  1 done, 2 left  queries 20/100  about 0:00:40 left",
-        "cells 1/3  1 done, 2 left  queries 50/100  about 0:01:10 left",
-        "b: unlucky; cells 2/3  1 done, 1 failed, 1 left  queries 50/100  about 0:01:10 left",
-        "c: done; cells 3/3  2 done, 1 failed, 0 left  queries 100/100",
+KINDS = {"a": ("dtd", 16), "b": ("dtd", 16), "c": ("dtd", 1), "d": ("dtd", 1)}
+
+
+def test_a_board_says_how_long_it_takes_once_each_kind_of_cell_was_seen():
+    said, clock = [], Clock()
+    work = Work("benching", len(KINDS), "cells")
+    progress = BenchProgress(said.append, work, KINDS, queries=100, clock=clock)
+    clock.now = 10.0
+    progress.tick(7)
+    assert str(work) == "benching, 0 of 4 cells (0 done, 4 left, queries 7/100)"
+    progress.ended("a", "done", spent=20, seconds=10.0)
+    clock.now = 12.0
+    progress.ended("c", "done", spent=25, seconds=2.0)
+    clock.now = 60.0
+    progress.ended("b", "failed: bad luck", spent=50, seconds=None)
+    clock.now = 66.0
+    progress.ended("d", "done", spent=100, seconds=120.0)
+    assert said == [
+        "a: done; 1 done, 3 left, queries 20/100",
+        "c: done; 2 done, 2 left, queries 25/100, about 0:00:12 left",
+        "b: failed: bad luck; 2 done, 1 failed, 1 left, queries 50/100, about 0:00:02 left",
+        "d: done; 3 done, 1 failed, 0 left, queries 100/100",
     ]
+    assert (work.done, work.total) == (4, 4)
 
 
-def test_a_board_on_a_terminal_keeps_a_line_a_cell_above_its_bar():
-    text = io.StringIO()
-    console = Console(file=text, width=120, force_terminal=True)
-    with BenchProgress(console, cells=2, queries=10) as progress:
-        progress.ended("a", "done", spent=5, failed=False)
-        progress.tick(7)
-    shown = text.getvalue()
-    assert "a: done" in shown
-    assert "1 done, 1 left  queries 7/10" in shown
+def test_cells_that_run_at_a_time_are_done_sooner():
+    said, clock = [], Clock()
+    kinds = dict.fromkeys("abcdefgh", "alike")
+    progress = BenchProgress(said.append, Work("benching", 8), kinds, queries=8, clock=clock)
+    clock.now = 30.0
+    for name in "abcd":
+        progress.ended(name, "done", spent=4, seconds=30.0)
+    assert said[-1].endswith("4 left, queries 4/8, about 0:00:30 left")

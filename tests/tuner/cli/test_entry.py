@@ -1,12 +1,15 @@
 """The program's beginning and end: its version, its variables, Ctrl-C at any moment."""
 
+import contextlib
 import subprocess
 import sys
 
 import pytest
 
+from craft_tuner.cli import entry
 from tests.support.tuner_commands import typing_to
 from tests.support.tuner_server import FakeServer
+from tests.support.waiting import Heard
 
 pytestmark = pytest.mark.slow
 
@@ -26,6 +29,30 @@ def test_a_misspelt_variable_is_said_and_the_command_goes_on(monkeypatch):
     assert (code, out.startswith("start\t")) == (0, True)
     assert "warning: CRAFT_SERVR_URL is no variable of craft-tuner" in error
     assert "did you mean CRAFT_SERVER_URL?" in error
+
+
+class SlowDisk:
+    """The program's modules are found once somebody was told that it takes long."""
+
+    def __init__(self, heard):
+        self._heard = heard
+
+    def find_spec(self, name, *_):
+        if name == "craft_tuner.cli.main":
+            self._heard.wait(name)
+
+
+def test_a_program_that_loads_slowly_says_so(monkeypatch):
+    heard = Heard(terminal=False)
+    monkeypatch.setattr(entry, "LOADING_S", 0.01)
+    monkeypatch.setattr(sys, "meta_path", [SlowDisk(heard), *sys.meta_path])
+    monkeypatch.setattr(sys, "argv", ["craft-tuner", "--version"])
+    monkeypatch.setattr(entry.signal, "signal", lambda *_: None)
+    monkeypatch.delitem(sys.modules, "craft_tuner.cli.main")
+    with contextlib.redirect_stderr(heard), pytest.raises(SystemExit) as exit_:
+        entry.main()
+    assert exit_.value.code == 0
+    assert heard.waits["craft_tuner.cli.main"] == "still loading the program\n"
 
 
 PROGRAM = """
@@ -72,4 +99,5 @@ def test_ctrl_c_is_a_line_at_any_moment(moment, times):
         check=False,
     )
     assert (done.returncode, done.stdout) == (130, "")
-    assert done.stderr == "craft-tuner: interrupted\n"
+    said = [line for line in done.stderr.splitlines() if not line.startswith("still ")]
+    assert said == ["craft-tuner: interrupted"]

@@ -1,6 +1,7 @@
 """The bank and its relatives: what they ask, what it costs, and what they leave."""
 
 from dataclasses import replace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ from craft_tuner import methods
 from craft_tuner.adapter.adapter import Adapter
 from craft_tuner.config.fit_config import FitConfig, build
 from craft_tuner.errors import BudgetExhausted, UsageError
-from craft_tuner.methods import affordable
+from craft_tuner.heads.selection import judge
+from craft_tuner.methods import affordable, bank
 from craft_tuner.plan import Workload, lacks, left_of
 from craft_tuner.runs.diagnostics import BY_PROMPTS
 from craft_tuner.texts import anchors
@@ -95,6 +97,24 @@ def test_a_bank_says_what_fewer_prompts_per_image_would_give(tmp_path) -> None:
     reported = {name: value for name, value in row.items() if name.startswith(BY_PROMPTS)}
     assert [*reported] == [f"{BY_PROMPTS}{count}" for count in (1, 2, 4)]
     assert reported[f"{BY_PROMPTS}4"] == row["heldout_accuracy"]
+
+
+@pytest.mark.parametrize(("shots", "judged"), [(4, [1, 2]), (3, [1, 2]), (2, []), (1, [])], ids=str)
+def test_what_fewer_prompts_give_costs_one_candidate_for_each_count(
+    tmp_path, monkeypatch, shots, judged
+) -> None:
+    seen: list[int] = []
+
+    def counted(shots, spec, *, seed):
+        seen.append(shots.x.shape[1] // shots.names)
+        return judge(shots, spec, seed=seed)
+
+    monkeypatch.setattr(bank, "judge", counted)
+    monkeypatch.setattr(bank, "choose", once := Mock(wraps=bank.choose))
+    box, settings = SmoothBox(), config("bank", shots=shots)
+    fit(tmp_path / "run", box, bundled(box, settings, shots=shots), settings)
+    assert once.call_count == 1
+    assert seen == judged
 
 
 def test_one_prompt_per_image_of_a_bank_is_the_plain_one(tmp_path) -> None:

@@ -8,16 +8,16 @@ spent, whatever the key's counter shows in between. Results are read from run di
 ones too, so a bench that was killed, or asked for more, goes on from what is there.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import SecretStr
-from rich.console import Console
 from rich.filesize import decimal
 
 from craft_shared.messages import ModelCard
+from craft_tuner.activity import doing
 from craft_tuner.bench import report
 from craft_tuner.bench.grid import Grid
 from craft_tuner.bench.plans import Bill, check_each, check_payable, plan_grid, short
@@ -30,10 +30,11 @@ from craft_tuner.client.purchases import add
 from craft_tuner.client.texts import TextCheck
 from craft_tuner.client.transport import Transport
 from craft_tuner.commands.local_server import local_server
+from craft_tuner.commands.progress import open_screen
 from craft_tuner.commands.session import open_server
 from craft_tuner.config.settings import Settings
 from craft_tuner.data.sources import absolute
-from craft_tuner.errors import INTERRUPTED, CraftTunerError, UsageError, disk_errors_as, printable
+from craft_tuner.errors import INTERRUPTED, CraftTunerError, UsageError, disk_errors_as
 from craft_tuner.training.estimate import CARD
 from craft_tuner.training.foresight import Terms
 from craft_tuner.training.prepare import Setup
@@ -97,13 +98,14 @@ def _bench(request: BenchRequest, settings: Settings, *, allow: Allow | None = N
         card = choose_model(transport, settings.model)
         key = fetch_key(transport)
         texts = TextCheck(transport, card)
-        planned = plan_grid(
-            request.grid,
-            Terms(card, key.policy, key.budgets if allow is None else None),
-            outside=settings.allow_outside,
-            check=lambda foreseen: texts.check(foreseen.wordings()),
-        )
-        statuses = [results_dir.look(each) for each in planned]
+        with doing("planning the cells"):
+            planned = plan_grid(
+                request.grid,
+                Terms(card, key.policy, key.budgets if allow is None else None),
+                outside=settings.allow_outside,
+                check=lambda foreseen: texts.check(foreseen.wordings()),
+            )
+            statuses = [results_dir.look(each) for each in planned]
         todo = _to_do(request, statuses)
         bills, budgets = bills_of(todo, transport), key.budgets
         if allow is not None:
@@ -172,9 +174,11 @@ def _carry_out(
     tally, peak = _Tally(results_dir, names), 0
     queries = add(bill.left for bill in bills).queries
     with (
-        BenchProgress(Console(stderr=True), cells=len(jobs), queries=queries) as progress,
+        open_screen() as screen,
+        doing("benching", total=len(jobs), unit="cells") as work,
         closing(request.engine.run(jobs)) as results,
     ):
+        progress = BenchProgress(screen.say, work, _kinds(bills), queries=queries)
         for result in results:
             if result is None:
                 progress.tick(tally.total())
@@ -182,10 +186,18 @@ def _carry_out(
             tally.end(result.name)
             reason = _settle(results_dir, result)
             peak = max(peak, result.peak_bytes)
-            how = f"failed: {reason}" if reason else "done"
-            progress.ended(result.name, how, spent=tally.total(), failed=reason is not None)
+            how, took = (f"failed: {reason}", None) if reason else ("done", result.seconds)
+            progress.ended(result.name, how, spent=tally.total(), seconds=took)
     if peak:
         _say(f"a worker had at most {decimal(peak)} in memory")
+
+
+def _kinds(bills: Sequence[Bill]) -> dict[str, Hashable]:
+    """What decides how long a cell takes, by its name."""
+    return {
+        bill.cell.name: (bill.cell.data, bill.cell.config.method, bill.cell.config.shots)
+        for bill in bills
+    }
 
 
 def _settle(results_dir: ResultsDir, result: JobResult) -> str | None:
@@ -204,7 +216,8 @@ def _settle(results_dir: ResultsDir, result: JobResult) -> str | None:
 def _report(request: BenchRequest, results_dir: ResultsDir, statuses: Sequence[CellStatus]) -> str:
     """Write what came of it, and refuse to call it a success where cells failed."""
     now = [results_dir.refresh(one) for one in statuses]
-    text = report.write(results_dir, now, request.grid)
+    with doing("writing table and curves"):
+        text = report.write(results_dir, now, request.grid)
     where = results_dir.path / report.TABLE
     _say(f"table: {where}, cells: {report.CELLS}, curves: {report.CURVES}")
     failed = failures(now)
@@ -218,4 +231,5 @@ def _report(request: BenchRequest, results_dir: ResultsDir, statuses: Sequence[C
 
 
 def _say(sentence: str) -> None:
-    Console(stderr=True).print(printable(sentence), markup=False, highlight=False, soft_wrap=True)
+    with open_screen() as screen:
+        screen.say(sentence)

@@ -1,93 +1,80 @@
-"""A bench as people see it: one live line on a terminal, plain lines elsewhere.
+"""A bench as people see it: a line for each cell, and how all stand in between.
 
-Owns words and layout.
+Owns words, and the estimate of the time left.
 """
 
 import time
-from collections.abc import Callable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Mapping
 from datetime import timedelta
-from typing import Self
+from statistics import mean
 
-from rich.console import Console
-from rich.progress import Progress
+from craft_tuner.activity import Work
 
-from craft_tuner.commands.progress import columns_for
-from craft_tuner.errors import printable
-
-PLAIN_EVERY_S = 60.0
-"""Where there is no terminal, a line is said so often though no cell ended."""
+Say = Callable[[str], None]
 
 
 class BenchProgress:
-    """Cells done, failed and left, queries, and how long it may take; a context manager.
+    """Cells done, failed and left, queries, and how long it may take.
 
     Args:
-        console: where to.
-        cells: how many are to be done.
+        say: prints a line.
+        work: counts the cells.
+        kinds: what each cell is, by name: cells of one kind take as long.
         queries: what they still cost, all together.
         clock: seconds that only go forward.
     """
 
     def __init__(
         self,
-        console: Console,
+        say: Say,
+        work: Work,
+        kinds: Mapping[str, Hashable],
         *,
-        cells: int,
         queries: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._console, self._clock = console, clock
-        self._cells, self._queries = cells, queries
-        self._started = self._said = clock()
-        self.done = self.failed = 0
-        self._bars = Progress(
-            *columns_for(console),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._task = self._bars.add_task("cells", total=cells, note="")
+        self._say, self._work, self._queries = say, work, queries
+        self._clock, self._started = clock, clock()
+        self._kinds, self._left = kinds, Counter(kinds.values())
+        self._took: dict[Hashable, list[float]] = defaultdict(list)
+        self._done = self._failed = 0
 
-    def __enter__(self) -> Self:
-        self._bars.start()
-        return self
+    def ended(self, name: str, how: str, *, spent: int, seconds: float | None) -> None:
+        """A cell ended.
 
-    def __exit__(self, *_: object) -> None:
-        self._bars.stop()
-
-    def ended(self, name: str, how: str, *, spent: int, failed: bool) -> None:
-        """A cell ended; `spent` are the queries of all cells since the bench was started."""
-        self.done, self.failed = self.done + (not failed), self.failed + failed
-        if self._console.is_terminal:
-            self._say(f"{name}: {how}")
-        self._show(spent, plain=f"{name}: {how}; ")
+        Args:
+            name: of the cell.
+            how: what became of it, for people.
+            spent: queries of all cells since the bench was started.
+            seconds: that it took; None: it failed.
+        """
+        self._left[self._kinds[name]] -= 1
+        self._work.advance()
+        if seconds is None:
+            self._failed += 1
+        else:
+            self._done += 1
+            self._took[self._kinds[name]].append(seconds)
+        self.tick(spent)
+        self._say(f"{name}: {how}; {self._work.note}")
 
     def tick(self, spent: int) -> None:
         """Time went by."""
-        due = self._clock() - self._said >= PLAIN_EVERY_S
-        self._show(spent, plain="" if due else None)
-
-    def _show(self, spent: int, *, plain: str | None) -> None:
-        note = self._note(spent)
-        if self._console.is_terminal:
-            self._bars.update(self._task, completed=self.done + self.failed, note=note)
-        elif plain is not None:
-            self._said = self._clock()
-            self._say(f"{plain}cells {self.done + self.failed}/{self._cells}  {note}")
-
-    def _note(self, spent: int) -> str:
-        left = self._cells - self.done - self.failed
-        failed = f"{self.failed} failed, " if self.failed else ""
-        return (
-            f"{self.done} done, {failed}{left} left  queries {spent:,}/{self._queries:,}"
-            f"{self._time_left(spent)}"
+        failed = f"{self._failed} failed, " if self._failed else ""
+        self._work.note = (
+            f"{self._done} done, {failed}{self._left.total()} left, "
+            f"queries {spent:,}/{self._queries:,}{self._time_left()}"
         )
 
-    def _time_left(self, spent: int) -> str:
-        if not spent or spent >= self._queries:
-            return ""
-        seconds = (self._clock() - self._started) / spent * (self._queries - spent)
-        return f"  about {timedelta(seconds=round(seconds))} left"
+    def _time_left(self) -> str:
+        """From cells of the same kind, and how many there were at a time.
 
-    def _say(self, sentence: str) -> None:
-        self._console.print(printable(sentence), markup=False, highlight=False, soft_wrap=True)
+        Nothing before there is one of each kind that is left.
+        """
+        left, elapsed = +self._left, self._clock() - self._started
+        if not left or not elapsed or any(kind not in self._took for kind in left):
+            return ""
+        at_a_time = max(1.0, sum(map(sum, self._took.values())) / elapsed)
+        seconds = sum(count * mean(self._took[kind]) for kind, count in left.items())
+        return f", about {timedelta(seconds=round(seconds / at_a_time))} left"

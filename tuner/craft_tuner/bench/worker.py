@@ -7,9 +7,10 @@ is killed is resumed by doing it again, and buys nothing twice.
 import contextlib
 import resource
 import sys
+import time
 import traceback
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -39,6 +40,8 @@ class JobResult:
     reason: str | None = None
     peak_bytes: int = 0
     """Most memory that its process has had, other cells it did before included."""
+    seconds: float = 0.0
+    """That it took its worker."""
 
 
 DoJob = Callable[[Job], JobResult]
@@ -57,6 +60,13 @@ class Engine(Protocol):
 
 def do(job: Job) -> JobResult:
     """Carry a job out; whatever it says goes to its log."""
+    started = time.monotonic()
+    result = JobResult(job.name, _reason(job))
+    return replace(result, seconds=time.monotonic() - started, peak_bytes=peak_bytes())
+
+
+def _reason(job: Job) -> str | None:
+    """Why a job failed; None: it is done."""
     from craft_tuner.commands import fit as commands  # noqa: PLC0415 - a worker that waits needs none of it
 
     job.log.parent.mkdir(parents=True, exist_ok=True)
@@ -68,12 +78,11 @@ def do(job: Job) -> JobResult:
         try:
             commands.resume(job.run, job.settings)
         except CraftTunerError as error:
-            return JobResult(job.name, error.message, peak_bytes())
+            return error.message
         except Exception as error:  # noqa: BLE001 - one broken cell must not end the others
             traceback.print_exc()
-            reason = printable(f"{type(error).__name__}: {error} (traceback in {job.log})")
-            return JobResult(job.name, reason, peak_bytes())
-    return JobResult(job.name, None, peak_bytes())
+            return printable(f"{type(error).__name__}: {error} (traceback in {job.log})")
+    return None
 
 
 def peak_bytes() -> int:

@@ -6,22 +6,46 @@ Imports nothing that takes time before it is ready for that.
 import os
 import signal
 import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from craft_tuner.errors import INTERRUPTED
+
+LOADING_S = 3.0
+"""How often it is said that the program is still being loaded."""
 
 
 def main() -> None:
     """Run the command line."""
     try:
-        from craft_tuner.cli.main import main as run
-
-        run()
+        with _said_to_load():
+            began = time.monotonic()
+            from craft_tuner.cli.main import main as run
+        run(since=began)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, _leave)
         print("craft-tuner: interrupted", file=sys.stderr)  # noqa: T201 - nothing else is loaded
         raise SystemExit(INTERRUPTED) from None
     finally:
         signal.signal(signal.SIGINT, _leave)
+
+
+@contextmanager
+def _said_to_load() -> Iterator[None]:
+    """What the block imports may come from a slow disk."""
+    loaded = threading.Event()
+    threading.Thread(target=_say_loading, args=(loaded,), daemon=True).start()
+    try:
+        yield
+    finally:
+        loaded.set()
+
+
+def _say_loading(loaded: threading.Event) -> None:
+    while not loaded.wait(LOADING_S):
+        print("still loading the program", file=sys.stderr)  # noqa: T201 - nothing else is loaded
 
 
 def _leave(*_: object) -> None:

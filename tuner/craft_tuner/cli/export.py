@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from craft_tuner.activity import doing
 from craft_tuner.cli.output import give
 
 EXAMPLES = """\b
@@ -25,5 +26,7 @@ def export(
     """
     from craft_tuner.report import export as exporting
 
-    for file in exporting.export(run, out):
+    with doing("writing the adapter with its card"):
+        files = exporting.export(run, out)
+    for file in files:
         give(str(file))

@@ -36,6 +36,7 @@ from craft_tuner.cli.options import (
 )
 from craft_tuner.cli.options import sources as gather_sources
 from craft_tuner.cli.output import give, give_json, say
+from craft_tuner.commands.progress import open_screen
 from craft_tuner.config import explain as choices
 from craft_tuner.config import fit_config as configuration
 from craft_tuner.config import presets as official
@@ -83,6 +84,13 @@ Examples:
 class _Commands(TyperGroup):
     """The commands; Ctrl-C in any of them is a line, where the command itself has not said one."""
 
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Each with its whole first sentence, on as many lines as it takes."""
+        named = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        rows = [(name, one.get_short_help_str(limit=1000)) for name, one in named if one]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
@@ -104,10 +112,14 @@ METHODS = ", ".join(methods.names())
 DATA = "Class folders, CSV or JSONL file, coop:NAME@ROOT, hf:OWNER/NAME, or `digits`"
 
 
-def main() -> None:
-    """Run the command line; a failure is one sentence and an exit code."""
+def main(*, since: float | None = None) -> None:
+    """Run the command line; a failure is one sentence and an exit code.
+
+    `since` is when the program began, a time of `time.monotonic`.
+    """
     try:
-        app()
+        with open_screen(since=since):
+            app()
     except CraftTunerError as error:
         say(f"craft-tuner: {error}")
         raise SystemExit(error.exit_code) from None

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from craft_tuner.activity import doing
 from craft_tuner.cli.options import AllowOutside, sources
 from craft_tuner.cli.output import give
 
@@ -40,6 +41,9 @@ def report(
     from craft_tuner.report import compare
 
     allowed = sources(None, allow_outside=allow_outside).settings.allow_outside
-    items = read_dataset(data, outside=allowed).test if data else ()
+    with doing("reading the dataset"):
+        items = read_dataset(data, outside=allowed).test if data else ()
     pictures = {item.picture.name: item.picture for item in items}
-    give(compare(runs, out, pictures=pictures))
+    with doing(f"writing a page of {len(runs):,} runs"):
+        page = compare(runs, out, pictures=pictures)
+    give(page)

@@ -25,6 +25,7 @@ from craft_shared.messages import (
     TextPrompts,
 )
 from craft_shared.tensors import TENSOR_MEDIA_TYPE
+from craft_tuner.activity import doing
 from craft_tuner.blackbox import PARTIAL, FloatArray, Images, Purpose, Texts
 from craft_tuner.client.account import fetch_key
 from craft_tuner.client.batching import (
@@ -204,8 +205,11 @@ class Client:
             limits=self._card.limits,
             size=size,
         )
-        for batch in divided:
-            logits[batch.prompts, batch.images.rows] = self._buy(scoring, batch)
+        asked = f"asking {scoring.prompts:,} prompts of {images.count:,} images"
+        with doing(asked, total=scoring.prompts * images.count, unit="answers") as work:
+            for batch in divided:
+                logits[batch.prompts, batch.images.rows] = self._buy(scoring, batch)
+                work.advance(batch.count * batch.images.count)
         return logits
 
     def _buy(self, scoring: "_Scoring", batch: Batch) -> NDArray[np.floating]:

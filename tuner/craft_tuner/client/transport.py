@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, Self, TypeVar
 import httpx
 
 from craft_shared.tensors import MalformedTensors
+from craft_tuner.activity import doing
 from craft_tuner.client.errors_by_code import error_of
 from craft_tuner.client.failures import CONNECT_TIMEOUT_S, gateway_says, mistrust, reason
 from craft_tuner.client.receiving import ReplyWatch, receive
@@ -198,14 +199,16 @@ class Transport:
         )
         started = time.monotonic()
         try:
-            response = self._http.send(request, stream=True)
+            with doing("waiting for the server"):
+                response = self._http.send(request, stream=True)
         except (httpx.InvalidURL, ValueError) as error:  # a Location of no address, say
             raise ServerUnreachable(
                 f"{self.url} answers {call.method} {call.path} with a head that cannot be read "
                 f"({type(error).__name__}); check that --server is a craft-server's address"
             ) from error
         try:
-            whole = receive(response, most_bytes=call.reply_bytes, watch=watch)
+            with doing("receiving the reply"):
+                whole = receive(response, most_bytes=call.reply_bytes, watch=watch)
         finally:
             response.close()
             self._http.cookies.clear()
@@ -236,7 +239,8 @@ class Transport:
             attempt, uniform=self._uniform(), retry_after_s=trouble.retry_after_s
         )
         self._notice(f"{self.url}: {trouble.reason}; trying again in {seconds:.1f} s")
-        self._sleep(seconds)
+        with doing(f"waiting to ask {self.url} again"):
+            self._sleep(seconds)
 
     def _given_up(self, call: Call, trouble: Trouble, attempts: int) -> CraftTunerError:
         tried = f"{call.method} {call.path} after {attempts} attempts: {trouble.reason}"

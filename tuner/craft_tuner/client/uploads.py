@@ -28,6 +28,7 @@ from craft_shared.messages import (
     ManifestReply,
     UploadReply,
 )
+from craft_tuner.activity import doing
 from craft_tuner.blackbox import Images
 from craft_tuner.client.known import Known
 from craft_tuner.client.responses import message
@@ -149,8 +150,10 @@ def look(
             known.ids[id(each)] = each, file.id
             yield file
 
-    for batch in _batches(files(), limits):
-        _missing(transport, batch, known)
+    with doing("looking for damaged images", total=len(pictures), unit="images") as work:
+        for batch in _batches(files(), limits):
+            _missing(transport, batch, known)
+            work.advance(len(batch))
 
 
 def _batches(files: Iterable[_File], limits: CardLimits) -> Iterator[list[_File]]:

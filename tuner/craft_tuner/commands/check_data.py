@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
-from rich.console import Console
 from rich.filesize import decimal
 
+from craft_tuner.activity import doing
 from craft_tuner.client.account import choose_model, fetch_key
 from craft_tuner.client.texts import TextCheck
-from craft_tuner.commands.progress import Screen
+from craft_tuner.commands.progress import open_screen
 from craft_tuner.commands.session import open_server
 from craft_tuner.config import fit_config as configuration
 from craft_tuner.config import presets as official
@@ -127,9 +127,10 @@ def look(
         DataError: there is no dataset, or its form is not understood.
         UsageError: a setting is not usable.
     """
-    listing = list_source(source, class_names=class_names, outside=connection.allow_outside)
+    with doing("listing the dataset"):
+        listing = list_source(source, class_names=class_names, outside=connection.allow_outside)
     config = configuration.build(*layers)  # before the long part
-    with Screen(Console(stderr=True)) as screen:
+    with open_screen() as screen:
         apart = _apart(config, listing)
         pictures = len(listing.train) + len(listing.test) + len(apart) if opened else 0
         report = check(listing, opened=opened, validation=apart, on_read=screen.reading(pictures))
@@ -137,7 +138,7 @@ def look(
     preset = official.preset_of(title(source)) if benchmark else None
     server, needs, refusal = None, None, None
     try:
-        with _served(connection) as served:
+        with _served(connection) as served, doing("planning"):
             server = served.url
             if report.usable:
                 needs = estimate(config, listing.dataset(), served.terms, check=served.check)

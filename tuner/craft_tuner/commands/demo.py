@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import SecretStr
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from craft_shared.messages import Counters
 from craft_tuner.client.purchases import add
@@ -22,7 +22,7 @@ from craft_tuner.config.fit_config import build
 from craft_tuner.config.settings import Settings
 from craft_tuner.data.sources import DIGITS
 from craft_tuner.errors import CraftTunerError, UsageError
-from craft_tuner.report import REPORT, cost_rows, summary_rows
+from craft_tuner.report import REPORT, cost_rows, summary_rows, time_words
 
 DEFAULT_OUT = Path("runs/demo")
 SHOTS = 16
@@ -98,7 +98,8 @@ def _table(
     result: Mapping[str, Any], account: Mapping[str, tuple[int, int]], *, seconds: float
 ) -> Table:
     balances = "yes" if len(set(account.values())) == 1 else "NO"
-    table = Table("what", "value", title="CraFT over HTTP on handwritten digits", min_width=60)
+    columns = [Column(name, overflow="fold") for name in ("what", "value")]
+    table = Table(*columns, title="CraFT over HTTP on handwritten digits")
     for name, value in summary_rows(result):
         table.add_row(name, value)
     table.add_section()
@@ -106,7 +107,9 @@ def _table(
         table.add_row(f"queries, {purpose}", queries)
     table.add_row(f"account balances: {balances}", _sentence(account))
     table.add_section()
-    table.add_row("time", f"{seconds:.0f} s, of it {result['seconds']['fit']:.0f} s fitting")
+    table.add_row(
+        "time", f"{seconds:.0f} s with the server; the fit {time_words(result['seconds'])}"
+    )
     table.add_row("adapter", f"{result['adapter_bytes'] / 1024:.0f} KiB")
     return table
 

@@ -4,19 +4,19 @@ Owns the order of connecting, checking and creating, so that a refused command l
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import ValidationError
-from rich.console import Console
 
 from craft_shared.messages import Counters, KeyInfo, ModelCard, UsageReply
+from craft_tuner.activity import doing
 from craft_tuner.adapter.adapter import TENSORS_FILE, Adapter
 from craft_tuner.client.account import choose_model, fetch_key, fetch_usage
 from craft_tuner.client.batching import images_per_set
 from craft_tuner.client.client import Client
 from craft_tuner.client.texts import TextCheck
 from craft_tuner.client.transport import Transport
-from craft_tuner.commands.progress import Screen
+from craft_tuner.commands.progress import Screen, open_screen
 from craft_tuner.commands.session import client_for, open_server
 from craft_tuner.config.explain import Origins, sentences
 from craft_tuner.config.fit_config import FitConfig
@@ -29,11 +29,11 @@ from craft_tuner.inference import evaluate as evaluation
 from craft_tuner.inference.evaluate import Remarked
 from craft_tuner.inference.predict import cost_of
 from craft_tuner.plan import amounts, left_of, left_words
-from craft_tuner.report import REPORT, summary_rows, write_report
+from craft_tuner.report import REPORT, summary_rows, time_words, write_report
 from craft_tuner.runs.run import Run
 from craft_tuner.training import fit as fitting
 from craft_tuner.training import tracking
-from craft_tuner.training.fit import Prepared
+from craft_tuner.training.fit import Clock, Prepared
 from craft_tuner.training.prepare import Setup
 
 
@@ -50,6 +50,7 @@ def fit(
 
     `origins` says who set each setting.
     """
+    clock = Clock()
     with open_server(settings) as (screen, transport):
         _show_settings(screen, config, origins)
         card = choose_model(transport, settings.model)
@@ -58,8 +59,8 @@ def fit(
         dataset = _read(setup, screen)
         prepared = fitting.prepare(config, dataset, transport, card=card, run=None)
         with Run.create(where, config, setup=setup.model_dump()) as run:
-            track = setup.track
-            return _carry_out(run, prepared, transport, card=card, screen=screen, track=track)
+            stage = _Stage(run, prepared, transport, card, clock)
+            return _carry_out(stage, screen, track=setup.track)
 
 
 def foresee(
@@ -84,6 +85,7 @@ def resume(where: Path, settings: Settings) -> dict[str, Any]:
 
     Of a finished run nothing is done again and no server is asked; a page that it lacks is written.
     """
+    clock = Clock()
     with Run.resume(where) as run:
         finished = run.result()
         if finished is not None:
@@ -96,10 +98,12 @@ def resume(where: Path, settings: Settings) -> dict[str, Any]:
         with open_server(settings, server=setup.server) as (screen, transport):
             _show_settings(screen, run.config)
             card = choose_model(transport, settings.model, prefer=setup.model)
-            dataset = setup.dataset(settings.allow_outside)
+            with doing("reading the dataset"):
+                dataset = setup.dataset(settings.allow_outside)
             prepared = fitting.prepare(run.config, dataset, transport, card=card, run=run)
             track = tracking.known(settings.track or setup.track)
-            return _carry_out(run, prepared, transport, card=card, screen=screen, track=track)
+            stage = _Stage(run, prepared, transport, card, clock)
+            return _carry_out(stage, screen, track=track)
 
 
 def evaluate(
@@ -112,7 +116,8 @@ def evaluate(
 ) -> Remarked:
     """Measure an adapter on a dataset's test split, or on all of it if it has none."""
     adapter = Adapter.load(adapter_path)
-    dataset = read_dataset(data, class_names=class_names, outside=settings.allow_outside)
+    with doing("reading the dataset"):
+        dataset = read_dataset(data, class_names=class_names, outside=settings.allow_outside)
     asked = evaluation.labelled_for(adapter, dataset)
     items = asked.items
     remarks = (*dataset.remarks, *conversions(pictures_of(items)))
@@ -146,7 +151,7 @@ def usage(
 
 def _say_finished(run: Run) -> None:
     page = run.path / REPORT
-    with Screen(Console(stderr=True)) as screen:
+    with open_screen() as screen:
         screen.say(
             f"{run.path} is finished, nothing is asked again; the adapter is in "
             f"{run.path / TENSORS_FILE}, see {page if page.exists() else write_report(run)}"
@@ -179,28 +184,32 @@ def _setup(
 
 def _read(setup: Setup, screen: Screen) -> Dataset:
     """The dataset of a new run; says what its reader has to remark."""
-    dataset = setup.dataset()
+    with doing("reading the dataset"):
+        dataset = setup.dataset()
     for remark in dataset.remarks:
         screen.say(f"remark: {remark}")
     return dataset
 
 
-def _carry_out(
-    run: Run,
-    prepared: Prepared,
-    transport: Transport,
-    *,
-    card: ModelCard,
-    screen: Screen,
-    track: str | None,
-) -> dict[str, Any]:
+class _Stage(NamedTuple):
+    """A run that can begin, or go on."""
+
+    run: Run
+    prepared: Prepared
+    transport: Transport
+    card: ModelCard
+    clock: Clock
+
+
+def _carry_out(stage: _Stage, screen: Screen, *, track: str | None) -> dict[str, Any]:
+    run, prepared, transport, card, clock = stage
     resumable = f"go on with: craft-tuner fit --resume {run.path}"
     try:
         with (
             disk_errors_as(RunError, f"the run {run.path} cannot be written"),
             tracking.following(track, run, screen, say=screen.say) as watcher,
         ):
-            result = fitting.fit(run, prepared, transport, card=card, watcher=watcher)
+            result = fitting.fit(run, prepared, transport, card=card, watcher=watcher, clock=clock)
     except KeyboardInterrupt:
         screen.say(f"interrupted; what was bought is kept, {resumable}")
         raise SystemExit(INTERRUPTED) from None
@@ -211,8 +220,13 @@ def _carry_out(
         screen.say(f"{name}: {value}")
     spent = Counters.model_validate(result["spent_total"])
     with disk_errors_as(RunError, f"the page of {run.path} cannot be written"):
-        screen.say(f"{amounts(spent)} spent; see {write_report(run)}")
-    return result
+        with doing("writing the page"):
+            page = write_report(run)
+        clock.end("report")
+        run.save_result(result | {"seconds": clock.seconds})
+    screen.say(f"it took {time_words(clock.seconds)}")
+    screen.say(f"{amounts(spent)} spent; see {page}")
+    return result | {"seconds": clock.seconds}
 
 
 def _say_cost(

@@ -22,6 +22,7 @@ from typing import Any
 
 import httpx
 
+from craft_tuner.activity import doing
 from craft_tuner.errors import ServerUnreachable, UsageError, disk_errors_as
 from craft_tuner.files import private, private_folder
 
@@ -74,8 +75,10 @@ def local_server(directory: Path, *, queries: int, keep: bool = False) -> Iterat
     environment = _environment(directory, port)
     log = directory / "server.log"
     command = _Command(program, environment)
-    minted = _rotated_key(command) if log.exists() else None
-    minted = minted or command.json("keys", "create", *_OWNER, "--queries", str(queries), "--json")
+    with doing("making a key for the server of this machine"):
+        minted = _rotated_key(command) if log.exists() else None
+        create = ("keys", "create", *_OWNER, "--queries", str(queries), "--json")
+        minted = minted or command.json(*create)
     with open(log, "ab", opener=private) as output:
         process = subprocess.Popen(
             [program, "serve"],
@@ -87,12 +90,14 @@ def local_server(directory: Path, *, queries: int, keep: bool = False) -> Iterat
     finished = False
     try:
         url = f"http://{HOST}:{port}"
-        _wait_until_ready(process, url, log)
+        with doing("starting the server of this machine, which loads its model"):
+            _wait_until_ready(process, url, log)
         yield LocalServer(url, minted["key"], process, partial(_allow, command, minted["id"]))
         finished = True
     finally:
         if not (keep and finished):
-            _stop(process)
+            with doing("stopping the server of this machine"):
+                _stop(process)
 
 
 def find_program() -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.filesize import decimal
 
 from craft_shared.messages import Budgets
+from craft_tuner.activity import doing
 from craft_tuner.adapter.adapter import Adapter
 from craft_tuner.client.client import Client
 from craft_tuner.commands.progress import Screen
@@ -51,7 +52,8 @@ def predict(
         DataError: some images could not be used; the others are answered and written.
     """
     adapter = Adapter.load(adapter_path)
-    named = find_pictures(paths, sys.stdin.buffer, outside=settings.allow_outside)
+    with doing("looking for images"):
+        named = find_pictures(paths, sys.stdin.buffer, outside=settings.allow_outside)
     if not named.pictures:
         raise DataError(named.faults[0].sentence if named.faults else "no image is named")
     writer = replace(writer, top=min(writer.top, len(adapter.card.class_names)))

@@ -1,28 +1,28 @@
-"""A fit as people see it: a live line on a terminal, plain lines elsewhere, all on standard error.
+"""A command as people see it: a live line on a terminal, plain lines elsewhere, on standard error.
 
-Owns words and layout.
+Owns words and layout, and that nobody waits for long without a word: a thread looks at what is
+being done (`craft_tuner.activity`) and says it where nothing else was said.
 """
 
 import math
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import timedelta
 from typing import Self
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.filesize import decimal
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    ProgressColumn,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
-from rich.progress import Progress as Bars
-from rich.table import Column
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Column, Table
+from rich.text import Text
 
 from craft_shared.messages import Budgets, Counters
+from craft_tuner.activity import Activity, Work, watching
 from craft_tuner.errors import printable
 from craft_tuner.methods.base import Progress
 from craft_tuner.plan import Plan, left_of, left_words
@@ -31,15 +31,14 @@ from craft_tuner.training.traffic import Link, Traffic
 PLAIN_LINES = 20
 """About so many lines stand for a whole fit where there is no terminal."""
 
+QUIET_S = 3.0
+"""After so long without a word it is said what is being done."""
 
-def columns_for(console: Console) -> list[ProgressColumn]:
-    """A bar's description, length, count and note; no label is cut on a narrow terminal."""
-    return [
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=24 if console.width >= 100 else 4),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}", table_column=Column()),  # wraps, so others need not
-    ]
+TICK_S = 0.25
+"""How often it is looked whether it is time to, and how often a live line changes."""
+
+_WIDE = 100
+"""Columns from which a live line has a bar."""
 
 
 class Screen:
@@ -48,30 +47,89 @@ class Screen:
     Args:
         console: where to; `Console(stderr=True)` keeps standard output for results.
         clock: seconds that only go forward.
+        since: time of the clock when the command began; None: it begins now.
     """
 
-    def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        console: Console,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        since: float | None = None,
+    ) -> None:
         self._console = console
         self._clock = clock
-        self._bars = Bars(
-            *columns_for(console),
-            TimeRemainingColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._search: TaskID | None = None
+        self._activity = Activity(clock, on_idle=self._hide, at_once=self._say_at_once)
+        self._said = self._activity.started = clock() if since is None else since
         self._first: tuple[int, float] | None = None
+        self._live: Live | None = None
+        self._lock = threading.RLock()
 
     def __enter__(self) -> Self:
-        self._bars.start()
+        self._part = self.part()
+        self._part.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bars.stop()
+        self._part.__exit__(None, None, None)
+
+    @contextmanager
+    def part(self) -> Iterator[None]:
+        """What is done within the block is shown here, and over after it."""
+        before = tuple(self._activity.works)
+        try:
+            with watching(self._activity):
+                yield
+        finally:
+            self._activity.end(*(work for work in self._activity.works if work not in before))
+
+    def beat(self) -> None:
+        """Show what is being done, if it is time to; any thread may call it at any time.
+
+        On a terminal that is a live line, elsewhere a line after `QUIET_S` seconds without one.
+        """
+        with self._lock:
+            if self._is_lively and self._activity.works:
+                self._show()
+            elif self._clock() - self._said >= QUIET_S:
+                self.say(f"still {self._activity}")
+
+    @property
+    def _is_lively(self) -> bool:
+        """Whether lines can change; on a terminal without a cursor to move they cannot."""
+        return self._console.is_terminal and not self._console.is_dumb_terminal
+
+    def _say_at_once(self) -> None:
+        if self._is_lively:
+            self.beat()
+        else:
+            self.say(str(self._activity.works[-1]))
+
+    def _show(self) -> None:
+        if self._live is None:
+            self._live = Live(
+                console=self._console,
+                get_renderable=self._works,
+                auto_refresh=False,
+                transient=True,
+                redirect_stdout=sys.stdout.isatty(),
+            )
+            self._live.start()
+        self._live.refresh()
+
+    def _hide(self) -> None:
+        with self._lock:
+            if self._live is not None:
+                self._live.stop()
+                self._live = None
+
+    def _works(self) -> Group:
+        now, works = self._clock(), tuple(self._activity.works)
+        return Group(*(_row(work, now, wide=self._console.width >= _WIDE) for work in works))
 
     def say(self, sentence: str) -> None:
         """Print a line that stays."""
+        self._said = self._clock()
         self._console.print(printable(sentence), markup=False, highlight=False, soft_wrap=True)
 
     def plan(self, plan: Plan, budgets: Budgets, ahead: Counters) -> None:
@@ -95,33 +153,37 @@ class Screen:
 
     def uploading(self, total: int) -> Callable[[int], None]:
         """Show an upload of `total` pictures; call the result with how many more are done."""
-        task = self._bars.add_task("upload", total=total, note="images")
-        if not self._console.is_terminal:
+        if not self._is_lively:
             self.say(f"uploading {total:,} images (those that the server lacks)")
-
-        def advance(done: int) -> None:
-            self._bars.advance(task, done)
-
-        return advance
+        return self._counting("uploading", total)
 
     def reading(self, total: int) -> Callable[[], None]:
         """Show that `total` pictures are read; call the result after each."""
-        task = self._bars.add_task("read", total=total, note="images")
-        return lambda: self._bars.advance(task)
+        advance = self._counting("reading", total)
+        return lambda: advance(1)
+
+    def _counting(self, words: str, images: int) -> Callable[[int], None]:
+        work = self._activity.begin(Work(words, images, "images"))
+
+        def advance(more: int) -> None:
+            work.advance(more)
+            if work.done >= images:
+                self._activity.end(work)
+
+        return advance
 
     def generation(self, progress: Progress) -> None:
         """Show a finished generation, and its warnings."""
         if self._first is None:
             spent = progress.metrics.get("seconds", 0.0)
             self._first = (progress.generation - 1, self._clock() - spent)
-            self._search = self._bars.add_task("fit", total=progress.generations, note="")
         for warning in progress.warnings:
             self.say(f"warning: {warning}")
-        if self._console.is_terminal and self._search is not None:
-            self._bars.update(self._search, completed=progress.generation, note=_note(progress))
-        elif self._is_due(progress):
-            count = f"generation {progress.generation}/{progress.generations}"
-            self.say(f"{count}  {_note(progress)}  {self._time_left(progress)}")
+        note = f"{_note(progress)}  {self._time_left(progress)}"
+        for work in self._activity.works[-1:]:
+            work.note = note
+        if not self._is_lively and self._is_due(progress):
+            self.say(f"generation {progress.generation}/{progress.generations}  {note}")
 
     def testing(self, images: int) -> None:
         """Say that the final test begins."""
@@ -136,7 +198,56 @@ class Screen:
         start, since = self._first or (0, self._clock())
         done = progress.generation - start
         left = (self._clock() - since) / done * (progress.generations - progress.generation)
-        return f"{timedelta(seconds=round(left))} left"
+        return f"{_spell(left)} left"
+
+
+_SCREEN: ContextVar[Screen | None] = ContextVar("screen", default=None)
+
+
+@contextmanager
+def open_screen(*, since: float | None = None) -> Iterator[Screen]:
+    """The screen of this command, on standard error; within another it is that one.
+
+    `since` is the time of `time.monotonic` when the command began, if that is not now.
+    """
+    screen = _SCREEN.get()
+    if screen is not None:
+        with screen.part():
+            yield screen
+        return
+    over = threading.Event()
+    with Screen(Console(stderr=True), since=since) as screen:
+        beats = threading.Thread(target=_beat, args=(screen, over), daemon=True)
+        token = _SCREEN.set(screen)
+        beats.start()
+        try:
+            yield screen
+        finally:
+            over.set()
+            beats.join()
+            _SCREEN.reset(token)
+
+
+def _beat(screen: Screen, over: threading.Event) -> None:
+    while not over.wait(TICK_S):
+        screen.beat()
+
+
+def _row(work: Work, now: float, *, wide: bool) -> Text | Table:
+    """One work as a live line; on a narrow terminal it wraps, and no word is cut."""
+    left = work.left_s(now)
+    count = f"{work.done:,}/{work.total:,} {work.unit}" if work.total is not None else ""
+    spell = f"{_spell(now - work.started)}" if left is None else f"{_spell(left)} left"
+    said = "  ".join(filter(None, [count, work.note or spell]))
+    if not (wide and work.total):
+        return Text(f"{work.words}  {said}", overflow="fold", no_wrap=False)
+    grid = Table.grid(Column(), Column(), Column(overflow="fold"), padding=(0, 1))
+    grid.add_row(work.words, ProgressBar(total=work.total, completed=work.done, width=24), said)
+    return grid
+
+
+def _spell(seconds: float) -> timedelta:
+    return timedelta(seconds=round(seconds))
 
 
 def _amounts(traffic: Traffic, line: Link) -> Iterator[str]:

@@ -3,14 +3,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
-
 from craft_tuner.adapter.adapter import Adapter
 from craft_tuner.client.account import choose_model
 from craft_tuner.client.client import Client
 from craft_tuner.client.texts import TextCheck
 from craft_tuner.client.transport import Transport
-from craft_tuner.commands.progress import Screen
+from craft_tuner.commands.progress import Screen, open_screen
 from craft_tuner.config.settings import Settings
 from craft_tuner.inference import evaluate as evaluation
 from craft_tuner.plan import check_names
@@ -22,9 +20,8 @@ def open_server(
     settings: Settings, *, server: str | None = None
 ) -> Iterator[tuple[Screen, Transport]]:
     """A screen and a connection; `server` is the address if the settings have none."""
-    console = Console(stderr=True)
     connection = settings.connection(server)
-    with Screen(console) as screen, Transport(connection, notice=screen.say) as transport:
+    with open_screen() as screen, Transport(connection, notice=screen.say) as transport:
         yield screen, transport
 
 

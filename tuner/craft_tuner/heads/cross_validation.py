@@ -5,11 +5,12 @@ temperature, so by what they order, not by how sure they are. A view is always i
 image.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 import numpy as np
 
+from craft_tuner.activity import Work, doing
 from craft_tuner.blackbox import IntArray
 from craft_tuner.heads.candidates import Shots, Spec, TrainingRows, by_basis
 from craft_tuner.heads.feature_basis import Matrix, feature_bases
@@ -101,13 +102,17 @@ class _HeldOutScores:
         blank = (shots.images, shots.classes)
         self._residuals = {residual(spec): np.zeros(blank, np.float32) for spec in specs}
 
-    def fit(self, specs: Iterable[Spec], folds: Iterable[int]) -> None:
+    def fit(self, specs: Iterable[Spec], folds: Collection[int]) -> None:
         """Fit candidates on all rows but a fold's and score its images, fold by fold."""
-        for basis, members in by_basis(dict.fromkeys(map(residual, specs))).items():
-            if basis in self._bases:  # not zero-shot's, which adds nothing to itself
-                self._fit(self._bases[basis].project(self._shots.centred), members, folds=folds)
+        apart = dict.fromkeys(map(residual, specs))
+        words = f"comparing {len(apart)} heads on held-out shots"
+        with doing(words, total=len(apart) * len(folds), unit="fits") as work:
+            for basis, members in by_basis(apart).items():
+                if basis in self._bases:  # not zero-shot's, which adds nothing to itself
+                    inputs = self._bases[basis].project(self._shots.centred)
+                    self._fit(inputs, members, folds=folds, work=work)
 
-    def _fit(self, inputs: Matrix, specs: list[Spec], *, folds: Iterable[int]) -> None:
+    def _fit(self, inputs: Matrix, specs: list[Spec], *, folds: Iterable[int], work: Work) -> None:
         for number in folds:
             out = np.flatnonzero(self._fold == number)
             keep = self._fold[self._shots.image_of_row] != number
@@ -115,6 +120,7 @@ class _HeldOutScores:
             for spec in specs:
                 linear = rows.fit(spec)
                 self._residuals[spec][out] = inputs[out] @ linear.weight + linear.bias
+                work.advance()
 
     def judge(self, spec: Spec, images: IntArray) -> CvResult:
         """The candidate on images, each scored when it was held out."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from craft_tuner.activity import doing
 from craft_tuner.adapter.head import DeployedHead, Layer, LeverageGate
 from craft_tuner.heads.candidates import Shots, Spec, TrainingRows, by_basis, candidates, prior
 from craft_tuner.heads.cross_validation import CvResult, Unseen, cross_validate, judge_on
@@ -64,6 +65,15 @@ def choose(shots: Shots, *, seed: int, validation: Unseen | None = None) -> Choi
         return _decide(shots, results, unseen=(unseen, weight))
 
 
+def judge(shots: Shots, spec: Spec, *, seed: int, validation: Unseen | None = None) -> CvResult:
+    """One candidate on held-out shots or validation images, as `choose` judges it among all."""
+    with one_blas_thread():
+        if validation is not None:
+            return judge_on(shots, [spec], validation)[0]
+        folds = min(FOLDS, shots.median_shots)
+        return cross_validate(shots, [spec], folds=folds, most_kept=KEPT, seed=seed)[0]
+
+
 def _decide(shots: Shots, results: list[CvResult], *, unseen: tuple[Spec, float]) -> Choice:
     ranked = sorted(results, key=lambda each: each.loss)
     facts = {"accuracy": ranked[0].accuracy, "loss": ranked[0].loss}
@@ -80,7 +90,8 @@ def _decide(shots: Shots, results: list[CvResult], *, unseen: tuple[Spec, float]
 
 def average(shots: Shots, parts: Iterable[tuple[Spec, float]]) -> DeployedHead:
     """The sum of heads fitted on all rows, each times its factor, as one layer."""
-    linear, residual = _sum(shots, parts)
+    with doing("fitting the chosen heads"):
+        linear, residual = _sum(shots, parts)
     weight, bias = linear
     if shots.names and shots.is_centred:
         weight = centre_prompts(weight.T, shots.names).T

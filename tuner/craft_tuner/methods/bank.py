@@ -17,6 +17,7 @@ import numpy as np
 
 from craft_shared.messages import Budgets, Counters, ModelCard, PromptKind
 from craft_shared.tensors import Tensors
+from craft_tuner.activity import doing
 from craft_tuner.adapter.adapter import Adapter, describe
 from craft_tuner.blackbox import BlackBox, FloatArray, Images, Task, Texts, Wording
 from craft_tuner.config.fit_config import FitConfig
@@ -24,7 +25,7 @@ from craft_tuner.errors import UsageError
 from craft_tuner.heads.candidates import Shots
 from craft_tuner.heads.cross_validation import Unseen
 from craft_tuner.heads.prompt_selection import informative
-from craft_tuner.heads.selection import Choice, choose
+from craft_tuner.heads.selection import Choice, choose, judge
 from craft_tuner.methods.base import Method, OnProgress
 from craft_tuner.methods.loop import Step, fit_generations
 from craft_tuner.methods.prompt_bank import BankSettings, compose, extra_names, worded
@@ -171,9 +172,9 @@ class BankTraining:
         logits, order, choice = self._learn()
         held_out = choice.held_out.get("accuracy")
         metrics = {} if held_out is None else {"heldout_accuracy": held_out}
-        chosen = (len(self._kept(order)), choice)
-        seed = self._config.seed
-        metrics |= _by_prompts(logits, self._task, order=order, chosen=chosen, seed=seed)
+        if choice.held_out:
+            chosen, seed = (len(self._kept(order)), choice), self._config.seed
+            metrics |= _by_prompts(logits, self._task, order=order, chosen=chosen, seed=seed)
         return Step(f"{logits.shape}", metrics=metrics)
 
     def state(self) -> Tensors:
@@ -244,7 +245,15 @@ def _bundle(task: Task, plan: Plan) -> Images:
 
 
 def _choose(logits: FloatArray, kept: Sequence[int], task: Task, *, seed: int) -> Choice:
-    """A head on some prompts' logits; rows behind the shots are validation images, if there are."""
+    """A head on some prompts' logits."""
+    shots, unseen = _learnt_from(logits, kept, task)
+    return choose(shots, seed=seed, validation=unseen)
+
+
+def _learnt_from(
+    logits: FloatArray, kept: Sequence[int], task: Task
+) -> tuple[Shots, Unseen | None]:
+    """Some prompts' logits; rows behind the shots are validation images, if there are."""
     rows = np.concatenate([logits[index] for index in kept], axis=-1, dtype=np.float64)
     first, apart, unseen = len(task.labels), task.validation, None
     if apart is not None:
@@ -252,24 +261,26 @@ def _choose(logits: FloatArray, kept: Sequence[int], task: Task, *, seed: int) -
         unseen = Unseen(rows[first:behind], apart.labels)
         rows = np.concatenate([rows[:first], rows[behind:]])
     classes, names = len(task.texts.class_names), logits.shape[-1]
-    shots = Shots(rows, task.labels, classes, has_zero_shot=True, names=names)
-    return choose(shots, seed=seed, validation=unseen)
+    return Shots(rows, task.labels, classes, has_zero_shot=True, names=names), unseen
 
 
 def _by_prompts(
     logits: FloatArray, task: Task, *, order: list[int], chosen: tuple[int, Choice], seed: int
 ) -> Metrics:
-    """Held-out accuracy with the first 1, 2, 4, ... prompts: what fewer an image would give."""
+    """Held-out accuracy with the first 1, 2, 4, ... prompts: what fewer an image would give.
+
+    Of the best candidate alone, fitted on so many: a small part of what the choice took.
+    """
     if len(order) == 1:
         return {}
-    known = dict([chosen])
+    known, choice = chosen
     counts = sorted({2**power for power in range(len(order).bit_length())} | {len(order)})
-    found = {
-        count: known.get(count) or _choose(logits, sorted(order[:count]), task, seed=seed)
-        for count in counts
-    }
-    return {
-        f"{BY_PROMPTS}{count}": choice.held_out["accuracy"]
-        for count, choice in found.items()
-        if choice.held_out
-    }
+    found = {known: choice.held_out["accuracy"]}
+    with doing("measuring what fewer prompts give", total=len(counts), unit="counts") as work:
+        for count in counts:
+            if count != known:
+                shots, unseen = _learnt_from(logits, sorted(order[:count]), task)
+                judged = judge(shots, choice.kept[0], seed=seed, validation=unseen)
+                found[count] = judged.accuracy
+            work.advance()
+    return {f"{BY_PROMPTS}{count}": found[count] for count in counts}

@@ -13,6 +13,7 @@ import numpy as np
 
 from craft_shared.messages import Budgets, PromptKind
 from craft_shared.tensors import Tensors
+from craft_tuner.activity import doing
 from craft_tuner.adapter.adapter import Adapter, describe
 from craft_tuner.blackbox import BlackBox, FloatArray, Task, score_in_parts
 from craft_tuner.config.fit_config import FitConfig
@@ -58,7 +59,8 @@ class Collaboration(SearchTraining[CmaEs]):
     """Both modules at work on one task; `step` is the algorithm."""
 
     def __init__(self, box: BlackBox, task: Task, recorder: Recorder) -> None:
-        from craft_tuner.methods.head_trainer import HeadTrainer  # noqa: PLC0415 - needs torch
+        with doing("loading torch", at_once=True):
+            from craft_tuner.methods.head_trainer import HeadTrainer  # noqa: PLC0415 - needs torch
 
         self.config, self.plan = recorder.config, recorder.plan
         self.box, self.task = box, task

@@ -15,6 +15,7 @@ from pydantic import Field
 
 from craft_shared.messages import Budgets, PromptKind
 from craft_shared.tensors import Tensors
+from craft_tuner.activity import doing
 from craft_tuner.adapter.adapter import Adapter, describe
 from craft_tuner.blackbox import BlackBox, FloatArray, Images, Purpose, Task
 from craft_tuner.config.fit_config import FitConfig
@@ -106,7 +107,8 @@ class HeadTraining:
     """The head at work on one task."""
 
     def __init__(self, box: BlackBox, task: Task, recorder: Recorder) -> None:
-        from craft_tuner.methods.head_trainer import HeadTrainer  # noqa: PLC0415 - needs torch
+        with doing("loading torch", at_once=True):
+            from craft_tuner.methods.head_trainer import HeadTrainer  # noqa: PLC0415 - needs torch
 
         self._box, self._task, self._config = box, task, recorder.config
         self._epochs = recorder.plan.generations

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 from craft_shared.tensors import Tensors
+from craft_tuner.activity import Work, doing
 from craft_tuner.adapter.adapter import Adapter
 from craft_tuner.errors import BudgetExhausted, FitDiverged, RunError
 from craft_tuner.methods.base import OnProgress, Progress
@@ -82,8 +83,24 @@ def fit_generations(training: Training, recorder: Recorder, on_progress: OnProgr
         FitDiverged: numbers are not finite; the adapter of the last generation is saved.
     """
     past = recorder.restore()
-    training.restore(past)
+    with doing("restoring what was done"):
+        training.restore(past)
     watch = Diagnostics(past.metrics)
+    generations = doing(
+        "fitting", total=recorder.plan.generations, unit="generations", done=training.generation
+    )
+    with generations as work:
+        return _train(training, recorder, watch, on_progress=on_progress, work=work)
+
+
+def _train(
+    training: Training,
+    recorder: Recorder,
+    watch: Diagnostics,
+    *,
+    on_progress: OnProgress,
+    work: Work,
+) -> Adapter:
     kept, due = _adapter(training, recorder.plan), 0.0
     while training.stopped is None:
         started = time.monotonic()
@@ -96,6 +113,7 @@ def fit_generations(training: Training, recorder: Recorder, on_progress: OnProgr
         metrics = _commit(training, recorder, step, seconds=time.monotonic() - started)
         kept = _adapter(training, recorder.plan)
         due = _save_if_due(recorder, kept, due)
+        work.done = training.generation
         warnings = watch.observe(metrics, last=training.stopped is not None)
         on_progress(_progress(recorder.plan, metrics, warnings))
     recorder.save_adapter(kept)

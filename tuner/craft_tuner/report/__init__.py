@@ -11,6 +11,6 @@ export.py         an adapter with its model card (model_card.py), to hand on
 """
 
 from craft_tuner.report.page import REPORT, compare, write_report
-from craft_tuner.report.terminal import cost_rows, summary_rows
+from craft_tuner.report.terminal import cost_rows, summary_rows, time_words
 
-__all__ = ["REPORT", "compare", "cost_rows", "summary_rows", "write_report"]
+__all__ = ["REPORT", "compare", "cost_rows", "summary_rows", "time_words", "write_report"]

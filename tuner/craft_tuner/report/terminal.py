@@ -1,9 +1,10 @@
-"""Rows of a result for people at a terminal: accuracies and costs, from result.json."""
+"""Rows of a result for people at a terminal: accuracies, costs and times, from result.json."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from craft_shared.messages import Counters
+from craft_tuner.report.table import duration, seconds
 
 COUNTERS = tuple(Counters.model_fields)
 
@@ -34,6 +35,12 @@ def cost_rows(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
         for purpose, counters in spent.items()
         if counters
     ]
+
+
+def time_words(stages: Mapping[str, float]) -> str:
+    """Wall time in all and by stage: `1:03 (prepare 1.0 s, fit 1:00, test 2.0 s)`."""
+    parts = ", ".join(f"{stage} {seconds(spell)}" for stage, spell in stages.items())
+    return f"{duration(stages)} ({parts})"
 
 
 def _counted(value: int | None) -> str:

@@ -8,13 +8,12 @@ paid twice. Test labels are not looked at before the adapter is saved.
 """
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from craft_shared.messages import Budgets, Counters, ModelCard
 from craft_tuner import methods
+from craft_tuner.activity import doing
 from craft_tuner.adapter.adapter import TENSORS_FILE, Adapter
 from craft_tuner.client.account import fetch_key
 from craft_tuner.client.client import Client
@@ -40,16 +39,20 @@ from craft_tuner.training.watcher import SILENT, Watcher
 
 @dataclass
 class Clock:
-    """Wall time of each stage in seconds."""
+    """Wall time of each stage in seconds; what one leaves is the next one's, so none is lost."""
 
     seconds: dict[str, float] = field(default_factory=dict)
+    since: float = field(default_factory=time.monotonic)
 
-    @contextmanager
-    def time(self, stage: str) -> Iterator[None]:
-        """Time a stage."""
-        started = time.monotonic()
-        yield
-        self.seconds[stage] = time.monotonic() - started
+    def end(self, stage: str) -> None:
+        """A stage ended: all time since the one before is its."""
+        now = time.monotonic()
+        self.add(stage, now - self.since)
+        self.since = now
+
+    def add(self, stage: str, seconds: float) -> None:
+        """A stage took so much more."""
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
 
 
 @dataclass(frozen=True)
@@ -95,16 +98,17 @@ def prepare(
     key = fetch_key(transport)
     line = Link(transport.took_s)
     saved = run.saved_plan() if run else None
-    foreseen = plan_fit(config, dataset, Terms.of(card, key), saved=saved)
-    TextCheck(transport, card).check(foreseen.wordings())
-    return Prepared(
-        samples=foreseen.samples,
-        plan=foreseen.plan,
-        budgets=key.budgets,
-        traffic=foreseen.traffic(),
-        line=line,
-        bought=_bought(run),
-    )
+    with doing("planning"):
+        foreseen = plan_fit(config, dataset, Terms.of(card, key), saved=saved)
+        TextCheck(transport, card).check(foreseen.wordings())
+        return Prepared(
+            samples=foreseen.samples,
+            plan=foreseen.plan,
+            budgets=key.budgets,
+            traffic=foreseen.traffic(),
+            line=line,
+            bought=_bought(run),
+        )
 
 
 def _bought(run: Run | None) -> Counters:
@@ -118,16 +122,26 @@ def fit(
     *,
     card: ModelCard,
     watcher: Watcher = SILENT,
+    clock: Clock | None = None,
 ) -> dict[str, Any]:
     """Do a run, or what is left of it, and write its result.
 
+    Args:
+        run: new, or one that goes on.
+        prepared: by `prepare`.
+        transport: the connection.
+        card: of the model.
+        watcher: who shows the fit.
+        clock: started when the command began; None: it begins now.
+
     Returns:
-        The content of result.json.
+        The content of result.json. Its `seconds` are of this command, by stage, and of what a run
+        that goes on spent fitting before.
 
     Raises:
         CraftTunerError: whatever stops it; the run can be resumed.
     """
-    clock = Clock()
+    clock = clock or Clock()
     client = Client(
         transport,
         card,
@@ -138,9 +152,11 @@ def fit(
     samples = prepared.samples
     run.save_plan(prepared.plan)
     prepared.show(watcher)
-    with clock.time("upload"):
-        advance = _showing_rate(watcher, prepared, client)
-        task, test = send(samples, client, run.config, on_uploaded=advance, say=watcher.say)
+    clock.end("prepare")
+    advance = _showing_rate(watcher, prepared, client)
+    task, test = send(samples, client, run.config, on_uploaded=advance, say=watcher.say)
+    clock.end("upload")
+    clock.add("fit", sum(row["seconds"] for row in run.restore().metrics))
     method = methods.get(run.config.method)
     run.bind(task, card)
     adapter = method.fit(client, task, recorder=run, on_progress=watcher.generation)
@@ -149,14 +165,15 @@ def fit(
             f"method {method.name!r} ended without an adapter: it has to save one and return it; "
             "no test image was asked about"
         )
-    with clock.time("test"):
-        answers = Answers()
-        evaluation = _test(client, adapter, prepared, test=test, watcher=watcher, answers=answers)
-    if evaluation is not None:
-        _keep_answers(run, answers, samples.test, evaluation.class_names)
-    clock.seconds["fit"] = sum(row["seconds"] for row in run.restore().metrics)
-    result = _result(run, client, evaluation, samples, adapter) | {"seconds": clock.seconds}
-    run.save_result(result)
+    clock.end("fit")
+    answers = Answers()
+    evaluation = _test(client, adapter, prepared, test=test, watcher=watcher, answers=answers)
+    with doing("saving the result"):
+        if evaluation is not None:
+            _keep_answers(run, answers, samples.test, evaluation.class_names)
+        clock.end("test")
+        result = _result(run, client, evaluation, samples, adapter) | {"seconds": clock.seconds}
+        run.save_result(result)
     return result
 
 
@@ -190,15 +207,16 @@ def _test(
     items = prepared.samples.test
     watcher.testing(len(items))
     purposes = {phase.purpose for phase in prepared.plan.phases}
-    return evaluate(
-        client,
-        adapter,
-        test.images,
-        labels_of(items),
-        zero_shot="zero-shot" in purposes,
-        adapted="test" in purposes,
-        on_logits=answers,
-    )
+    with doing("testing"):
+        return evaluate(
+            client,
+            adapter,
+            test.images,
+            labels_of(items),
+            zero_shot="zero-shot" in purposes,
+            adapted="test" in purposes,
+            on_logits=answers,
+        )
 
 
 def _keep_answers(
