@@ -181,7 +181,7 @@ def _links(run: RunRecord, folder: Path | None) -> list[tuple[str, str | None]]:
     if here is None or not there.is_relative_to(here):
         return [(name, None) for name in run.files]
     base = there.relative_to(here)
-    return [(name, f"./{quote((base / name).as_posix())}") for name in run.files]
+    return [(name, f"./{quote(bytes(base / name))}") for name in run.files]
 
 
 def _panels(runs: Runs) -> Iterator[dict[str, Any]]:
