@@ -29,7 +29,7 @@ from craft_tuner.inference import evaluate as evaluation
 from craft_tuner.inference.evaluate import Remarked
 from craft_tuner.inference.predict import cost_of
 from craft_tuner.plan import amounts, left_of, left_words
-from craft_tuner.report import REPORT, summary_rows, time_words, write_report
+from craft_tuner.report import REPORT, summary_rows, time_words, verdict_of, write_report
 from craft_tuner.runs.run import Run
 from craft_tuner.training import fit as fitting
 from craft_tuner.training import tracking
@@ -156,6 +156,7 @@ def _say_finished(run: Run) -> None:
             f"{run.path} is finished, nothing is asked again; the adapter is in "
             f"{run.path / TENSORS_FILE}, see {page if page.exists() else write_report(run)}"
         )
+        screen.say(verdict_of(run.path))
 
 
 def _show_settings(screen: Screen, config: FitConfig, origins: Origins | None = None) -> None:
@@ -226,6 +227,7 @@ def _carry_out(stage: _Stage, screen: Screen, *, track: str | None) -> dict[str,
         run.save_result(result | {"seconds": clock.seconds})
     screen.say(f"it took {time_words(clock.seconds)}")
     screen.say(f"{amounts(spent)} spent; see {page}")
+    screen.say(verdict_of(run.path))
     return result | {"seconds": clock.seconds}
 
 
