@@ -171,21 +171,25 @@ def _read(picture: Picture, limits: CardLimits) -> _File:
 def _missing(transport: Transport, batch: list[_File], sound: set[str]) -> list[_File]:
     """What the server lacks of a batch, each image once and decoded."""
     files = list({file.id: file for file in batch}.values())
-    manifest = Manifest(ids=[file.id for file in files])
-    call = Call(
-        "POST",
-        "/v1/images/missing",
-        headers=_JSON,
-        content=_body(manifest),
-        reply_bytes=_REPLY_BYTES + _ID_BYTES * len(files),
-    )
-    missing = set(transport.send(call, message(ManifestReply)).missing)
+    missing = set(lacking(transport, [file.id for file in files]))
     files = [file for file in files if file.id in missing]
     for file in files:
         if file.id not in sound:
             check_whole(file.data, file.name)
             sound.add(file.id)
     return files
+
+
+def lacking(transport: Transport, ids: list[str]) -> list[str]:
+    """Which of these images the server lacks; it keeps nothing of the question."""
+    call = Call(
+        "POST",
+        "/v1/images/missing",
+        headers=_JSON,
+        content=_body(Manifest(ids=ids)),
+        reply_bytes=_REPLY_BYTES + _ID_BYTES * len(ids),
+    )
+    return transport.send(call, message(ManifestReply)).missing
 
 
 @dataclass(frozen=True)

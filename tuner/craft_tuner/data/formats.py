@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
-from craft_tuner.errors import PictureError
+from craft_tuner.errors import PackageMissing, PictureError
 
 SERVED = ("JPEG", "PNG", "WEBP")
 """What a server decodes, by Pillow's names."""
@@ -44,7 +44,7 @@ def opened(file: BinaryIO, name: str) -> Image.Image:
     """The image in a file; its pixels are not read.
 
     Raises:
-        PictureError: a package is missing that reads its format; names picture and package.
+        PackageMissing: a package is missing that reads its format.
         Exception: of any kind, from a decoder of bytes that are no image.
     """
     with warnings.catch_warnings():
@@ -90,8 +90,4 @@ def _point_out(head: bytes, name: str) -> None:
     if head.startswith(_JXL):
         found = ("JPEG XL", "pillow-jxl-plugin")
     if found:
-        raise PictureError(
-            f"the image {name} is {found[0]}, which needs {found[1]}: install that, or convert the "
-            "image to PNG or JPEG",
-            picture=name,
-        )
+        raise PackageMissing(f"{found[0]}, which needs {found[1]}", picture=name)
