@@ -52,7 +52,8 @@ def test_a_command_has_examples_that_it_understands(path):
         words = shlex.split(line.rpartition("| ")[2])
         assert tuple(words[: len(path)]) == path, line
         context = command.make_context(path[-1], words[len(path) :])  # raises for a wrong flag
-        configuration.build(extra(context.args, command=path[-1]))  # flags of `fit` that are settings
+        flags = extra(context.args, command=path[-1])
+        configuration.build(flags)  # those of `fit` that are settings
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)

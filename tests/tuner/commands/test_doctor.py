@@ -282,7 +282,7 @@ def clock_that_is_wrong(scene):
     scene.patch.setattr(BaseHTTPRequestHandler, "date_time_string", lambda *_: NIGHT)
 
 
-@fault("warn", "line", ("slow: ", "--dtype float16"))
+@fault("warn", "line", ("the line is slow: ", "--dtype float16"))
 def slow_line(scene):
     scene.patch.setattr(key, "SLOW_BYTES_PER_S", 10**12)
 
@@ -620,7 +620,7 @@ def test_what_needs_a_failed_check_is_skipped_and_the_rest_is_tried(scene):
     scene.environ["CRAFT_SERVER_URL"] = "http://127.0.0.1:1"
     states = {line.check: line.state for line in scene.examine()}
     assert states["connection"] == "fail"
-    assert {states[check] for check in ("ready", "clock", "key")} == {"skipped"}
+    assert {states[check] for check in ("ready", "clock", "key")} == {"skip"}
     assert {states[check] for check in ("packages", "data", "plan", "run", "disk")} == {"ok"}
 
 
@@ -628,7 +628,7 @@ def test_what_needs_a_failed_check_is_skipped_and_the_rest_is_tried(scene):
 def test_a_gateway_that_hides_readiness_is_no_failure(scene, status):
     scene.server.instead["/readyz"] = Answer(status, b"<h1>no</h1>", "text/html")
     (line,) = (line for line in scene.examine() if line.check == "ready")
-    assert (line.state, "what stands in between hides it" in line.says) == ("skipped", True)
+    assert (line.state, "what stands in between hides" in line.says) == ("skip", True)
 
 
 @pytest.mark.parametrize(
@@ -647,7 +647,7 @@ def test_where_the_address_was_given_is_said(scene, flags, environ, file, origin
         scene.config = scene.folder / "craft.toml"
         scene.config.write_text(file.format(url=url))
     (line,) = (line for line in scene.examine() if line.check == "address")
-    assert line.says.startswith(f"{url} of {origin}")
+    assert line.found.startswith(f"the server is {url} of {origin}")
 
 
 # --- TLS, and hosts that say nothing ------------------------------------------------------------
@@ -722,16 +722,17 @@ FLAGS = ("--method", "template_ensemble", "--shots", "2", "--budget", "30")
 
 
 def test_the_command_takes_the_options_of_a_fit_and_ends_with_0(scene, type_it):
-    code, out, _ = type_it("--data", scene.data, "--run", "new", *FLAGS, "--seed", 4)
+    code, out, error = type_it("--data", scene.data, "--run", "new", *FLAGS, "--seed", 4)
     assert code == 0, out
     assert "template_ensemble, 2 shots, seed 4" in out
-    assert out.endswith("\nnothing is in the way of a fit\n")
-    assert {line.split()[0] for line in out.splitlines()[:-1]} == {"ok"}
+    assert {line.split()[0] for line in out.splitlines()} == {"ok"}
+    assert error == f"{len(out.splitlines())} findings: 0 fail, 0 warn\n"
 
 
 def test_a_failure_is_exit_code_1_and_a_setting_may_be_any_flag(scene, type_it):
-    code, out, _ = type_it("--data", scene.data, *FLAGS, "--sigma", "0.5", "--key", "craft_other")
-    assert (code, out.splitlines()[-1]) == (1, "one thing is in the way of a fit")
+    flags = (*FLAGS, "--sigma", "0.5", "--key", "craft_other")
+    code, out, error = type_it("--data", scene.data, *flags)
+    assert (code, error.partition(": ")[2]) == (1, "1 fail, 0 warn\n")
     assert "sigma 0.5 instead of 1.0 (by flag)" in out
 
 
@@ -745,18 +746,23 @@ def test_json_has_the_same_lines(scene, type_it):
     scene.environ["CRAFT_MODEL"] = "other"
     code, out, _ = type_it("--json", "--quick", "--data", scene.data)
     found = json.loads(out)
-    assert (code, found["ok"]) == (1, False)
-    failed = [line["check"] for line in found["checks"] if line["state"] == "fail"]
+    assert (code, {tuple(line) for line in found}) == (1, {("check", "state", "found", "do")})
+    failed = [line["check"] for line in found if line["state"] == "fail"]
     assert failed == ["model", "plan"]  # 16 shots of five
 
 
 @pytest.mark.parametrize("width", [20, 60, 80])
 def test_a_narrow_terminal_gets_whole_words_and_indented_lines(width):
-    says = "no answer from http://127.0.0.1:8000 to GET /v1/models; check that the server runs"
-    first, *rest = Line(state="fail", check="connection", says=says).text(width).splitlines()
-    assert first.startswith("fail     connection")
-    assert all(line.startswith("    ") for line in rest)
-    assert " ".join([first, *rest]).split() == ["fail", "connection", *says.split()]
+    line = Line(
+        state="fail",
+        check="connection",
+        found="no answer from http://127.0.0.1:8000 to GET /v1/models",
+        do="check that the server runs (`craft-server serve`)",
+    )
+    first, *rest = line.text(width).splitlines()
+    assert first.startswith("fail  no answer")
+    assert all(each.startswith("      ") for each in rest)
+    assert " ".join([first, *rest]).split() == ["fail", *line.says.split()]
     assert width < 60 or max(map(len, [first, *rest])) <= width
 
 
@@ -774,5 +780,5 @@ def test_a_real_server_has_nothing_in_its_books_afterwards(scene, type_it):
                 table.name: connection.execute(select(func.count()).select_from(table)).scalar()
                 for table in (ledger, requests, images, image_sets, image_claims)
             }
-    assert (code, {line.split()[0] for line in out.splitlines()[:-1]}) == (0, {"ok"}), out
+    assert (code, {line.split()[0] for line in out.splitlines()}) == (0, {"ok"}), out
     assert set(rows.values()) == {0}

@@ -26,7 +26,7 @@ from craft_tuner.cli.options import (
     Timeout,
     extra,
 )
-from craft_tuner.cli.output import give, give_json
+from craft_tuner.cli.output import give, give_json, say
 from craft_tuner.config.settings import parse_assignments
 from craft_tuner.errors import CraftTunerError
 
@@ -42,8 +42,6 @@ Exit codes:
   1 at least one check says fail
   2 flags
 """
-
-_COUNTS = {0: "nothing is", 1: "one thing is"}
 
 
 def doctor(
@@ -117,10 +115,8 @@ def doctor(
 
     sheet = Sheet(show)
     diagnose(asked, sheet)
-    failures = sheet.failures
     if as_json:
-        checks = [line.model_dump() for line in sheet.lines]
-        give_json(json.dumps({"ok": not failures, "checks": checks}, ensure_ascii=False))
-    else:
-        give(f"{_COUNTS.get(failures, f'{failures} things are')} in the way of a fit")
+        give_json(json.dumps([line.model_dump() for line in sheet.lines], ensure_ascii=False))
+    failures = sheet.count("fail")
+    say(f"{len(sheet.lines)} findings: {failures} fail, {sheet.count('warn')} warn")
     raise typer.Exit(CraftTunerError.exit_code if failures else 0)

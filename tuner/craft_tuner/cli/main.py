@@ -176,6 +176,7 @@ def fit(
     is CRAFT_FIT_SIGMA=0.5. Flags win over the environment, the environment over the file.
     """
     from craft_tuner.commands import fit as commands
+    from craft_tuner.commands.session import default_run
 
     sources = gather_sources(
         config,
@@ -212,7 +213,7 @@ def fit(
             settings, sources.settings, data=data, class_names=class_names, origins=origins
         )
         return
-    where = run or commands.default_run(data, settings)
+    where = run or default_run(data, settings)
     commands.fit(
         where, settings, sources.settings, data=data, class_names=class_names, origins=origins
     )

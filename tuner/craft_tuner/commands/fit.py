@@ -22,7 +22,7 @@ from craft_tuner.config.fit_config import FitConfig
 from craft_tuner.config.settings import Settings
 from craft_tuner.data.dataset import Dataset, pictures_of
 from craft_tuner.data.pictures import recognise
-from craft_tuner.data.sources import absolute, check_name, read_dataset, title
+from craft_tuner.data.sources import absolute, check_name, read_dataset
 from craft_tuner.errors import INTERRUPTED, CraftTunerError, RunError, disk_errors_as
 from craft_tuner.inference import evaluate as evaluation
 from craft_tuner.inference.evaluate import Evaluation
@@ -59,12 +59,6 @@ def fit(
         with Run.create(where, config, setup=setup.model_dump()) as run:
             track = setup.track
             return _carry_out(run, prepared, transport, card=card, screen=screen, track=track)
-
-
-def default_run(data: str, config: FitConfig) -> Path:
-    """Where a run goes for which no directory is given."""
-    shots = str(config.shots).replace(" ", "-")
-    return Path("runs") / f"{title(data)}-{config.method}-{shots}shots-seed{config.seed}"
 
 
 def foresee(

@@ -1,7 +1,8 @@
-"""What every command that asks a server begins with: a screen, a connection, a client."""
+"""What commands that ask a server begin with: a screen, a connection, a client, a run's place."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 
@@ -10,7 +11,9 @@ from craft_tuner.client.account import choose_model
 from craft_tuner.client.client import Client
 from craft_tuner.client.transport import Transport
 from craft_tuner.commands.progress import Screen
+from craft_tuner.config.fit_config import FitConfig
 from craft_tuner.config.settings import Settings
+from craft_tuner.data.sources import title
 from craft_tuner.inference import evaluate as evaluation
 from craft_tuner.plan import check_names
 
@@ -24,6 +27,12 @@ def open_server(
     connection = settings.connection(server)
     with Screen(console) as screen, Transport(connection, notice=screen.say) as transport:
         yield screen, transport
+
+
+def default_run(data: str, config: FitConfig) -> Path:
+    """Where a run goes for which no directory is given."""
+    shots = str(config.shots).replace(" ", "-")
+    return Path("runs") / f"{title(data)}-{config.method}-{shots}shots-seed{config.seed}"
 
 
 def client_for(adapter: Adapter, transport: Transport, settings: Settings) -> Client:

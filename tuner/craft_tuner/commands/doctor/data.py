@@ -61,11 +61,16 @@ def check_data(
         sheet.add(
             "ok",
             "data",
-            f"{report.classes:,} classes, {report.train:,} training and {report.test:,} test "
-            f"images{size}",
+            f"the data has {report.classes:,} classes, {report.train:,} training and "
+            f"{report.test:,} test images{size}",
         )
         for finding in report.findings:
-            sheet.add("fail" if finding.problem else "warn", "data", _advised(finding))
+            sheet.add(
+                "fail" if finding.problem else "warn",
+                "data",
+                sentence(finding, shown=_SHOWN),
+                _remedy(finding),
+            )
         return listing.dataset() if report.usable else None
     return None
 
@@ -77,12 +82,12 @@ def check_plan(
     with sheet.trying("plan"):
         found = estimate(config, dataset, terms)
         traffic = found.traffic
-        key = "" if terms else "; planned for no key and a model of the paper's shapes"
+        key = "" if terms else ", planned for no key and a model of the paper's shapes"
         sheet.add(
             "ok",
             "plan",
-            f"{found.plan.method}: {found.plan.spending}; {traffic.pictures:,} images of about "
-            f"{decimal(traffic.picture_bytes)} to send{key}",
+            f"the plan is {found.plan.method}: {found.plan.spending}, with {traffic.pictures:,} "
+            f"images of about {decimal(traffic.picture_bytes)} to send{key}",
         )
         if link is not None and link.bytes_per_s is not None:
             sheet.add("ok", "wait", times(traffic, link.bytes_per_s))
@@ -99,25 +104,26 @@ def _check_policy(sheet: Sheet, policy: Policy, traffic: Traffic) -> None:
             "fail",
             "quota",
             f"the key's owner may keep {decimal(quota)} of images, and the fit's have about "
-            f"{decimal(traffic.picture_bytes)}; fewer --shots, smaller images, or ask the "
-            "server's owner for more",
+            f"{decimal(traffic.picture_bytes)}",
+            "take fewer --shots or smaller images, or ask the server's owner for more",
         )
     elif quota is not None:
-        sheet.add("ok", "quota", f"{decimal(quota)} of images may be kept")
+        sheet.add("ok", "quota", f"the key's owner may keep {decimal(quota)} of images")
     if rate is not None and traffic.requests / rate * 60 > _PATIENCE_S:
         wait = timedelta(minutes=traffic.requests // rate)
         sheet.add(
             "warn",
             "rate",
             f"the key may make {rate:,} calls a minute, so that the fit's {traffic.requests:,} "
-            f"take {wait}; ask the server's owner for more",
+            f"take {wait}",
+            "ask the server's owner for more",
         )
 
 
-def _advised(finding: Finding) -> str:
-    said = sentence(finding, shown=_SHOWN)
+def _remedy(finding: Finding) -> str:
+    """What to do; nothing where the finding says it, or where nothing has to be done."""
     if not finding.problem or finding.what == "class names":
-        return said
+        return ""
     if "which needs" in finding.what:
-        return f"{said}; install that, or convert them to PNG or JPEG"
-    return f"{said}; {_REMEDIES.get(finding.what, 'mend it, see docs/data.md')}"
+        return "install that, or convert them to PNG or JPEG"
+    return _REMEDIES.get(finding.what, "mend it, see docs/data.md")

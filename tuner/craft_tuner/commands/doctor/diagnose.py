@@ -12,8 +12,8 @@ from craft_tuner.client.transport import Patience, Transport
 from craft_tuner.commands.doctor import data as of_data
 from craft_tuner.commands.doctor import here, key, server
 from craft_tuner.commands.doctor.sheet import Sheet
-from craft_tuner.commands.fit import default_run
 from craft_tuner.commands.progress import Screen
+from craft_tuner.commands.session import default_run
 from craft_tuner.config import fit_config as configuration
 from craft_tuner.config.connection import Connection
 from craft_tuner.config.explain import origins, sentences
@@ -58,7 +58,7 @@ def diagnose(asked: Asked, sheet: Sheet) -> None:
     here.check_packages(sheet)
     here.check_threads(sheet, asked.environ)
     for sentence in misspellings(asked.environ):
-        sheet.add("warn", "variables", sentence)
+        sheet.add("warn", "variables", *sentence.split("; ", 1))
     sources = _sources(asked, sheet)
     config = _config(asked, sources, sheet) if sources else None
     offer = _server(sources, sheet, screen) if sources else _Offer()
@@ -82,9 +82,9 @@ def _config(asked: Asked, sources: Sources, sheet: Sheet) -> FitConfig | None:
     with sheet.trying("settings"):
         config = configuration.build(*(layer for _, layer in layers))
         overridden = sentences(config, origins(layers))[1]
-        given = f"{config.method}, {config.shots} shots, seed {config.seed}; {overridden}"
+        given = f"{config.method}, {config.shots} shots, seed {config.seed}, {overridden}"
         tracking.known(sources.settings.track)
-        sheet.add("ok", "settings", given)
+        sheet.add("ok", "settings", f"settings: {given}")
         return config
     return None
 
@@ -124,7 +124,7 @@ def _key(
     origin = sources.origins["key"]
     with sheet.trying("key"):
         if reached.denied is not None:
-            sheet.add("fail", "key", f"{reached.denied.message}; it was given with {origin}")
+            sheet.refuse("key", f"{reached.denied.message}; it was given with {origin}")
             return _Offer()
         with server.waiting(screen, "what the server says of the key"):
             info = fetch_key(transport)

@@ -33,10 +33,12 @@ def check_packages(sheet: Sheet) -> None:
     """The packages that the tuner needs, each as new as it has to be."""
     wrong = list(_wrong_packages())
     for says in wrong:
-        sheet.add("fail", "packages", f"{says}; {_INSTALL}")
+        sheet.add("fail", "packages", says, _INSTALL)
     if not wrong:
         found = versions()
-        sheet.add("ok", "packages", ", ".join(f"{name} {found[name]}" for name in found))
+        sheet.add(
+            "ok", "packages", "packages: " + ", ".join(f"{name} {found[name]}" for name in found)
+        )
 
 
 def _wrong_packages() -> Iterator[str]:
@@ -66,17 +68,18 @@ def check_threads(sheet: Sheet, environ: Mapping[str, str]) -> None:
         sheet.add(
             "warn",
             "threads",
-            f"{name}={environ[name]!r} is no number of threads; give 1 or more, or unset it",
+            f"{name}={environ[name]!r} is no number of threads",
+            "give 1 or more, or unset it",
         )
     if not wrong:
-        sheet.add("ok", "threads", f"{os.cpu_count() or 1} cores; numpy and the head use one")
+        sheet.add("ok", "threads", f"{os.cpu_count() or 1} cores, numpy and the head use one")
 
 
 def check_place(sheet: Sheet, where: Path, config: FitConfig) -> None:
     """Whether a run can be made there."""
     with sheet.trying("run"):
         examine(where, config)
-        sheet.add("ok", "run", f"{where} can be made")
+        sheet.add("ok", "run", f"the run {where} can be made")
 
 
 def check_disk(sheet: Sheet, where: Path, plan: Plan) -> None:

@@ -35,7 +35,7 @@ def check_key_info(sheet: Sheet, info: KeyInfo, *, origin: str, ahead_s: float) 
         origin: where the key was given.
         ahead_s: seconds that the server's clock is ahead of this machine's.
     """
-    sheet.add("ok", "key", f"{info.id} of {info.owner}, given with {origin}")
+    sheet.add("ok", "key", f"the key is {info.id} of {info.owner}, given with {origin}")
     _check_expiry(sheet, info, now=datetime.now(UTC) + timedelta(seconds=ahead_s))
     _check_scopes(sheet, info)
     _check_budget(sheet, info)
@@ -52,15 +52,16 @@ def measure_line(
         lacking(transport, ids)
         seconds = max(1e-3, transport.took_s - round_trip_s)
         link = Link(round_trip_s, moved / seconds)
-        rate = f"{decimal(round(moved / seconds))}/s, measured with {decimal(moved)}"
+        rate = f"takes {decimal(round(moved / seconds))}/s, measured with {decimal(moved)}"
         if moved / seconds < SLOW_BYTES_PER_S:
             sheet.add(
                 "warn",
                 "line",
-                f"slow: {rate}; fewer --shots and --dtype float16 move less, or use another line",
+                f"the line is slow: it {rate}",
+                "fewer --shots and --dtype float16 move less, or use another line",
             )
         else:
-            sheet.add("ok", "line", rate)
+            sheet.add("ok", "line", f"the line {rate}")
         return link
     return None
 
@@ -79,8 +80,9 @@ def _check_expiry(sheet: Sheet, info: KeyInfo, *, now: datetime) -> None:
     sheet.add(
         "warn",
         "expiry",
-        f"the key ends on {when}, in {hours} hours; finish before, or ask the server's owner for "
-        "longer (`craft-server keys change --expires-at`)",
+        f"the key ends on {when}, in {hours} hours",
+        "finish before, or ask the server's owner for longer (`craft-server keys change "
+        "--expires-at`)",
     )
 
 
@@ -92,15 +94,15 @@ def _check_scopes(sheet: Sheet, info: KeyInfo) -> None:
         sheet.add(
             "fail",
             "scopes",
-            f"{has}, and a fit needs {', '.join(needed)}; use another key (--key or "
-            "CRAFT_API_KEY), or ask the server's owner",
+            f"{has}, and a fit needs {', '.join(needed)}",
+            "use another key (--key or CRAFT_API_KEY), or ask the server's owner",
         )
     elif lacks:
         sheet.add(
             "warn",
             "scopes",
-            f"{has} without {USAGE_READ}, so that `craft-tuner usage` is refused; ask the "
-            "server's owner if you need it",
+            f"{has} without {USAGE_READ}, so that `craft-tuner usage` is refused",
+            "ask the server's owner if you need it",
         )
     else:
         sheet.add("ok", "scopes", has)
@@ -113,8 +115,8 @@ def _check_budget(sheet: Sheet, info: KeyInfo) -> None:
         sheet.add(
             "fail",
             "budget",
-            f"the key has no {' and no '.join(spent)} left; ask the server's owner for more "
-            "(`craft-server keys set-budget`)",
+            f"the key has no {' and no '.join(spent)} left",
+            "ask the server's owner for more (`craft-server keys set-budget`)",
         )
     else:
-        sheet.add("ok", "budget", f"{left_words(left)} left")
+        sheet.add("ok", "budget", f"the key has {left_words(left)} left")

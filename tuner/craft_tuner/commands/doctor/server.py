@@ -45,18 +45,18 @@ def find_address(sheet: Sheet, sources: Sources) -> str | None:
             sheet.add(
                 "warn",
                 "address",
-                f"no server is named, {DEFAULT_SERVER} is assumed; give --server, "
-                "CRAFT_SERVER_URL or the file of --config",
+                f"no server is named, {DEFAULT_SERVER} is assumed",
+                "give --server, CRAFT_SERVER_URL or the file of --config",
             )
         elif url.startswith("http:") and not is_loopback(url):
             sheet.add(
                 "warn",
                 "address",
-                f"{url} of {origin} is not encrypted, and the key is read on the way; use https:// "
-                "or a tunnel",
+                f"the server {url} of {origin} is not encrypted: the key can be read on the way",
+                "use https:// or a tunnel",
             )
         else:
-            sheet.add("ok", "address", f"{url} of {origin}")
+            sheet.add("ok", "address", f"the server is {url} of {origin}")
         return url
     return None
 
@@ -72,7 +72,11 @@ def find_way(sheet: Sheet, url: str) -> bool:
     """Whether a connection can be tried: through which proxy, trusting whom."""
     with sheet.trying("way"):
         proxy = way_to(url).proxy
-        sheet.add("ok", "way", f"through the proxy {proxy}" if proxy else "no proxy in between")
+        sheet.add(
+            "ok",
+            "way",
+            f"the way leads through the proxy {proxy}" if proxy else "no proxy in between",
+        )
         return True
     return False
 
@@ -88,14 +92,14 @@ def connect(
     except AccessDenied as error:
         denied = error
     except UsageError as error:
-        sheet.add("fail", "model", error.message)
+        sheet.refuse("model", error.message)
     except CraftTunerError as error:
-        sheet.add("fail", "connection", _instead(transport.url, error))
+        sheet.refuse("connection", _instead(transport.url, error))
         return None
     milliseconds = f"{1000 * transport.took_s:.0f} ms"
     sheet.add("ok", "connection", f"protocol {PROTOCOL_VERSION}, an answer takes {milliseconds}")
     if card is not None:
-        sheet.add("ok", "model", f"{card.id}, {', '.join(card.prompt_kinds)} prompts")
+        sheet.add("ok", "model", f"model {card.id}, {' and '.join(card.prompt_kinds)} prompts")
     return Reached(card, denied)
 
 
@@ -105,9 +109,9 @@ def check_ready(sheet: Sheet, transport: Transport, *, screen: Screen) -> None:
         with waiting(screen, f"the readiness of {transport.url}"):
             transport.send(Call("GET", "/readyz", longest_s=LONGEST_S), message(Health))
     except NoAnswer as error:
-        sheet.add("fail", "ready", error.message)
+        sheet.refuse("ready", error.message)
     except CraftTunerError:
-        sheet.skip("ready", needs="a way to /readyz; what stands in between hides it")
+        sheet.skip("ready", needs="a way to /readyz, which what stands in between hides")
     else:
         sheet.add("ok", "ready", "the server's store answers and its model scores")
 
@@ -125,7 +129,8 @@ def check_clock(sheet: Sheet, transport: Transport) -> None:
             "warn",
             "clock",
             f"this machine is {abs(ahead):,.0f} s {way} the server, so that certificates and keys "
-            "seem to end at other times; set its clock (NTP), or tell the server's owner",
+            "seem to end at other times",
+            "set its clock (NTP), or tell the server's owner",
         )
 
 

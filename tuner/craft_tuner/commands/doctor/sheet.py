@@ -8,27 +8,30 @@ from pydantic import BaseModel, ConfigDict
 
 from craft_tuner.errors import CraftTunerError
 
-State = Literal["ok", "warn", "fail", "skipped"]
+State = Literal["ok", "warn", "fail", "skip"]
 
-_STATE, _CHECK = 8, 12
-"""Columns of a line's state and of the name of its check."""
-_INDENT = 4
-"""Of what follows on a narrow terminal."""
+_INDENT = 6
+"""Columns of a line's state, and of what follows on a narrow terminal."""
 
 
 class Line(BaseModel):
-    """One check: `fail` is in the way of a fit, `warn` may be, `skipped` could not be tried."""
+    """One check: `fail` is in the way of a fit, `warn` may be, `skip` could not be tried."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    state: State
     check: str
-    says: str
-    """What was found, then what to do."""
+    state: State
+    found: str
+    do: str = ""
+
+    @property
+    def says(self) -> str:
+        """What was found, then what to do."""
+        return f"{self.found}; {self.do}" if self.do else self.found
 
     def text(self, width: int | None = None) -> str:
         """For people: one line, or lines of so many columns, all but the first indented."""
-        line = f"{self.state:<{_STATE}} {self.check:<{_CHECK}} {' '.join(self.says.split())}"
+        line = f"{self.state:<{_INDENT}}{' '.join(self.says.split())}"
         if width is None:
             return line
         wrapped = textwrap.wrap(
@@ -52,21 +55,25 @@ class Sheet:
         self.lines: list[Line] = []
         self._show = show
 
-    @property
-    def failures(self) -> int:
-        """How many checks failed."""
-        return sum(line.state == "fail" for line in self.lines)
+    def count(self, state: State) -> int:
+        """How many lines have a state."""
+        return sum(line.state == state for line in self.lines)
 
-    def add(self, state: State, check: str, says: str) -> None:
-        """Write a line."""
-        line = Line(state=state, check=check, says=says)
+    def add(self, state: State, check: str, found: str, do: str = "") -> None:
+        """Write a line: what was found, and what to do about it."""
+        line = Line(check=check, state=state, found=found, do=do)
         self.lines.append(line)
         self._show(line)
 
     def skip(self, *checks: str, needs: str) -> None:
         """Write that checks were not tried for want of something."""
         for check in checks:
-            self.add("skipped", check, f"needs {needs}")
+            self.add("skip", check, f"{check}: needs {needs}")
+
+    def refuse(self, check: str, message: str) -> None:
+        """Write a failure in the words of an error: what was wrong; what to do."""
+        found, _, do = message.partition("; ")
+        self.add("fail", check, found, do)
 
     def trying(self, check: str) -> "_Trying":
         """A context: what is refused in it is a failure of this check, in the refusal's words."""
@@ -86,5 +93,5 @@ class _Trying:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
         if not isinstance(error, CraftTunerError):
             return False
-        self._sheet.add("fail", self._check, error.message)
+        self._sheet.refuse(self._check, error.message)
         return True
