@@ -7,6 +7,7 @@ import typer
 
 from craft_server.cli import main as server
 from craft_tuner.cli import main as tuner
+from craft_tuner.cli.options import extra
 from craft_tuner.config import fit_config as configuration
 
 PROGRAMS = {"craft-server": server.app, "craft-tuner": tuner.app}
@@ -51,7 +52,8 @@ def test_a_command_has_examples_that_it_understands(path):
         words = shlex.split(line.rpartition("| ")[2])
         assert tuple(words[: len(path)]) == path, line
         context = command.make_context(path[-1], words[len(path) :])  # raises for a wrong flag
-        configuration.build(tuner._extra(context.args))  # flags of `fit` that are settings
+        flags = extra(context.args, command=path[-1])
+        configuration.build(flags)  # those of `fit` that are settings
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)

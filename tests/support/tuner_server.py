@@ -23,6 +23,7 @@ import numpy as np
 from PIL import Image
 
 from craft_shared import wire
+from craft_shared.admin import CLIENT_SCOPES
 from craft_shared.errors import PROBLEM_MEDIA_TYPE, Code, Refusal
 from craft_shared.messages import (
     Budget,
@@ -137,6 +138,10 @@ class FakeServer:
         self.queries = queries
         self.limits = limits
         self.policy = Policy()
+        self.scopes = list(CLIENT_SCOPES)
+        self.expires_at: datetime | None = None
+        self.instead: dict[str, Answer] = {}
+        """Said to whatever is asked at a path, by path."""
         self.images: dict[str, bytes] = {}
         self.sets: dict[str, list[str]] = {}
         self.bought: dict[str, tuple[Counters, bytes]] = {}
@@ -164,6 +169,8 @@ class FakeServer:
             done = self.mischief.pop(0)(self, asked)
             if done is not None:
                 return done
+        if asked.path in self.instead:
+            return self.instead[asked.path]
         try:
             return self.honest(asked)
         except Refusal as refusal:
@@ -197,10 +204,11 @@ class FakeServer:
         return KeyInfo(
             id="key_1",
             owner="tests",
-            scopes=["logits:read"],
+            scopes=self.scopes,
             budgets=self._budgets(),
             policy=self.policy,
             created_at=datetime(2026, 1, 1, tzinfo=UTC),
+            expires_at=self.expires_at,
         )
 
     def _budgets(self) -> Budgets:

@@ -4,6 +4,7 @@
     ├── UsageError         2   a flag, a config file or an adapter file is not usable
     │   └── DataError      2   the images or their labels are not usable
     │       ├── PictureError 2 one image is not usable; the others may be
+    │       │   └── PackageMissing 2 its format needs a package that is not installed
     │       └── InputError   2 what was given to the Python interface; a ValueError as well
     ├── ServerUnreachable  3   no answer, or not from a craft-server
     │   ├── NoAnswer       3   a call did not get through, however often it was sent
@@ -97,6 +98,17 @@ class PictureError(DataError):
     def __init__(self, sentence: str, *, picture: str) -> None:
         super().__init__(sentence)
         self.picture = picture
+
+
+class PackageMissing(PictureError):
+    """A package reads the image's format, and is not installed: "HEIC, which needs pillow-heif"."""
+
+    def __init__(self, needed: str, *, picture: str) -> None:
+        super().__init__(
+            f"the image {picture} is {needed}: install that, or convert the image to PNG or JPEG",
+            picture=picture,
+        )
+        self.needed = needed
 
 
 class InputError(DataError, ValueError):

@@ -34,6 +34,8 @@ COMMANDS = [
     ["export", "file", "--out", "out"],
     ["report", "file"],
     ["bench", "--data", "file", "--dry-run"],
+    ["doctor", "--data", "file"],
+    ["doctor", "--quick"],
 ]
 LIKELY = ["1", "2", "0.5", "16,1", "craft", "auto", "zero_shot", "csv", "day", "names", "none"]
 VARIABLES = [
@@ -61,7 +63,11 @@ def flags_of(command):
         found = getattr(found, "commands", {}).get(word, found)
     own = [param for param in found.params if param.opts[0].startswith("--")]
     switches = {param.opts[0] for param in own if getattr(param, "is_flag", False)}
-    more = [f"--{name.replace('_', '-')}" for name in every_field()] if command[0] == "fit" else []
+    more = (
+        [f"--{name.replace('_', '-')}" for name in every_field()]
+        if command[0] in {"fit", "doctor"}
+        else []
+    )
     return [flag.opts[0] for flag in own] + more, switches
 
 

@@ -4,17 +4,17 @@ import os
 import shutil
 import ssl
 import subprocess
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Thread
 
 import pytest
 
 from craft_tuner.client.account import fetch_key
+from craft_tuner.client.failures import mistrust
 from craft_tuner.client.surroundings import find_proxy, trusted, way_to
 from craft_tuner.client.transport import Transport
 from craft_tuner.config.connection import Connection
 from craft_tuner.errors import CraftTunerError, NoAnswer, ServerUnreachable, UsageError
-from tests.support.tuner_server import KEY, Asked, FakeServer, impatient, listening
+from tests.support.tls import behind_tls, make_authority
+from tests.support.tuner_server import KEY, FakeServer, impatient, listening
 
 PROXY = "http://proxy.test:3128"
 
@@ -160,44 +160,14 @@ def test_requests_go_through_the_proxy(setting):
 @pytest.fixture(scope="module")
 def authority(tmp_path_factory):
     """A certificate of localhost that vouches for itself, in PEM, beside its key."""
-    if shutil.which("openssl") is None:
-        pytest.skip("no openssl")
-    folder = tmp_path_factory.mktemp("authority")
-    command = (
-        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 "
-        "-keyout key.pem -out ca.pem -subj /CN=localhost -addext subjectAltName=DNS:localhost"
-    )
-    subprocess.run(command.split(), cwd=folder, check=True, capture_output=True)
-    return folder
-
-
-class Answering(BaseHTTPRequestHandler):
-    """An honest server's answers to lookups."""
-
-    def do_GET(self):
-        headers = {name.lower(): value for name, value in self.headers.items()}
-        answer = FakeServer().honest(Asked("GET", self.path, "", headers, b""))
-        self.send_response(answer.status)
-        self.send_header("Content-Type", answer.media_type)
-        self.end_headers()
-        self.wfile.write(answer.body)
-
-    def log_message(self, *_):
-        pass
+    return make_authority(tmp_path_factory.mktemp("authority"))
 
 
 @pytest.fixture
 def tunnel(authority):
     """The address of a server behind TLS on this machine."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(authority / "ca.pem", authority / "key.pem")
-    with ThreadingHTTPServer(("127.0.0.1", 0), Answering) as http:
-        http.socket = context.wrap_socket(http.socket, server_side=True)
-        thread = Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-        thread.start()
-        yield f"https://localhost:{http.server_port}"
-        http.shutdown()
-        thread.join()
+    with behind_tls(authority) as url:
+        yield url
 
 
 def test_an_authority_of_ones_own_counts_at_the_end_of_a_tunnel_too(tunnel, authority, setting):
@@ -224,6 +194,16 @@ def test_a_certificate_that_nobody_vouches_for_is_told_apart_at_once(tunnel, hos
         with pytest.raises(ServerUnreachable, match=expected):
             fetch_key(transport)
     assert said == []
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [(10, "renew it, unless this machine's clock"), (9, "renew it"), (18, "SSL_CERT_FILE")],
+)
+def test_a_certificate_that_is_out_of_date_is_not_a_matter_of_trust(code, words):
+    untrusted = ssl.SSLCertVerificationError(1, "no")
+    untrusted.verify_code, untrusted.verify_message = code, "certificate has expired"
+    assert words in str(mistrust("https://a.test", untrusted))
 
 
 def test_a_plain_server_asked_for_tls_is_told_apart():

@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 from craft_tuner import methods
 from craft_tuner.cli import bench as cli_bench
 from craft_tuner.cli import data as cli_data
+from craft_tuner.cli import doctor as cli_doctor
 from craft_tuner.cli import export as cli_export
 from craft_tuner.cli import predict as cli_predict
 from craft_tuner.cli import report as cli_report
@@ -33,6 +34,7 @@ from craft_tuner.cli.options import (
     Shots,
     Timeout,
     Validation,
+    extra,
 )
 from craft_tuner.cli.options import sources as gather_sources
 from craft_tuner.cli.output import give, give_json, say
@@ -188,6 +190,7 @@ def fit(
     is CRAFT_FIT_SIGMA=0.5. Flags win over the environment, the environment over the file.
     """
     from craft_tuner.commands import fit as commands
+    from craft_tuner.commands.session import default_run
 
     sources = gather_sources(
         config,
@@ -208,7 +211,7 @@ def fit(
     }
     flags = {
         **parse_assignments(assignments or []),
-        **_extra(context.args),
+        **extra(context.args, command="fit"),
         **{name: value for name, value in given.items() if value is not None},
         **({"paper_exact": True} if paper_exact else {}),
     }
@@ -231,7 +234,7 @@ def fit(
             settings, sources.settings, data=data, class_names=class_names, origins=origins
         )
         return
-    where = run or _default_run(data, settings)
+    where = run or default_run(data, settings)
     commands.fit(
         where, settings, sources.settings, data=data, class_names=class_names, origins=origins
     )
@@ -285,6 +288,10 @@ app.command(epilog=cli_export.EXAMPLES)(cli_export.export)
 app.command(epilog=cli_bench.EXAMPLES)(cli_bench.bench)
 app.command(epilog=cli_report.EXAMPLES)(cli_report.report)
 app.add_typer(cli_data.app, name="data")
+app.command(
+    epilog=cli_doctor.EXAMPLES,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)(cli_doctor.doctor)
 
 
 @app.command(epilog=_USAGE_EXAMPLES)
@@ -352,30 +359,9 @@ def demo(
 # --- what stands behind the options -------------------------------------------------------------
 
 
-def _extra(arguments: list[str]) -> dict[str, Any]:
-    """Settings given as flags of their own: `--sigma 0.5`, `--head-depth=3`."""
-    assignments: list[str] = []
-    rest = iter(arguments)
-    for argument in rest:
-        name, equals, value = argument.partition("=")
-        if not name.startswith("--"):
-            raise UsageError(f"unexpected argument {argument!r}; see `craft-tuner fit --help`")
-        value = value if equals else next(rest, "")
-        assignments.append(f"{name.removeprefix('--').replace('-', '_')}={value}")
-    return parse_assignments(assignments)
-
-
 def _refuse_with_resume(fixed: Mapping[str, Any], *, data: str | None, run: Path | None) -> None:
     names = [*fixed, *(["data"] if data else []), *(["run"] if run else [])]
     if names:
         raise UsageError(
             f"--resume goes on with the settings of the run; leave out: {', '.join(names)}"
         )
-
-
-def _default_run(data: str, settings: configuration.FitConfig) -> Path:
-    from craft_tuner.data.sources import title
-
-    shots = str(settings.shots).replace(" ", "-")
-    name = f"{title(data)}-{settings.method}-{shots}shots-seed{settings.seed}"
-    return Path("runs") / name

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from craft_tuner.cli.output import say
-from craft_tuner.config.settings import Sources, gather, misspelt
+from craft_tuner.config.settings import Sources, gather, misspellings, parse_assignments
+from craft_tuner.errors import UsageError
 
 Shots = Annotated[
     str | None, typer.Option(help="Training images per class: a number, 'up to 16', or all")
@@ -47,7 +48,26 @@ def sources(
     config: Path | None, *, environ: Mapping[str, str] = os.environ, **flags: Any
 ) -> Sources:
     """Settings from flags, environment and the file of --config."""
-    for name, meant in misspelt(environ).items():
-        say(f"warning: {name} is no variable of craft-tuner and is not read; did you mean {meant}?")
+    for sentence in misspellings(environ):
+        say(f"warning: {sentence}")
     flags = {name: value for name, value in flags.items() if value != []}
     return gather(flags, environ=environ, config=config)
+
+
+def extra(arguments: list[str], *, command: str) -> dict[str, Any]:
+    """Settings given as flags of their own: `--sigma 0.5`, `--head-depth=3`.
+
+    Raises:
+        UsageError: something is no flag; `command` is where flags are explained.
+    """
+    assignments: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        name, equals, value = argument.partition("=")
+        if not name.startswith("--"):
+            raise UsageError(
+                f"unexpected argument {argument!r}; see `craft-tuner {command} --help`"
+            )
+        value = value if equals else next(rest, "")
+        assignments.append(f"{name.removeprefix('--').replace('-', '_')}={value}")
+    return parse_assignments(assignments)

@@ -27,6 +27,11 @@ def choose_model(
     known = shortened(", ".join(found)) or "none"
     if name is None and prefer in found:
         name = prefer
+    if not cards:
+        raise UsageError(
+            f"{transport.url} has no model that this key may use; use another key (--key or "
+            "CRAFT_API_KEY), or ask the server's owner"
+        )
     if name is None and len(cards) == 1:
         return _checked(cards[0], transport.url)
     if name is None:

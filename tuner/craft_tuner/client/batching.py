@@ -76,11 +76,7 @@ def batches(
     Raises:
         UsageError: not even one prompt fits.
     """
-    if classes > limits.classes:
-        raise UsageError(
-            f"the dataset has {classes} classes, the server takes {limits.classes} in one request; "
-            "use fewer classes or ask the server's owner to raise the limit"
-        )
+    check_classes(classes, limits)
     for images in sets:
         count = min(
             limits.prompts,
@@ -97,6 +93,20 @@ def batches(
             )
         for start in range(0, prompts, count):
             yield Batch(images, slice(start, min(start + count, prompts)))
+
+
+def check_classes(classes: int, limits: CardLimits) -> None:
+    """Make sure that one prompt of K classes fits a request.
+
+    Raises:
+        UsageError: it does not.
+    """
+    most = min(limits.classes, limits.texts, limits.logits)
+    if classes > most:
+        raise UsageError(
+            f"the dataset has {classes} classes, the server takes {most} in one request; "
+            "use fewer classes or ask the server's owner to raise the limit"
+        )
 
 
 def images_per_set(classes: int, limits: CardLimits) -> int:

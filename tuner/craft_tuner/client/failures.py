@@ -6,6 +6,7 @@ control characters.
 
 import html
 import re
+import socket
 import ssl
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -24,6 +25,11 @@ _READ_BYTES = 4096
 """Of a gateway's text that is searched for words."""
 _MARKUP = re.compile(r"<(script|style)\b.*?</\1\s*>|<!--.*?-->|<[^<>]*>", re.DOTALL | re.IGNORECASE)
 
+_OUT_OF_DATE = (9, 10)
+"""OpenSSL's codes of certificates that are not valid yet, or no more."""
+_NUMBER = re.compile(r"^\[Errno -?\d+\] ")
+"""Of an error of the operating system, before its words."""
+
 E = TypeVar("E", bound=BaseException)
 
 
@@ -33,17 +39,24 @@ def reason(error: httpx.TransportError) -> str:
         return f"no connection within {CONNECT_TIMEOUT_S:g} s"
     if isinstance(error, httpx.TimeoutException):
         return "no reply in time (--timeout)"
-    return str(error) or type(error).__name__
+    unknown = _cause(error, socket.gaierror)
+    if unknown is not None:
+        return f"no address is known for its name ({unknown.strerror})"
+    return _NUMBER.sub("", str(error)) or type(error).__name__
 
 
 def mistrust(url: str, error: BaseException) -> ServerUnreachable | None:
     """The error where TLS came to no agreement, which the next attempt would not either."""
     untrusted = _cause(error, ssl.SSLCertVerificationError)
     if untrusted is not None:
-        return ServerUnreachable(
-            f"{url} shows a certificate that is not trusted ({untrusted.verify_message}); name its "
-            "authority's PEM file with SSL_CERT_FILE, or give the name that it is for with --server"
+        advice = (
+            "its owner has to renew it, unless this machine's clock is wrong"
+            if untrusted.verify_code in _OUT_OF_DATE
+            else "name its authority's PEM file with SSL_CERT_FILE, or give the name that it is "
+            "for with --server"
         )
+        shown = f"a certificate that is not trusted ({untrusted.verify_message})"
+        return ServerUnreachable(f"{url} shows {shown}; {advice}")
     other = _cause(error, ssl.SSLError)
     if other is not None and other.reason == "WRONG_VERSION_NUMBER":
         return ServerUnreachable(
@@ -75,6 +88,15 @@ def seconds_until(date: str, response: httpx.Response) -> float | None:
         now = parsedate_to_datetime(said) if said else datetime.now(UTC)
         return max(0.0, (until - now).total_seconds())
     except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def seconds_ahead(response: httpx.Response) -> float | None:
+    """How far the clock of who answers is ahead of this machine's; None: it does not tell."""
+    try:
+        said = parsedate_to_datetime(response.headers["date"])
+        return (said - datetime.now(UTC)).total_seconds()
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
 
 

@@ -20,7 +20,13 @@ import httpx
 from craft_shared.tensors import MalformedTensors
 from craft_tuner.activity import doing
 from craft_tuner.client.errors_by_code import error_of
-from craft_tuner.client.failures import CONNECT_TIMEOUT_S, gateway_says, mistrust, reason
+from craft_tuner.client.failures import (
+    CONNECT_TIMEOUT_S,
+    gateway_says,
+    mistrust,
+    reason,
+    seconds_ahead,
+)
 from craft_tuner.client.receiving import ReplyWatch, receive
 from craft_tuner.client.responses import (
     Garbled,
@@ -116,6 +122,8 @@ class Transport:
         self._uniform = uniform
         self.took_s = 0.0
         """Seconds from sending to reading of the last request that was answered, waiting apart."""
+        self.clock_ahead_s: float | None = None
+        """Seconds that the clock of the last answer is ahead of this machine's, if it tells."""
         self._timeout_s = connection.timeout_s
         self._answered = False
         self._connection: dict[str, Any] = {}
@@ -213,6 +221,7 @@ class Transport:
             response.close()
             self._http.cookies.clear()
         self.took_s = time.monotonic() - started
+        self.clock_ahead_s = seconds_ahead(whole)
         return whole
 
     def _judge(
@@ -243,7 +252,8 @@ class Transport:
             self._sleep(seconds)
 
     def _given_up(self, call: Call, trouble: Trouble, attempts: int) -> CraftTunerError:
-        tried = f"{call.method} {call.path} after {attempts} attempts: {trouble.reason}"
+        times = "1 attempt" if attempts == 1 else f"{attempts} attempts"
+        tried = f"{call.method} {call.path} after {times}: {trouble.reason}"
         advice = (
             "try again later; what was bought is not paid twice"
             if self._answered

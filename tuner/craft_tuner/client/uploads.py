@@ -112,7 +112,7 @@ def upload(
     known = Known() if known is None else known
     sender = _Sender(transport, rate or UploadRate(), limits.body_bytes, on_uploaded, known)
 
-    def lacking() -> Iterator[_File]:
+    def unsent() -> Iterator[_File]:
         for picture in pictures:
             if identity := known.stored(picture):
                 on_uploaded(1)
@@ -122,7 +122,7 @@ def upload(
                 identity = file.id
             ids.append(identity)
 
-    for batch in _batches(lacking(), limits):
+    for batch in _batches(unsent(), limits):
         sender.send_missing(batch)
     groups = [ids[start : start + set_size] for start in range(0, len(ids), set_size)]
     sets = tuple(_create_set(transport, group, name) for group in groups)
@@ -196,14 +196,7 @@ def _missing(transport: Transport, batch: list[_File], known: Known) -> list[_Fi
     files = list({file.id: file for file in batch}.values())
     unknown = [file.id for file in files if file.id not in known.there]
     if unknown:
-        call = Call(
-            "POST",
-            "/v1/images/missing",
-            headers=_JSON,
-            content=_body(Manifest(ids=unknown)),
-            reply_bytes=_REPLY_BYTES + _ID_BYTES * len(unknown),
-        )
-        missing = set(transport.send(call, message(ManifestReply)).missing)
+        missing = set(lacking(transport, unknown))
         known.there.update((each, each not in missing) for each in unknown)
     files = [file for file in files if not known.there[file.id]]
     for file in files:
@@ -211,6 +204,18 @@ def _missing(transport: Transport, batch: list[_File], known: Known) -> list[_Fi
             check_whole(file.data, file.name)
             known.sound.add(file.id)
     return files
+
+
+def lacking(transport: Transport, ids: list[str]) -> list[str]:
+    """Which of these images the server lacks; it keeps nothing of the question."""
+    call = Call(
+        "POST",
+        "/v1/images/missing",
+        headers=_JSON,
+        content=_body(Manifest(ids=ids)),
+        reply_bytes=_REPLY_BYTES + _ID_BYTES * len(ids),
+    )
+    return transport.send(call, message(ManifestReply)).missing
 
 
 @dataclass(frozen=True)

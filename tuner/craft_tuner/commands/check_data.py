@@ -20,7 +20,7 @@ from craft_tuner.config import fit_config as configuration
 from craft_tuner.config import presets as official
 from craft_tuner.config.settings import Settings
 from craft_tuner.config.validation import NONE, SPLIT, share
-from craft_tuner.data.check import Finding, Report, check
+from craft_tuner.data.check import SHOWN, Finding, Report, check
 from craft_tuner.data.listing import Listing, Pair
 from craft_tuner.data.sources import benchmark_of, list_source, title
 from craft_tuner.data.validation import list_validation
@@ -69,7 +69,8 @@ class Look(BaseModel):
             yield f"template: {self.template}"
         if self.preset:
             yield f"the paper's settings for this dataset: --preset {self.preset}"
-        yield from (_sentence(finding) for finding in report.findings)
+        for finding in report.findings:
+            yield f"{'problem' if finding.problem else 'remark'}: {sentence(finding)}"
         if report.bytes is not None:
             yield f"all images: {decimal(report.bytes)}"
         if self.refusal:
@@ -191,10 +192,11 @@ def _served(connection: Settings) -> Iterator[_Served]:
         yield _Served(transport.url, terms, lambda foreseen: texts.check(foreseen.wordings()))
 
 
-def _sentence(finding: Finding) -> str:
-    kind = "problem" if finding.problem else "remark"
+def sentence(finding: Finding, *, shown: int = SHOWN) -> str:
+    """What was found, how often, and the first names of it."""
     if not finding.names:
-        return f"{kind}: {finding.what}"
-    more = finding.count - len(finding.names)
-    names = ", ".join(finding.names) + (f" and {more:,} more" if more else "")
-    return f"{kind}: {finding.what} ({finding.count:,}): {names}"
+        return finding.what
+    names = finding.names[:shown]
+    more = finding.count - len(names)
+    listed = ", ".join(names) + (f" and {more:,} more" if more else "")
+    return f"{finding.what} ({finding.count:,}): {listed}"

@@ -149,7 +149,7 @@ class Screen:
             for sentence in _amounts(traffic, line):
                 self.say(sentence)
         else:
-            self.say(_times(traffic, line.bytes_per_s))
+            self.say(times(traffic, line.bytes_per_s))
 
     def uploading(self, total: int) -> Callable[[int], None]:
         """Show an upload of `total` pictures; call the result with how many more are done."""
@@ -264,7 +264,8 @@ def _amounts(traffic: Traffic, line: Link) -> Iterator[str]:
     )
 
 
-def _times(traffic: Traffic, rate: float) -> str:
+def times(traffic: Traffic, rate: float) -> str:
+    """How long all of it takes on a line of so many bytes a second."""
     up, down = (
         timedelta(seconds=math.ceil(size / rate))
         for size in (traffic.picture_bytes + traffic.prompt_bytes, traffic.logit_bytes)

@@ -1,7 +1,8 @@
-"""What every command that asks a server begins with: a screen, a connection, a client."""
+"""What commands that ask a server begin with: a screen, a connection, a client, a run's place."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from craft_tuner.adapter.adapter import Adapter
 from craft_tuner.client.account import choose_model
@@ -9,7 +10,9 @@ from craft_tuner.client.client import Client
 from craft_tuner.client.texts import TextCheck
 from craft_tuner.client.transport import Transport
 from craft_tuner.commands.progress import Screen, open_screen
+from craft_tuner.config.fit_config import FitConfig
 from craft_tuner.config.settings import Settings
+from craft_tuner.data.sources import title
 from craft_tuner.inference import evaluate as evaluation
 from craft_tuner.plan import check_names
 from craft_tuner.training.watcher import SILENT, Silent
@@ -34,6 +37,12 @@ def server_for(settings: Settings, *, verbose: bool) -> Iterator[tuple[Screen | 
         return
     with Transport(settings.connection()) as transport:
         yield SILENT, transport
+
+
+def default_run(data: str, config: FitConfig) -> Path:
+    """Where a run goes for which no directory is given."""
+    shots = str(config.shots).replace(" ", "-")
+    return Path("runs") / f"{title(data)}-{config.method}-{shots}shots-seed{config.seed}"
 
 
 def client_for(adapter: Adapter, transport: Transport, settings: Settings) -> Client:

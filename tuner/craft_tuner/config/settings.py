@@ -15,7 +15,7 @@ so may the environment (`CRAFT_FIT_SHOTS=8`); whatever is in neither list is an 
 import difflib
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -70,13 +70,17 @@ class Settings(BaseModel):
         """A run that goes on from another working directory means the same folders."""
         return tuple(folder.expanduser().absolute() for folder in value)
 
+    def address(self, server: str | None = None) -> str:
+        """The server's address as it was given; `server` is the address if none is set."""
+        return (server or DEFAULT_SERVER) if self.server is None else self.server
+
     def connection(self, server: str | None = None) -> Connection:
         """Address, key and time-out; `server` is the address if none is set.
 
         Raises:
             UsageError: there is no key.
         """
-        url = (server or DEFAULT_SERVER) if self.server is None else self.server
+        url = self.address(server)
         if self.key is None:
             raise UsageError(
                 f"no API key for {url}; give one with --key or CRAFT_API_KEY (its owner makes one "
@@ -96,6 +100,8 @@ class Sources:
     settings: Settings
     fit: Mapping[str, Any] = field(default_factory=dict)
     fit_environment: Mapping[str, Any] = field(default_factory=dict)
+    origins: Mapping[str, str] = field(default_factory=dict)
+    """Where each setting of the connection comes from: a flag, a variable, or the file."""
 
 
 def gather(
@@ -121,17 +127,37 @@ def gather(
     mine = {name: value for layer in layers.values() for name, value in layer.items()}
     fit = {name: value for name, value in file.items() if name not in Settings.model_fields}
     try:
-        return Sources(Settings.model_validate(mine), fit, _fit_settings(environ))
+        settings = Settings.model_validate(mine)
+        return Sources(settings, fit, _fit_settings(environ), _origins(layers))
     except ValidationError as error:
         fault = error.errors(include_input=False)[0]
         name = str(fault["loc"][0])
-        flag = name.removesuffix("_s").replace("_", "-")
         origin = next(who for who in reversed(layers) if name in layers[who])
         value = "" if name == "key" else f" = {mine[name]!r}"
         raise UsageError(
             f"{name}{value} of {origin}: {fault['msg']} ({Settings.model_fields[name].description})"
-            f"; set it with --{flag}, {ENVIRONMENT[name]} or the file of --config"
+            f"; set it with {_flag(name)}, {ENVIRONMENT[name]} or the file of --config"
         ) from error
+
+
+def _origins(layers: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """By setting: the flag, the variable or the file that has it; the last layer wins."""
+    words = {"a flag": _flag, "the environment": ENVIRONMENT.__getitem__}
+    return {
+        name: words[who](name) if who in words else who
+        for who, layer in layers.items()
+        for name in layer
+    }
+
+
+def _flag(name: str) -> str:
+    return f"--{name.removesuffix('_s').replace('_', '-')}"
+
+
+def misspellings(environ: Mapping[str, str]) -> Iterator[str]:
+    """A sentence for each variable that `misspelt` finds."""
+    for name, meant in misspelt(environ).items():
+        yield f"{name} is no variable of craft-tuner and is not read; did you mean {meant}?"
 
 
 def misspelt(environ: Mapping[str, str]) -> dict[str, str]:

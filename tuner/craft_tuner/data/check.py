@@ -15,7 +15,7 @@ from craft_tuner.data.dataset import Dataset
 from craft_tuner.data.formats import SERVED
 from craft_tuner.data.listing import Listing, Pair
 from craft_tuner.data.pictures import BytesPicture, Picture, decode, recognise
-from craft_tuner.errors import DataError
+from craft_tuner.errors import DataError, PackageMissing
 
 SHOWN = 20
 """Names that a finding keeps; it counts them all."""
@@ -91,6 +91,8 @@ class Contents:
     def __init__(self) -> None:
         self.bytes = 0
         self._damaged: list[str] = []
+        self._unread: dict[str, list[str]] = defaultdict(list)
+        """By what they need that is not installed."""
         self._converted: list[str] = []
         self._flat: list[str] = []
         self._seen: dict[bytes, tuple[str, str, str]] = {}
@@ -112,6 +114,8 @@ class Contents:
     def findings(self) -> Iterator[Finding]:
         """What was found."""
         yield finding("damaged or not an image", self._damaged)
+        for needed, names in self._unread.items():
+            yield finding(f"image that is {needed}", names)
         yield finding("of one colour", self._flat, problem=False)
         yield finding("converted to PNG before the upload", self._converted, problem=False)
         yield finding("the same image in train and test", self._doubles["splits"])
@@ -124,6 +128,9 @@ class Contents:
             data = picture.read()
             kind = recognise(BytesPicture(data, picture.name))
             shown = decode(BytesPicture(data, picture.name))
+        except PackageMissing as error:
+            self._unread[error.needed].append(picture.name)
+            return
         except DataError:
             self._damaged.append(picture.name)
             return

@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from PIL import Image, UnidentifiedImageError
 
-from craft_tuner.errors import PictureError
+from craft_tuner.errors import PackageMissing, PictureError
 
 SERVED = ("JPEG", "PNG", "WEBP")
 """What a server decodes, by Pillow's names."""
@@ -47,7 +47,7 @@ def opened(file: BinaryIO, name: str) -> Image.Image:
     """The image in a file; its pixels are not read.
 
     Raises:
-        PictureError: a package is missing that reads its format; names picture and package.
+        PackageMissing: a package is missing that reads its format.
         Exception: of any kind, from a decoder of bytes that are no image.
     """
     with warnings.catch_warnings():
@@ -90,10 +90,5 @@ def _point_out(head: bytes, name: str) -> None:
     """Raise for an image of a format that a missing package reads."""
     brand = head[8:12].decode("latin-1") if head[4:8] == b"ftyp" else ""
     found = _JXL if head.startswith(_JXL_HEADS) else _NEEDED.get(brand)
-    if found is None or found[0] in _convertible():
-        return
-    raise PictureError(
-        f"the image {name} is {found[1]}, which needs {found[2]}: install that, or convert the "
-        "image to PNG or JPEG",
-        picture=name,
-    )
+    if found is not None and found[0] not in _convertible():
+        raise PackageMissing(f"{found[1]}, which needs {found[2]}", picture=name)

@@ -13,7 +13,6 @@ Owns file names and the lock. The directory is its maker's alone: it holds answe
     lock          held while a process works on the run
 """
 
-import fcntl
 import json
 import os
 import secrets
@@ -30,16 +29,16 @@ from craft_tuner import files as durable
 from craft_tuner import method_registry
 from craft_tuner.adapter.adapter import CARD_FILE, TENSORS_FILE, Adapter
 from craft_tuner.blackbox import Images, Task
-from craft_tuner.config.fit_config import FitConfig, fields
+from craft_tuner.config.fit_config import FitConfig
 from craft_tuner.errors import RunError, WrongModel, disk_errors_as
 from craft_tuner.plan import Plan
-from craft_tuner.runs import journal
+from craft_tuner.runs import journal, place
+from craft_tuner.runs.place import check_config, check_free, check_unused, hold
 
-CONFIG = "config.json"
+CONFIG = place.CONFIG
 TASK = "task.json"
 PLAN = "plan.json"
 RESULT = "result.json"
-LOCK = "lock"
 
 _OF_SHOTS = ("labels", "images", "views", "validation")
 
@@ -80,10 +79,10 @@ class Run:
     @classmethod
     def _create(cls, path: Path, config: FitConfig, setup: dict[str, Any]) -> Self:
         durable.private_folder(path)
-        lock = _lock(path)
+        lock = hold(path)
         identity = Identity(run_id=secrets.token_hex(16), config=config, setup=setup)
         try:
-            _check_unused(path)
+            check_unused(path)
             durable.replace(path / CONFIG, _pretty(identity.model_dump(mode="json")))
         except BaseException:
             os.close(lock)
@@ -105,10 +104,10 @@ class Run:
     def _resume(cls, path: Path, config: FitConfig | None) -> Self:
         if not (path / CONFIG).exists():
             raise RunError(f"{path} holds no run (no {CONFIG}); give the directory of a fit")
-        lock = _lock(path)
+        lock = hold(path)
         try:
             identity = _identity(path / CONFIG)
-            _check_config(path, was=identity.config, now=config)
+            check_config(path, was=identity.config, now=config)
         except (KeyError, TypeError, ValueError) as error:
             os.close(lock)
             raise RunError(f"{path / CONFIG} is damaged: {error}; start a new run") from error
@@ -235,6 +234,21 @@ class Run:
         return content
 
 
+def examine(path: Path, config: FitConfig) -> None:
+    """Whether `Run.create` would take a directory; makes and writes nothing.
+
+    Raises:
+        RunError: it would not.
+    """
+    with disk_errors_as(RunError, f"cannot make the run {path}"):
+        check_free(path)
+        if (path / CONFIG).exists():
+            with suppress(KeyError, TypeError, ValueError):
+                check_config(path, was=_identity(path / CONFIG).config, now=config)
+        if path.exists():
+            check_unused(path)
+
+
 def _identity(file: Path) -> Identity:
     content = json.loads(file.read_bytes())
     method = content["config"]["method"]
@@ -244,47 +258,6 @@ def _identity(file: Path) -> Identity:
             "install the package that brings it"
         )
     return Identity.model_validate(content)
-
-
-def _lock(path: Path) -> int:
-    descriptor = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        holder = os.pread(descriptor, 32, 0).decode().strip() or "unknown"
-        os.close(descriptor)
-        raise RunError(
-            f"{path} is in use by process {holder}; wait for it, or stop it and try again"
-        ) from error
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-    return descriptor
-
-
-def _check_unused(path: Path) -> None:
-    if (path / CONFIG).exists():
-        raise RunError(
-            f"{path} already holds a run; go on with --resume {path}, or choose another directory"
-        )
-    own = {LOCK, f"{CONFIG}.tmp"}
-    foreign = sorted(file.name for file in path.iterdir() if file.name not in own)
-    if foreign:
-        raise RunError(f"{path} holds other files ({foreign[0]}); choose a new directory")
-
-
-def _check_config(path: Path, *, was: FitConfig, now: FitConfig | None) -> None:
-    if now is None:
-        return
-    changed = [
-        f"{name} {getattr(was, name, None)!r} -> {getattr(now, name, None)!r}"
-        for name in fields(was.method)
-        if getattr(was, name, None) != getattr(now, name, None)
-    ]
-    if changed:
-        raise RunError(
-            f"{path} was started with other settings ({', '.join(changed)}); resume without these "
-            "flags, or start a new run"
-        )
 
 
 def _fingerprint(task: Task, model: ModelCard) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from craft_shared.messages import ModelCard, Policy
 from craft_tuner import method_registry, methods
 from craft_tuner.blackbox import Images, Task, Texts, Validation
-from craft_tuner.client.batching import images_per_set
+from craft_tuner.client.batching import check_classes, images_per_set
 from craft_tuner.client.client import Client
 from craft_tuner.client.uploads import OnUploaded, Upload
 from craft_tuner.config import validation as choice
@@ -119,12 +119,14 @@ class Samples:
 
 
 def check_prompts(config: FitConfig, dataset: Dataset, card: ModelCard) -> None:
-    """Make sure that no class name is certain to be too long for the model.
+    """Make sure that a prompt fits a request, and no class name is certain to be too long.
 
     Raises:
-        DataError: one is.
+        UsageError: there are more classes than a request may have.
+        DataError: a name is too long for the model.
     """
     names, most = dataset.class_names, card.context_length
+    check_classes(len(names), card.limits)
     check_lengths(names, context=config.context, suffix=config.suffix, most=most)
 
 
