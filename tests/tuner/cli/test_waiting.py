@@ -8,9 +8,11 @@ import sys
 from types import SimpleNamespace
 
 import httpx
+import numpy as np
 import pytest
 from PIL import Image
 
+from craft_tuner import CraftClassifier
 from craft_tuner.bench.worker import JobResult
 from craft_tuner.cli import main as cli
 from craft_tuner.client.transport import Call, Transport
@@ -190,6 +192,28 @@ def test_the_demo_says_what_its_server_does(patch, tmp_path, terminal):
         assert told(patch, heard, ("demo", "--out", tmp_path / "demo"), server=FakeServer()) == 0
     assert {"key", "start", "stop", "GET /v1/key", "GET /v1/usage"} <= {*heard.waits}
     assert in_words(heard) == []
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_an_estimator_that_is_verbose_says_as_much(patch, terminal):
+    heard = Heard(terminal=terminal)
+    images = np.arange(12 * 16, dtype=np.uint8).reshape(12, 4, 4)
+    settings = {"bank_prompts": 2, "bank_names": 0, "views": 1}
+    with listening(WaitingServer(heard)) as url, contextlib.redirect_stderr(heard):
+        estimator = CraftClassifier(
+            server=url, key=KEY, method="bank", settings=settings, verbose=1
+        )
+        estimator.fit(images, np.arange(12) % 3).predict(images)
+    assert {"GET /v1/models", "POST /v1/images", "POST /v1/logits"} <= {*heard.waits}
+    assert in_words(heard) == []
+
+
+def test_an_estimator_that_is_not_verbose_says_nothing(patch):
+    heard = Heard(terminal=False)
+    with listening(FakeServer()) as url, contextlib.redirect_stderr(heard):
+        estimator = CraftClassifier(server=url, key=KEY, method="zero_shot")
+        estimator.fit(np.arange(96, dtype=np.uint8).reshape(6, 4, 4), list("ababab"))
+    assert heard.getvalue() == ""
 
 
 @pytest.mark.parametrize("terminal", [False, True])

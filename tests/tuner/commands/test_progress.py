@@ -2,6 +2,7 @@
 
 import io
 import re
+import threading
 
 import pytest
 from rich.console import Console
@@ -264,6 +265,20 @@ def test_a_screen_within_a_screen_is_that_screen():
         assert inner is screen
     with open_screen() as other:
         assert other is not screen
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError, ValueError])
+def test_where_nobody_reads_any_more_nothing_is_said_and_work_goes_on(monkeypatch, error):
+    tried = threading.Event()
+
+    def fails(_):
+        tried.set()
+        raise error
+
+    monkeypatch.setattr(Screen, "beat", fails)
+    monkeypatch.setattr(progress, "TICK_S", 0.001)
+    with open_screen():
+        assert tried.wait(20)
 
 
 def test_works_that_nobody_watches_are_free():

@@ -116,8 +116,10 @@ def _bench(request: BenchRequest, settings: Settings, *, allow: Allow | None = N
         check_each(unpaid(todo))
         if request.dry_run:
             return ""
-        for one in todo:
-            results_dir.prepare(one, _setup(one, transport, card, settings))
+        with doing("making the runs", total=len(todo), unit="runs") as work:
+            for one in todo:
+                results_dir.prepare(one, _setup(one, transport, card, settings))
+                work.advance()
     try:
         _carry_out(request, results_dir, bills, settings=settings)
     except KeyboardInterrupt:

@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from datetime import timedelta
 from typing import Self
@@ -229,8 +229,9 @@ def open_screen(*, since: float | None = None) -> Iterator[Screen]:
 
 
 def _beat(screen: Screen, over: threading.Event) -> None:
-    while not over.wait(TICK_S):
-        screen.beat()
+    with suppress(OSError, ValueError):  # nobody reads standard error any more, or it is closed
+        while not over.wait(TICK_S):
+            screen.beat()
 
 
 def _row(work: Work, now: float, *, wide: bool) -> Text | Table:
