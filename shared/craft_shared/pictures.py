@@ -7,7 +7,7 @@ Server, tuner and estimator ask here and nowhere else, so that a picture is the 
   orientation is read.
 - Grey of more than 8 bits, whole or with a point, is scaled by the picture's own values: the least
   becomes 0, the greatest 255. A picture of one value is black. NaN and infinity are refused.
-- Colours of 16 bits keep their upper 8.
+- Colours of 16 bits, and grey of 16 bits with alpha, keep their upper 8.
 - What is transparent lies on white; a picture that would vanish there, as white ink on a clear
   ground does, lies on black.
 - Other spaces (CMYK, LAB, YCbCr, HSV, palettes, black and white) are converted. Colour profiles

@@ -9,7 +9,7 @@ from craft_server.checks.findings import Check
 from craft_server.db import schema
 from craft_server.db.holders import living
 from craft_server.db.look import clock_ahead_s, file_of, looking, unwritable
-from craft_server.db.store import to_us, wall_clock
+from craft_server.db.store import StoreDown, to_us, wall_clock
 from craft_server.settings import DATABASE_EXAMPLES, Settings
 
 _WRONG_S = 60.0
@@ -24,23 +24,33 @@ def check_database(settings: Settings) -> Check:
         url = settings.resolved_database_url
         path = file_of(url)
         place = url.render_as_string() if path is None else str(path.absolute())
-        with looking(url) as tx:
-            found = None if tx is None else schema.revision(tx)
-            schema.check(found, migrate=settings.migrate)
-            if tx is None or found is None:
-                check.warn(
-                    f"the database {place} has no tables yet, and so no keys; a server makes them",
-                    "name the folder or database that has the keys, or make some with the same "
-                    f"--data-dir or --database-url: {_CREATE}",
-                )
-            if tx is not None:
-                _check_state(check, tx, place, found)
+        try:
+            _look_at(check, settings, url, place)
+        except StoreDown as error:
+            check.fail(
+                f"the database {place} does not answer: {error.reason}",
+                f"start it, or name another: CRAFT_SERVER_DATABASE_URL is like {DATABASE_EXAMPLES}",
+            )
         if path is not None and (others := living(path)):
             check.warn(
                 f"{others} other server(s) that run have the database {place}",
                 "stop what should not run; several servers of one machine may share it",
             )
     return check
+
+
+def _look_at(check: Check, settings: Settings, url: Any, place: str) -> None:
+    with looking(url) as tx:
+        found = None if tx is None else schema.revision(tx)
+        schema.check(found, migrate=settings.migrate)
+        if found is None:
+            check.warn(
+                f"the database {place} has no tables yet, and so no keys; a server makes them",
+                "name the folder or database that has the keys, or make some with the same "
+                f"--data-dir or --database-url: {_CREATE}",
+            )
+        if tx is not None:
+            _check_state(check, tx, place, found)
 
 
 def _check_state(check: Check, tx: Any, place: str, found: str | None) -> None:

@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from typing import Literal, NamedTuple
 
 from craft_server.db.schema import SchemaError
-from craft_server.db.store import StoreDown
 from craft_server.settings import ModelError
 from craft_shared.errors import Refusal
 
@@ -63,8 +62,6 @@ class Check:
         """
         try:
             yield
-        except StoreDown as error:
-            self.fail(f"the database does not answer: {error.reason}", do)
         except (ModelError, SchemaError, Refusal, OSError, ValueError) as error:
             sentence = error.detail if isinstance(error, Refusal) else str(error)
             found, _, advice = " ".join(sentence.split()).partition("; ")

@@ -23,9 +23,10 @@ _DAY_S = 86_400
 def check_machine(settings: Settings) -> Check:
     """Open files, memory and clock."""
     check = Check("machine")
-    _check_files(check, settings)
-    _check_memory(check, settings)
-    _check_clock(check)
+    with check.refused("this machine hides what a server has to know of it: look there"):
+        _check_files(check, settings)
+        _check_memory(check, settings)
+        _check_clock(check)
     return check
 
 

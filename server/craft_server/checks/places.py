@@ -56,18 +56,16 @@ def _other_place(host: str, setting: str) -> str:
 
 def check_folder(settings: Settings) -> Check:
     """The data folder: that it can be written to, has room, and is for this account alone."""
-    check = Check("data_dir")
-    folder = settings.data_dir.absolute()
-    if (trouble := _unwritable(folder)) is not None:
-        check.fail(
-            f"nothing can be written to the data folder {folder}: {trouble}",
-            "give a folder of this account with --data-dir",
-        )
-        return check
-    there = _nearest(folder)
-    check.ok(f"the data folder is {folder}" + ("" if there == folder else ", to be made"))
-    _check_room(check, there)
-    _check_private(check, folder)
+    check, folder = Check("data_dir"), settings.data_dir.absolute()
+    do = "give a folder of this account with --data-dir"
+    with check.refused(do):
+        if (trouble := _unwritable(folder)) is not None:
+            check.fail(f"nothing can be written to the data folder {folder}: {trouble}", do)
+            return check
+        there = _nearest(folder)
+        check.ok(f"the data folder is {folder}" + ("" if there == folder else ", to be made"))
+        _check_room(check, there)
+        _check_private(check, folder)
     return check
 
 

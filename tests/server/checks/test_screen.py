@@ -89,6 +89,17 @@ def other_server(world):
     world.held.callback(Holder(store).close)
 
 
+def hidden(world):
+    """A folder above the data folder that this account may not enter."""
+
+    def exists(path):
+        if world.folder in path.parents:
+            raise PermissionError(13, "Permission denied", str(path))
+        return True
+
+    world.patch.setattr(places, "_nearest", lambda folder: exists(folder) and folder)
+
+
 def not_importable(world, *names):
     for name in names:
         world.patch.setitem(sys.modules, name, None)
@@ -169,6 +180,7 @@ FAULTS = [
         "fail",
         "nothing can be written to the data folder .*file/data: .*Not a directory.*; give a folder",
     ),
+    Fault("hidden", hidden, "fail", "Permission denied: '.*data'; give a folder of this account"),
     Fault("little room", free_disk(2**29), "warn", "0.5 GiB are free .*; make room"),
     Fault("no room", free_disk(2**20), "fail", "0.0 GiB are free .*; make room: nothing is sold"),
     Fault(
@@ -219,13 +231,13 @@ FAULTS = [
         "no Postgres",
         lambda w: w.set(database_url="postgres://127.0.0.1:1/x"),
         "fail",
-        "the database does not answer: .*refused",
+        "database postgresql.*//127.0.0.1:1/x does not answer: .*refused.*; start it",
     ),
     Fault(
         "no database",
         lambda w: w.give("--database-url", f"sqlite:///{w.file('x.db', b'text' * 999)}"),
         "fail",
-        "the database does not answer: file is not a database",
+        "x.db does not answer: file is not a database; start it, or name another",
     ),
     Fault("read-only", read_only, "fail", "craft.db is read-only: .*; give the server's account"),
     Fault(
@@ -330,7 +342,7 @@ def test_a_database_that_runs_is_looked_at_with_what_is_not_yet_written_back(cra
     assert "keys that are good: 2 of clients, 1 of administrators" in found
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_postgres_that_takes_no_writes(craft_server, world):
     url = fresh_postgres()
     world.give("--database-url", url)

@@ -3,6 +3,7 @@
 open_clip takes the Hugging Face hub's cache and ~/.cache/clip; nothing is downloaded here.
 """
 
+import os
 import urllib.error
 import urllib.request
 from http.client import HTTPException
@@ -16,7 +17,7 @@ from huggingface_hub import constants, hf_hub_url, try_to_load_from_cache
 from craft_server.models.clip.published import hub_files
 
 _ANSWERS_S = 5.0
-_CACHE = Path("~/.cache/clip")
+_CACHE = Path(os.path.expanduser("~/.cache/clip"))  # noqa: PTH111 - accounts may have no home
 
 
 class Download(NamedTuple):
@@ -39,7 +40,7 @@ def download_of(name: str, tag: str) -> Download:
         here = next((Path(each) for each in found if isinstance(each, str)), None)
         return Download(here, [hf_hub_url(repository, file) for file in files])
     url = str(config["url"])
-    file = _CACHE.expanduser() / PurePosixPath(url).name
+    file = _CACHE / PurePosixPath(url).name
     return Download(file if file.is_file() else None, [url])
 
 
