@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from craft_server.models.clip.load import create_model, digest_of, find_source, load_tokenizer
+from craft_server.models.clip.load import create_model, digest_of
+from craft_server.models.clip.source import find_source, load_tokenizer
 from craft_server.settings import Settings
 
 WORDS = "a photo of a"

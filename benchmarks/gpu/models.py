@@ -13,7 +13,8 @@ from open_clip.transform import PreprocessCfg, image_transform_v2
 
 from benchmarks.gpu.device import need_memory
 from benchmarks.gpu.runner import Scene
-from craft_server.models.clip.load import Source, create_model, find_source
+from craft_server.models.clip.load import create_model
+from craft_server.models.clip.source import Source, find_source
 from craft_server.models.clip.text import TextEncoder
 from craft_server.models.clip.vision import ImageEncoder
 from craft_server.settings import EMBEDDED, Settings
