@@ -624,6 +624,15 @@ def test_what_needs_a_failed_check_is_skipped_and_the_rest_is_tried(scene):
     assert {states[check] for check in ("packages", "data", "plan", "run", "disk")} == {"ok"}
 
 
+@pytest.mark.parametrize("text", ["shots: 8", "timeout_s = 'soon'", "shotz = 8"])
+def test_a_wrong_file_does_not_hide_the_server_that_a_variable_names(scene, text):
+    scene.config = scene.folder / "craft.toml"
+    scene.config.write_text(text)
+    states = {line.check: line.state for line in scene.examine()}
+    assert {states[check] for check in ("connection", "key", "data")} == {"ok"}
+    assert (states["settings"], states["plan"]) == ("fail", "skip")
+
+
 @pytest.mark.parametrize("status", [404, 200, 403])
 def test_a_gateway_that_hides_readiness_is_no_failure(scene, status):
     scene.server.instead["/readyz"] = Answer(status, b"<h1>no</h1>", "text/html")

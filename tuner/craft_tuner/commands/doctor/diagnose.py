@@ -59,17 +59,19 @@ def diagnose(asked: Asked, sheet: Sheet) -> None:
     here.check_threads(sheet, asked.environ)
     for sentence in misspellings(asked.environ):
         sheet.add("warn", "variables", *sentence.split("; ", 1))
-    sources = _sources(asked, sheet)
+    sources = _sources(asked, sheet, file=asked.config)
     config = _config(asked, sources, sheet) if sources else None
+    if sources is None and asked.config is not None:
+        sources = _sources(asked, Sheet(), file=None)  # what flags and variables say is tried
     offer = _server(sources, sheet, screen) if sources else _Offer()
     if sources is None:
         sheet.skip("address", "connection", "key", needs="usable settings")
     _fit(asked, sources, config, offer, sheet, screen)
 
 
-def _sources(asked: Asked, sheet: Sheet) -> Sources | None:
+def _sources(asked: Asked, sheet: Sheet, *, file: Path | None) -> Sources | None:
     with sheet.trying("settings"):
-        return gather(asked.flags, environ=asked.environ, config=asked.config)
+        return gather(asked.flags, environ=asked.environ, config=file)
     return None
 
 
