@@ -428,6 +428,7 @@ def picture_of_one_colour(scene):
 
 @fault("fail", "data", ("HEIC, which needs pillow-heif (1)", "install that"))
 def picture_that_needs_a_package(scene):
+    scene.patch.setattr("craft_tuner.data.formats._convertible", lambda: ("BMP",))
     (scene.folder / "zoo/train/ox/7.heic").write_bytes(HEIC)
 
 
@@ -476,11 +477,17 @@ def picture_that_lies_elsewhere(scene):
     (scene.folder / "zoo/train/ox/7.png").symlink_to(elsewhere)
 
 
-@fault("fail", "plan", ("tokens or more, at most 77", "shorten the name with --class-names"))
+@fault("fail", "plan", ("at least 85 tokens, at most 77", "a shorter one with --class-names"))
 def name_that_is_too_long(scene):
     for split in ("train", "test"):
         name = " ".join("abcdefghijklmnopqrstuvwxyz" * 3)
         (scene.folder / "zoo" / split / "ox").rename(scene.folder / "zoo" / split / name)
+
+
+@fault("fail", "plan", ("tokens, at most 77 fit", "give a shorter one with --class-names FILE"))
+def name_that_only_the_server_knows_to_be_too_long(scene):
+    for split in ("train", "test"):
+        (scene.folder / "zoo" / split / "ox").rename(scene.folder / "zoo" / split / ("鹤" * 60))
 
 
 @fault("fail", "plan", ("has 5 training image(s)", "up to"))
@@ -604,7 +611,8 @@ def test_a_planted_fault_is_found_with_what_to_do(scene, name):
     assert not any("secret" in text or KEY in text for text in found)
     assert scene.server.spent.queries == 0
     assert {asked.path for asked in scene.server.asked if asked.method == "POST"} <= {
-        "/v1/images/missing"
+        "/v1/images/missing",
+        "/v1/texts/check",
     }
 
 

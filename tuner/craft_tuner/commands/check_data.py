@@ -132,7 +132,7 @@ def look(
         listing = list_source(source, class_names=class_names, outside=connection.allow_outside)
     config = configuration.build(*layers)  # before the long part
     with open_screen() as screen:
-        apart = _apart(config, listing)
+        apart = set_apart(config, listing)
         pictures = len(listing.train) + len(listing.test) + len(apart) if opened else 0
         report = check(listing, opened=opened, validation=apart, on_read=screen.reading(pictures))
     benchmark = benchmark_of(source)
@@ -157,7 +157,7 @@ def look(
     )
 
 
-def _apart(config: configuration.FitConfig, listing: Listing) -> tuple[Pair, ...]:
+def set_apart(config: configuration.FitConfig, listing: Listing) -> tuple[Pair, ...]:
     """The pictures that choices would be made on and that are not to train on."""
     named = config.validation
     if named == SPLIT:

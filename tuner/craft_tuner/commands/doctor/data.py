@@ -1,6 +1,6 @@
 """The data, and the fit that the settings would make of it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.filesize import decimal
 
 from craft_shared.messages import Policy
-from craft_tuner.commands.check_data import sentence
+from craft_tuner.commands.check_data import sentence, set_apart
 from craft_tuner.commands.doctor.sheet import Sheet
 from craft_tuner.commands.progress import Screen, times
 from craft_tuner.config.fit_config import FitConfig
@@ -17,7 +17,7 @@ from craft_tuner.data.dataset import Dataset
 from craft_tuner.data.places import OUTSIDE
 from craft_tuner.data.sources import list_source
 from craft_tuner.training.estimate import Estimate, estimate
-from craft_tuner.training.foresight import Terms
+from craft_tuner.training.foresight import Foreseen, Terms
 from craft_tuner.training.traffic import Link, Traffic
 
 _REMEDIES: Mapping[str, str] = {
@@ -44,19 +44,24 @@ _PATIENCE_S = 600.0
 def check_data(
     sheet: Sheet,
     source: str,
+    config: FitConfig | None,
     *,
     class_names: Path | None,
     outside: tuple[Path, ...],
     opened: bool,
     screen: Screen,
 ) -> Dataset | None:
-    """All that `data check` finds; the dataset if a fit can use it."""
+    """All that `data check` finds; the dataset if a fit can use it.
+
+    Settings that cannot be used are None.
+    """
     with sheet.trying("data"):
         listing = list_source(source, class_names=class_names, outside=outside)
         with screen if opened else nullcontext():
-            pictures = len(listing.train) + len(listing.test)
+            apart = set_apart(config, listing) if config else ()
+            pictures = len(listing.train) + len(listing.test) + len(apart)
             on_read = screen.reading(pictures) if opened else lambda: None
-            report = check(listing, opened=opened, on_read=on_read)
+            report = check(listing, opened=opened, validation=apart, on_read=on_read)
         size = "" if report.bytes is None else f" of {decimal(report.bytes)}"
         sheet.add(
             "ok",
@@ -76,11 +81,17 @@ def check_data(
 
 
 def check_plan(
-    sheet: Sheet, config: FitConfig, dataset: Dataset, terms: Terms | None, *, link: Link | None
+    sheet: Sheet,
+    config: FitConfig,
+    dataset: Dataset,
+    terms: Terms | None,
+    *,
+    link: Link | None,
+    check_texts: Callable[[Foreseen], None],
 ) -> Estimate | None:
     """The plan of the fit, for what the key may and has left, and whether the server takes it."""
     with sheet.trying("plan"):
-        found = estimate(config, dataset, terms)
+        found = estimate(config, dataset, terms, check=check_texts)
         traffic = found.traffic
         key = "" if terms else ", planned for no key and a model of the paper's shapes"
         sheet.add(

@@ -1,13 +1,16 @@
 """The order of the checks, and which need which."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from craft_shared.messages import ModelCard
 from craft_tuner.client.account import fetch_key
+from craft_tuner.client.texts import TextCheck
 from craft_tuner.client.transport import Patience, Transport
 from craft_tuner.commands.doctor import data as of_data
 from craft_tuner.commands.doctor import here, key, server
@@ -20,7 +23,7 @@ from craft_tuner.config.explain import origins, sentences
 from craft_tuner.config.fit_config import FitConfig
 from craft_tuner.config.settings import Sources, gather, misspellings
 from craft_tuner.training import tracking
-from craft_tuner.training.foresight import Terms
+from craft_tuner.training.foresight import Foreseen, Terms
 from craft_tuner.training.traffic import Link
 
 _ONCE = Patience(attempts=1, first_attempts=1)
@@ -50,6 +53,7 @@ class _Offer:
 
     terms: Terms | None = None
     link: Link | None = None
+    check_texts: Callable[[Foreseen], None] = lambda _: None
 
 
 def diagnose(asked: Asked, sheet: Sheet) -> None:
@@ -113,7 +117,7 @@ def _server(sources: Sources, sheet: Sheet, screen: Screen) -> _Offer:
         server.check_ready(sheet, transport, screen=screen)
         if token is None:
             return _Offer()
-        return _key(sources, transport, reached, sheet, screen)
+        return _key(sources, transport, reached, sheet, screen, connection=connection)
 
 
 def _key(
@@ -122,6 +126,8 @@ def _key(
     reached: server.Reached,
     sheet: Sheet,
     screen: Screen,
+    *,
+    connection: Connection,
 ) -> _Offer:
     origin = sources.origins["key"]
     with sheet.trying("key"):
@@ -137,8 +143,13 @@ def _key(
             return _Offer()
         if key.IMAGES_WRITE in info.scopes:
             link = key.measure_line(sheet, transport, card.limits, screen=screen)
-        return _Offer(Terms.of(card, info), link)
+        return _Offer(Terms.of(card, info), link, partial(_check_texts, connection, card))
     return _Offer()
+
+
+def _check_texts(connection: Connection, card: ModelCard, foreseen: Foreseen) -> None:
+    with Transport(connection, patience=_ONCE) as transport:
+        TextCheck(transport, card).check(foreseen.wordings())
 
 
 def _fit(
@@ -156,6 +167,7 @@ def _fit(
         dataset = of_data.check_data(
             sheet,
             asked.data,
+            config,
             class_names=asked.class_names,
             outside=sources.settings.allow_outside if sources else (),
             opened=asked.opened,
@@ -170,6 +182,8 @@ def _fit(
         here.check_place(sheet, where, config)
     if dataset is None or config is None:
         return
-    planned = of_data.check_plan(sheet, config, dataset, offer.terms, link=offer.link)
+    planned = of_data.check_plan(
+        sheet, config, dataset, offer.terms, link=offer.link, check_texts=offer.check_texts
+    )
     if planned is not None and where is not None:
         here.check_disk(sheet, where, planned.plan)
