@@ -34,9 +34,16 @@ def chunk(name: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
-def raw_png(rows: list[bytes], *, depth: int, colour: int, clear: bytes = b"") -> bytes:
+def raw_png(
+    rows: list[bytes],
+    *,
+    depth: int,
+    colour: int,
+    clear: bytes = b"",
+    size: tuple[int, int] = (WIDTH, HEIGHT),
+) -> bytes:
     """A PNG of any depth and type of colour, from packed rows."""
-    head = struct.pack(">IIBBBBB", WIDTH, HEIGHT, depth, colour, 0, 0, 0)
+    head = struct.pack(">IIBBBBB", *size, depth, colour, 0, 0, 0)
     body = zlib.compress(b"".join(b"\0" + row for row in rows))
     middle = chunk(b"tRNS", clear) if clear else b""
     parts = [chunk(b"IHDR", head), middle, chunk(b"IDAT", body), chunk(b"IEND", b"")]
