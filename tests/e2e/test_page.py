@@ -8,13 +8,18 @@ from craft_tuner.report import compare
 from tests.support.chromium import Chromium, find_chromium
 from tests.support.tuner_pages import a_run
 
-WIDE, NARROW = 1200, 375
+WIDE, NARROW = 1280, 375
 PROGRAM = find_chromium()
 
 pytestmark = pytest.mark.skipif(
     PROGRAM is None, reason="no Chromium here; `make page-test` installs one and runs this"
 )
 
+MINUS = "\N{MINUS SIGN}"
+PAGES = [
+    *("one", "three", "six", "at work"),
+    *("untested", "one image", "many classes", "zero-shot", "two data"),
+]
 LONG = "an extraordinarily-long-class-name_that_no_line_of_a_telephone_has_room_for"
 
 
@@ -26,7 +31,7 @@ def browser(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
-    """Addresses of pages: of one run, of three with awkward names, of six, of one at work."""
+    """Addresses of pages: of one run, of three with awkward names, of six, of one at work, ..."""
     folder = tmp_path_factory.mktemp("pages")
     names = ("猫", LONG, "<b>ox</b> & 'x'")
     three = [a_run(folder / f"{LONG}-{n}", names=names, seed=n, sigma=n / 2) for n in (1, 2, 3)]
@@ -36,13 +41,20 @@ def pages(tmp_path_factory):
         "three": three,
         "six": six,
         "at work": [a_run(folder / "at work", finished=False)],
+        "untested": [a_run(folder / "untested", tested=False)],
+        "one image": [a_run(folder / "one image", names=["cat"], per_class=1)],
+        "many classes": [a_run(folder / "many", names=[f"class {k}" for k in range(200)])],
+        "zero-shot": [
+            a_run(folder / "zero", method="zero_shot", rights=(0.5, None, None), generations=0)
+        ],
+        "two data": [a_run(folder / data, data=f"/{data}", names=names) for data in ("a", "b")],
     }
     return {name: compare(runs, folder / f"{name}.html").as_uri() for name, runs in made.items()}
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [WIDE, NARROW])
-@pytest.mark.parametrize("name", ["one", "three", "six", "at work"])
+@pytest.mark.parametrize("name", PAGES)
 def test_a_page_fits_fetches_nothing_and_has_nothing_to_say(browser, pages, name, width, dark):
     browser.open(pages[name], width=width, dark=dark)
     assert browser.value("document.documentElement.scrollWidth") == width
@@ -106,6 +118,60 @@ def test_wide_tables_scroll_by_themselves_and_by_keyboard(browser, pages):
     )
     assert found
     assert all(each == [0, "region", "auto"] for each in found)
+
+
+@pytest.mark.parametrize("width", [WIDE, NARROW])
+@pytest.mark.parametrize("name", PAGES)
+def test_no_section_is_empty_and_the_verdict_stands_first(browser, pages, name, width):
+    browser.open(pages[name], width=width)
+    empty = browser.value(
+        "[...document.querySelectorAll('section, figure, table, ul, pre')]"
+        ".filter(e => !e.closest('details:not([open])'))"
+        ".map(e => [e.tagName, e.getBoundingClientRect().height, e.innerText.trim().length])"
+        ".filter(([tag, height, text]) => !(height > 15 && (text || tag == 'FIGURE')))"
+    )
+    assert empty == []
+    first = browser.value("document.querySelector('main').firstElementChild.className")
+    assert first in {"verdict", "verdicts"}
+    top = browser.value(
+        "document.querySelector('main').firstElementChild.getBoundingClientRect().y"
+    )
+    assert top < 200
+
+
+def test_a_table_of_classes_is_sorted_by_a_click_and_by_keyboard(browser, pages):
+    browser.open(pages["many classes"], width=NARROW)
+    column = "[...document.querySelectorAll('.sortable tbody tr')].map(r => r.cells[{}].innerText)"
+    button = "document.querySelectorAll('.sortable thead button')"
+    heads = browser.value(f"[...{button}].map(b => b.innerText)")
+    assert heads[:2] == ["class", "images"]
+    gain = len(heads) - 1
+    browser.value(f"{button}[{gain}].click()")
+    down = [float(text.replace(MINUS, "-")) for text in browser.value(column.format(gain))]
+    assert down == sorted(down, reverse=True)
+    assert browser.value(f"{button}[{gain}].parentNode.getAttribute('aria-sort')") == "descending"
+    browser.value(f"{button}[{gain}].focus()")
+    for kind in ("keyDown", "keyUp"):
+        browser.send("Input.dispatchKeyEvent", type=kind, key="Enter", text="\r", code="Enter",
+                     windowsVirtualKeyCode=13)  # fmt: skip
+    up = [float(text.replace(MINUS, "-")) for text in browser.value(column.format(gain))]
+    assert up == sorted(up)
+    browser.value(f"{button}[0].click()")
+    assert browser.value(column.format(0)) == [f"class {index}" for index in range(200)]
+    assert browser.value("document.querySelectorAll('[aria-sort]').length") == 1
+    box = "document.querySelector('.tall')"
+    assert browser.value(f"{box}.scrollHeight > {box}.clientHeight")
+    assert browser.complaints() == []
+
+
+def test_without_script_it_is_a_table(browser, pages):
+    browser.send("Emulation.setScriptExecutionDisabled", value=True)
+    try:
+        browser.open(pages["many classes"], width=WIDE)
+    finally:
+        browser.send("Emulation.setScriptExecutionDisabled", value=False)
+    assert browser.value("document.querySelectorAll('.sortable tbody tr').length") == 200
+    assert browser.value("document.querySelectorAll('button').length") == 0
 
 
 def test_print_is_light_and_opens_what_is_folded(browser, pages):

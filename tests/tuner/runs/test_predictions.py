@@ -72,8 +72,18 @@ def test_gained_and_lost_are_distinguished():
     found = changed(lines)
     assert [line.name for line in found.gained] == ["gained"]
     assert [line.name for line in found.lost] == ["lost"]
-    assert changed([Predicted("a", "cat", "cat", None, None, 1.0)]) is None
-    assert changed([]) is None
+    assert [line.name for line in found.wrong] == ["still wrong"]
+
+
+def test_of_a_single_way_what_is_wrong_remains():
+    lines = [
+        Predicted("a", "cat", "cat", None, None, 1.0),
+        Predicted("b", "ox", "cat", None, None, 1.0),
+    ]
+    found = changed(lines)
+    assert ([line.name for line in found.wrong], found.gained, found.lost) == (["b"], (), ())
+    assert changed([]).shown == ()
+    assert changed([Predicted("a", "cat", None, None, None, None)]).shown == ()
 
 
 def test_examples_take_classes_in_turn_the_surest_first():

@@ -33,8 +33,9 @@ def report(
 ) -> None:
     """Write one HTML page that compares runs; it needs no network and nothing beside it.
 
-    Accuracies and costs, curves, classes and images gained and lost, confusion, settings with what
-    differs. Asks no server and changes no run, so a run may still be at work.
+    A verdict, accuracies and costs, curves, calibration, classes, images gained, lost and left
+    wrong, confusion, settings with what differs. Asks no server and changes no run, so a run may
+    still be at work.
     """
     from craft_tuner.data.sources import read_dataset
     from craft_tuner.report import compare

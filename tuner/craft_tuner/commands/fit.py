@@ -28,7 +28,7 @@ from craft_tuner.inference import evaluate as evaluation
 from craft_tuner.inference.evaluate import Evaluation
 from craft_tuner.inference.predict import cost_of
 from craft_tuner.plan import amounts, left_of, left_words
-from craft_tuner.report import REPORT, summary_rows, write_report
+from craft_tuner.report import REPORT, summary_rows, verdict_of, write_report
 from craft_tuner.runs.run import Run
 from craft_tuner.training import fit as fitting
 from craft_tuner.training import tracking
@@ -146,6 +146,7 @@ def _say_finished(run: Run) -> None:
             f"{run.path} is finished, nothing is asked again; the adapter is in "
             f"{run.path / TENSORS_FILE}, see {page if page.exists() else write_report(run)}"
         )
+        screen.say(verdict_of(run.path))
 
 
 def _show_settings(screen: Screen, config: FitConfig, origins: Origins | None = None) -> None:
@@ -207,6 +208,7 @@ def _carry_out(
     spent = Counters.model_validate(result["spent_total"])
     with disk_errors_as(RunError, f"the page of {run.path} cannot be written"):
         screen.say(f"{amounts(spent)} spent; see {write_report(run)}")
+        screen.say(verdict_of(run.path))
     return result
 
 

@@ -5,13 +5,15 @@ Owns per-class gains, confusion, what adapting gained and lost, and where runs d
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from craft_tuner.data.pictures import Picture
+from craft_tuner.report.intervals import WILSON, wilson
 from craft_tuner.report.read import RunRecord
-from craft_tuner.report.table import Cell, Row, Table, cells, count, percent, points
+from craft_tuner.report.table import WAYS, Cell, Row, Table, cells, count, percent, points
 from craft_tuner.runs.predictions import Predicted
 from craft_tuner.runs.thumbnails import changed, examples, thumbnails
 
@@ -39,23 +41,63 @@ class Shown:
 
 
 @dataclass(frozen=True)
+class Group:
+    """Test images of one kind: how many, and those that are shown."""
+
+    kind: str
+    """gained, lost or wrong."""
+    count: int
+    shown: tuple[Shown, ...]
+
+
+@dataclass(frozen=True)
 class Turned:
-    """What adapting changed in one run."""
+    """What adapting changed in one run, and what it left wrong."""
 
     run: RunRecord
-    gained: int
-    lost: int
-    gained_shown: tuple[Shown, ...]
-    lost_shown: tuple[Shown, ...]
+    groups: tuple[Group, ...]
+
+
+def by_class(run: RunRecord) -> Table | None:
+    """Accuracy of each class that was tested, each way, in the order of the gains."""
+    ways = [way for way in WAYS if run.score(way)]
+    if not ways:
+        return None
+    recalls = {way: _recall(run, way)[0] for way in ways}
+    images, last = _recall(run, ways[-1])[1], recalls[ways[-1]]
+    tested = np.flatnonzero(images)
+    compared = {"zero_shot", "adapted"} <= {*ways}
+    change = last - recalls["zero_shot"] if compared else -last
+    largest = float(np.abs(change[tested]).max(initial=0)) or 1.0
+    rows = []
+    for index in tested[np.argsort(-change[tested], kind="stable")].tolist():
+        number = int(images[index])
+        low, high = wilson(round(float(last[index]) * number), number)
+        shares = [percent(float(recalls[way][index]), 1) for way in ways]
+        interval = f"{percent(low, 0)} to {percent(high, 0)}"
+        gain = (_gain(float(change[index]), largest),) if compared else ()
+        rows.append(
+            Row(Cell(run.class_names[index]), (*cells([count(number), *shares, interval]), *gain))
+        )
+    titles = [
+        "images",
+        *(WAYS[way] for way in ways),
+        "95% interval",
+        *(["gain"] if compared else []),
+    ]
+    untested = len(images) - len(tested)
+    caption = f"Accuracy by class; 95% interval ({WILSON}) of {WAYS[ways[-1]]}"
+    caption += f"; {untested:,} classes have no test image" if untested else ""
+    return Table(caption, (Cell("class"), *cells(titles)), tuple(rows))
 
 
 def gains(runs: Runs) -> list[Table]:
-    """Accuracy of each class before and after; one table for all runs with the same classes."""
-    groups: dict[tuple[str, ...], list[RunRecord]] = {}
+    """What each class gained in several runs; one table for all with the same test set."""
+    groups: dict[tuple[Any, ...], list[RunRecord]] = {}
     for run in runs:
         if run.score("zero_shot") and run.score("adapted"):
-            groups.setdefault(run.class_names, []).append(run)
-    return [_gains(names, group) for names, group in groups.items()]
+            groups.setdefault((run.data, run.class_names), []).append(run)
+    return [_gains(group[0].class_names, group) for group in groups.values()]
 
 
 def _gains(names: tuple[str, ...], runs: Runs) -> Table:
@@ -126,7 +168,7 @@ def _entry(row: Sequence[int], taken: int, *, true: int) -> Cell:
     return Cell(str(row[taken] or "·"), "n hit" if taken == true else "n miss", share)
 
 
-def _mistakes(run: RunRecord, matrix: list[list[int]]) -> Table:
+def _mistakes(run: RunRecord, matrix: list[list[int]]) -> Table | None:
     names = run.class_names
     wrong = sorted(
         (-number, true, taken)
@@ -139,26 +181,26 @@ def _mistakes(run: RunRecord, matrix: list[list[int]]) -> Table:
         for number, true, taken in wrong[:MISTAKES]
     )
     head = (Cell("is"), Cell("taken for"), Cell("images", "n"))
-    return Table("The commonest mistakes", head, rows)
+    return Table("The commonest mistakes", head, rows) if rows else None
 
 
 def turned(run: RunRecord, pictures: Mapping[str, Picture]) -> Turned | None:
-    """What adapting gained and lost; None where zero-shot or the adapter was not tested.
+    """What adapting gained, lost and left wrong; None where there is nothing of it.
 
     Args:
         run: with its predictions.
         pictures: by name, for those of which the run has no thumbnail.
     """
     found = changed(run.predictions)
-    if found is None:
-        return None
     missing = [line for line in found.shown if line.name not in run.thumbnails]
     small = {**run.thumbnails, **thumbnails(pictures, missing)}
-    gained, lost = (
-        tuple(Shown(line, small.get(line.name)) for line in examples(lines))
-        for lines in (found.gained, found.lost)
+    kinds = {"gained": found.gained, "lost": found.lost, "wrong": found.wrong}
+    groups = tuple(
+        Group(kind, len(lines), tuple(Shown(x, small.get(x.name)) for x in examples(lines)))
+        for kind, lines in kinds.items()
+        if lines
     )
-    return Turned(run, len(found.gained), len(found.lost), gained, lost)
+    return Turned(run, groups) if groups else None
 
 
 def disagreements(runs: Runs) -> Table | None:

@@ -7,16 +7,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from craft_tuner.report.intervals import WILSON, half_width, wilson
 from craft_tuner.report.read import RunRecord
 from craft_tuner.report.table import (
     NONE,
+    WAYS,
     Cell,
     Row,
     Table,
     cells,
     count,
     duration,
-    half_width,
+    filled,
     percent,
     plain,
     seconds,
@@ -32,7 +34,6 @@ Column = Callable[[RunRecord], str | Cell]
 UPRIGHT_RUNS = 4
 """So many runs stand side by side; more stand one below the other."""
 
-_ACCURACIES = {"zero_shot": "zero-shot", "prompt_only": "prompt only", "adapted": "adapted"}
 _COUNTERS = {name: name.replace("_", " ") for name in COUNTERS}
 
 
@@ -44,27 +45,50 @@ def summary(runs: Runs) -> Table:
         for run in runs
     )
     table = Table("Runs", (Cell("run"), *cells(tuple(columns))), rows)
-    return turned(table) if len(runs) <= UPRIGHT_RUNS else table
+    return turned(filled(table)) if len(runs) <= UPRIGHT_RUNS else filled(table)
+
+
+def numbers(run: RunRecord) -> Table | None:
+    """The accuracies of one run with their intervals; None where nothing was tested."""
+    rows = []
+    for way, title in WAYS.items():
+        scored = run.score(way)
+        if scored and scored["images"]:
+            right, images = scored["correct"], scored["images"]
+            low, high = wilson(right, images)
+            shares = (percent(scored["accuracy"], 1), f"{percent(low, 1)} to {percent(high, 1)}")
+            rows.append(Row(Cell(title), cells([*shares, f"{count(right)} of {count(images)}"])))
+    head = (Cell("measured"), *cells(["accuracy", f"95% interval ({WILSON})", "images right"]))
+    return Table("Accuracy on the test images", head, tuple(rows)) if rows else None
 
 
 def costs(run: RunRecord) -> Table:
     """What a run spent by purpose (the tag of its queries), beside what it planned."""
     planned = {phase["purpose"]: phase["cost"]["queries"] for phase in run.plan.get("phases", ())}
-    spent: Mapping[str, Mapping[str, int]] = run.result.get("spent", {})
-    total = run.result.get("spent_total") or dict.fromkeys(COUNTERS)
+    spent, total = run.spent, _total(run)
     purposes = list(dict.fromkeys([*planned, *spent]))
-    all_queries = sum(each["queries"] for each in spent.values())
+    all_queries = sum(each["queries"] or 0 for each in spent.values())
     rows = [
         _cost_row(purpose, planned.get(purpose), spent.get(purpose), all_queries)
         for purpose in purposes
     ]
     last = cells([count(sum(planned.values())), *(count(total.get(name)) for name in COUNTERS), ""])
     head = ("planned queries", *_COUNTERS.values(), "share of queries")
-    return Table(
-        f"Spent by purpose, {run.name}",
-        (Cell("purpose"), *cells(head)),
-        (*rows, Row(Cell("total"), last, "total")),
+    return filled(
+        Table(
+            f"Spent by purpose, {run.name}",
+            (Cell("purpose"), *cells(head)),
+            (*rows, Row(Cell("total"), last, "total")),
+        )
     )
+
+
+def _total(run: RunRecord) -> Mapping[str, int | None]:
+    """Of all purposes; of a run at work what it has bought so far."""
+    known = run.result.get("spent_total")
+    if known or not run.spent:
+        return known or dict.fromkeys(COUNTERS)
+    return {name: sum(each[name] or 0 for each in run.spent.values()) for name in COUNTERS}
 
 
 @dataclass(frozen=True)
@@ -130,19 +154,28 @@ def differences(
 
 
 def _columns(runs: Runs) -> dict[str, Column]:
-    adapted = [accuracy for run in runs if (accuracy := run.accuracy("adapted")) is not None]
-    best = max(adapted) if len(adapted) > 1 else None
+    best = _best(runs)
     return {
         **({"data": lambda run: run.data or NONE} if len({run.data for run in runs}) > 1 else {}),
         "method": _method,
         **{name: _configured(name) for name in ("shots", "seed")},
         **({} if all(run.finished for run in runs) else {"state": state}),
-        **{title: _accuracy(way, best) for way, title in _ACCURACIES.items()},
+        **({t: _accuracy(way, best) for way, t in WAYS.items()} if len(runs) > 1 else {}),
         **{title: _counter(name) for name, title in _COUNTERS.items()},
         "prompts per image": lambda run: count(run.result.get("prompts_per_image_at_inference")),
         "adapter": lambda run: size(run.result.get("adapter_bytes")),
         "wall time": lambda run: duration(run.result.get("seconds", {})),
     }
+
+
+def _best(runs: Runs) -> dict[tuple[Any, ...], float]:
+    """The highest accuracy of adapters by test set, where two or more compete on it."""
+    found: dict[tuple[Any, ...], list[float]] = {}
+    for run in runs:
+        accuracy = run.accuracy("adapted")
+        if accuracy is not None:
+            found.setdefault(run.test_set, []).append(accuracy)
+    return {test: max(accuracies) for test, accuracies in found.items() if len(accuracies) > 1}
 
 
 def _configured(name: str) -> Column:
@@ -156,18 +189,18 @@ def _method(run: RunRecord) -> str:
 
 
 def _counter(name: str) -> Column:
-    return lambda run: count(run.result.get("spent_total", {}).get(name))
+    return lambda run: count(_total(run).get(name))
 
 
-def _accuracy(way: str, best: float | None) -> Column:
-    """The accuracy of a way; the highest of the adapters' is marked, where runs compete."""
+def _accuracy(way: str, best: Mapping[tuple[Any, ...], float]) -> Column:
+    """The accuracy of a way; the highest adapter of those on the same test set is marked."""
 
     def cell(run: RunRecord) -> str | Cell:
         scored = run.score(way)
         if scored is None:
             return NONE
         accuracy, images = scored["accuracy"], scored["images"]
-        wins = way == "adapted" and accuracy == best
+        wins = way == "adapted" and accuracy == best.get(run.test_set)
         text = f"{percent(accuracy)} ± {100 * half_width(accuracy, images):.1f}"
         return Cell(text, "n best" if wins else "n")
 
@@ -186,9 +219,12 @@ def _cell(said: str | Cell) -> Cell:
 
 
 def _cost_row(
-    purpose: str, planned: int | None, spent: Mapping[str, int] | None, all_queries: int
+    purpose: str,
+    planned: int | None,
+    spent: Mapping[str, int | None] | None,
+    all_queries: int,
 ) -> Row:
-    share = spent["queries"] / all_queries if spent and all_queries else None
+    share = (spent["queries"] or 0) / all_queries if spent and all_queries else None
     counters = [count(spent.get(name) if spent else None) for name in COUNTERS]
     bar = Cell(percent(share, 1), "n", share)
     return Row(Cell(purpose), (*cells([count(planned), *counters]), bar))

@@ -4,7 +4,8 @@ Owns what is drawn and how. Needs no display.
 """
 
 import io
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,9 +32,11 @@ COLOURS = (
 DASHES = ("-", "--", ":", "-.")
 """Each set of eight runs has its own."""
 
+GREY = "#767f8a"
+"""Of lines to compare with."""
+
 _MARKS = ("o", "s", "^", "D")
 
-_GREY = "#767f8a"
 _LOSSES = {
     "fitness_lowest": ("fitness, best of the run", COLOURS[0], "-"),
     "fitness_best": ("fitness, best of the generation", COLOURS[0], ":"),
@@ -42,7 +45,7 @@ _LOSSES = {
 _ACCURACIES = {
     "heldout_accuracy": ("held-out shots (fold heads)", COLOURS[0], "-"),
     "head_accuracy": ("shots, with head", COLOURS[1], "--"),
-    "prompt_accuracy": ("shots, prompt alone", _GREY, ":"),
+    "prompt_accuracy": ("shots, prompt alone", GREY, ":"),
 }
 """Label, colour and style of each number drawn."""
 
@@ -65,6 +68,8 @@ _STYLE: Any = {
 
 _WIDTH, _HEIGHT = 4.4, 3.4
 """Of a panel in inches."""
+SPAN = 0.05
+"""Least height of an axis of accuracies."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,27 @@ class Curve:
     """Test accuracy at the end."""
     queries: int | None = None
     """That the run spent in all."""
+    data: str | None = None
+    """What was tested, for people."""
+    test_set: Hashable = None
+    """Equal for runs whose test accuracies compare."""
+
+    @property
+    def tested(self) -> bool:
+        """Whether it has a point among test accuracies."""
+        return self.final is not None and self.queries is not None
+
+    def has(self, *numbers: str) -> bool:
+        """Whether any of these metrics has a point."""
+        return any(self.points(number) for number in numbers)
+
+    def points(self, number: str) -> list[tuple[float, float]]:
+        """Queries spent and a metric, where it is finite."""
+        return [
+            (row["queries"], row[number])
+            for row in self.rows
+            if math.isfinite(row.get(number, math.nan))
+        ]
 
     @property
     def by_prompts(self) -> list[tuple[int, float]]:
@@ -86,7 +112,7 @@ class Curve:
         return sorted(
             (int(name.removeprefix(BY_PROMPTS)), value)
             for name, value in (self.rows[-1] if self.rows else {}).items()
-            if name.startswith(BY_PROMPTS)
+            if name.startswith(BY_PROMPTS) and math.isfinite(value)
         )
 
 
@@ -99,47 +125,60 @@ class Panel:
     figure: Figure
 
 
-def draw(curve: Curve) -> Figure:
-    """Both panels of one run side by side."""
+def draw(curve: Curve) -> Figure | None:
+    """What there is of one run, side by side; None where nothing is."""
+    drawn = [draw_on for draw_on, numbers in _OF_ONE if curve.has(*numbers)]
+    if not drawn:
+        return None
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(2 * _WIDTH, _HEIGHT), layout="constrained")
-        left, right = figure.subplots(1, 2)
-        _accuracies(left, curve)
-        _losses(right, curve)
+        figure = Figure(figsize=(len(drawn) * _WIDTH, _HEIGHT), layout="constrained")
+        for axes, draw_on in zip(
+            figure.subplots(1, len(drawn), squeeze=False)[0], drawn, strict=True
+        ):
+            draw_on(axes, curve)
     return figure
 
 
 def panels(curves: Sequence[Curve]) -> Iterator[Panel]:
-    """The pictures of a page, each a figure of its own: two of one run, three that compare runs.
+    """The pictures of a page, each a figure of its own; one without a point is left out.
 
-    One more where a bank says what fewer prompts an image would give. Runs that are compared have
-    no legend: run i has colour i % 8 and dash i // 8.
+    Runs that are compared have no legend: run i has colour i % 8 and dash i // 8. Test accuracies
+    stand in one picture only if they were measured on the same test set.
     """
-    yield from _by_queries(curves)
+    yield from _of_one(curves[0]) if len(curves) == 1 else _side_by_side(curves)
     spoken = [f"{curve.name}: {said}" for curve in curves if (said := _prompts_in_words(curve))]
     if spoken:
         words = f"held-out accuracy by prompts per image. {'; '.join(spoken)}."
-        yield _panel("Held-out accuracy against prompts per image", words, _prompts, curves)
+        yield panel("Held-out accuracy against prompts per image", words, _prompts, curves)
 
 
-def _by_queries(curves: Sequence[Curve]) -> Iterator[Panel]:
-    if len(curves) == 1:
-        [curve] = curves
-        yield _panel("Loss", _words(curves, "fitness_lowest", "lowest loss"), _losses, curve)
-        words = _words(curves, "heldout_accuracy", "held-out accuracy")
-        yield _panel("Accuracy on the shots", words, _accuracies, curve)
-        return
-    words = _words(curves, "fitness_lowest", "lowest loss")
-    yield _panel("Loss, best so far", words, _compared, curves, "fitness_lowest")
-    words = _words(curves, "heldout_accuracy", "held-out accuracy")
-    yield _panel("Held-out accuracy on the shots", words, _compared, curves, "heldout_accuracy")
-    tests = [
-        f"{curve.name}: {curve.final:.1%} after {curve.queries:,}"
-        for curve in curves
-        if curve.final is not None and curve.queries is not None
-    ]
-    words = f"test accuracy against queries. {'; '.join(tests) or 'Nothing was tested'}."
-    yield _panel("Test accuracy against queries", words, _tests, curves)
+def _of_one(curve: Curve) -> Iterator[Panel]:
+    if curve.has(*_LOSSES):
+        words = _words([curve], "fitness_lowest", "lowest loss")
+        yield panel("Loss", words, _losses, curve)
+    if curve.has(*_ACCURACIES):
+        words = _words([curve], "heldout_accuracy", "held-out accuracy")
+        yield panel("Accuracy on the shots", words, _accuracies, curve)
+
+
+def _side_by_side(curves: Sequence[Curve]) -> Iterator[Panel]:
+    for number, title, what in (
+        ("fitness_lowest", "Loss, best so far", "lowest loss"),
+        ("heldout_accuracy", "Held-out accuracy on the shots", "held-out accuracy"),
+    ):
+        if any(curve.has(number) for curve in curves):
+            yield panel(title, _words(curves, number, what), _compared, curves, number)
+    groups = list(dict.fromkeys(curve.test_set for curve in curves if curve.tested))
+    for group in groups:
+        mine = [
+            (index, curve)
+            for index, curve in enumerate(curves)
+            if curve.tested and curve.test_set == group
+        ]
+        said = (f"{each.name}: {each.final:.1%} after {each.queries:,}" for _, each in mine)
+        words = f"test accuracy against queries. {'; '.join(said)}."
+        on = f", {mine[0][1].data}" if len(groups) > 1 else ""
+        yield panel(f"Test accuracy against queries{on}", words, _tests, mine)
 
 
 def render(figure: Figure, kind: str) -> bytes:
@@ -158,7 +197,8 @@ def style_of(index: int) -> tuple[str, str]:
     return COLOURS[index % len(COLOURS)], DASHES[index // len(COLOURS) % len(DASHES)]
 
 
-def _panel(title: str, words: str, draw_on: Any, *what: Any) -> Panel:
+def panel(title: str, words: str, draw_on: Any, *what: Any) -> Panel:
+    """A picture that `draw_on(axes, *what)` draws."""
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained")
         draw_on(figure.subplots(), *what)
@@ -166,14 +206,14 @@ def _panel(title: str, words: str, draw_on: Any, *what: Any) -> Panel:
 
 
 def _losses(axes: Axes, curve: Curve) -> None:
-    _numbers(axes, curve.rows, _LOSSES)
+    _numbers(axes, curve, _LOSSES)
     _finish(axes, "loss, nats")
 
 
 def _accuracies(axes: Axes, curve: Curve) -> None:
-    _numbers(axes, curve.rows, _ACCURACIES)
+    _numbers(axes, curve, _ACCURACIES)
     for value, label, colour in (
-        (curve.zero_shot, "test, zero-shot", _GREY),
+        (curve.zero_shot, "test, zero-shot", GREY),
         (curve.final, "test, at the end", COLOURS[2]),
     ):
         if value is not None:
@@ -181,32 +221,30 @@ def _accuracies(axes: Axes, curve: Curve) -> None:
     _finish(axes, "accuracy", share=True)
 
 
+_OF_ONE: Sequence[tuple[Callable[[Axes, Curve], None], Mapping[str, Any]]] = (
+    (_accuracies, _ACCURACIES),
+    (_losses, _LOSSES),
+)
+"""Pictures of one run, and the metrics that they need one of."""
+
+
 def _compared(axes: Axes, curves: Sequence[Curve], number: str) -> None:
     for index, curve in enumerate(curves):
         colour, dash = style_of(index)
-        _numbers(axes, curve.rows, {number: ("_", colour, dash)})
+        _numbers(axes, curve, {number: ("_", colour, dash)})
     _finish(axes, "loss, nats" if number == "fitness_lowest" else "accuracy", share="acc" in number)
 
 
-def _tests(axes: Axes, curves: Sequence[Curve]) -> None:
-    levels = sorted({curve.zero_shot for curve in curves if curve.zero_shot is not None})
+def _tests(axes: Axes, curves: Sequence[tuple[int, Curve]]) -> None:
+    levels = sorted({curve.zero_shot for _, curve in curves if curve.zero_shot is not None})
     for level in levels:
-        axes.axhline(level, color=_GREY, lw=1, ls="-.")
+        axes.axhline(level, color=GREY, lw=1, ls="-.")
     if levels:
-        axes.text(
-            0.01,
-            levels[-1],
-            "zero-shot",
-            transform=axes.get_yaxis_transform(),
-            va="bottom",
-            color=INK,
-            fontsize=8,
-        )
-    for index, curve in enumerate(curves):
-        if curve.final is not None and curve.queries is not None:
-            mark = _MARKS[index // len(COLOURS) % len(_MARKS)]
-            axes.plot(curve.queries, curve.final, mark, ms=7, color=style_of(index)[0])
-    axes.set_xlim(left=0)
+        place: Any = {"transform": axes.get_yaxis_transform(), "va": "bottom"}
+        axes.text(0.01, levels[-1], "zero-shot", color=INK, fontsize=8, **place)
+    for index, curve in curves:
+        mark = _MARKS[index // len(COLOURS) % len(_MARKS)]
+        axes.plot(curve.queries or 0, curve.final or 0, mark, ms=7, color=style_of(index)[0])
     _finish(axes, "accuracy", share=True)
 
 
@@ -215,7 +253,6 @@ def _prompts(axes: Axes, curves: Sequence[Curve]) -> None:
         colour, dash = style_of(index)
         if points := curve.by_prompts:
             axes.plot(*zip(*points, strict=True), dash, marker="o", ms=4, color=colour, lw=1.4)
-    axes.set_xlim(left=0)
     _finish(axes, "accuracy", share=True, x="prompts per image")
 
 
@@ -223,23 +260,30 @@ def _prompts_in_words(curve: Curve) -> str:
     return ", ".join(f"{accuracy:.1%} with {count}" for count, accuracy in curve.by_prompts)
 
 
-def _numbers(
-    axes: Axes, rows: Sequence[Mapping[str, float]], styles: Mapping[str, tuple[str, str, str]]
-) -> None:
+def _numbers(axes: Axes, curve: Curve, styles: Mapping[str, tuple[str, str, str]]) -> None:
     for name, (label, colour, dash) in styles.items():
-        points = [(row["queries"], row[name]) for row in rows if name in row]
-        if points:
-            axes.plot(*zip(*points, strict=True), dash, color=colour, label=label, lw=1.4)
+        if points := curve.points(name):
+            mark = "o" if len(points) == 1 else ""
+            x, y = zip(*points, strict=True)
+            axes.plot(x, y, dash, marker=mark, color=colour, label=label, lw=1.4)
 
 
 def _finish(axes: Axes, y: str, *, share: bool = False, x: str = "queries spent") -> None:
+    """Name and number the axes: from 0 queries on, never so near that two numbers read alike."""
     axes.set_xlabel(x)
     axes.set_ylabel(y)
     axes.grid(visible=True)
+    axes.set_xlim(0, max(1, axes.get_xlim()[1]))
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.yaxis.set_major_locator(MaxNLocator(5))
     if share:
-        axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=0))
+        low, high = axes.get_ylim()
+        wider = max(0.0, SPAN - (high - low)) / 2
+        axes.set_ylim(max(-0.02, low - wider), min(1.02, high + wider))
+        axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
+    else:
+        axes.ticklabel_format(axis="y", useOffset=False)
     if axes.get_legend_handles_labels()[0]:
         axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
 
@@ -248,7 +292,8 @@ def _words(curves: Sequence[Curve], number: str, what: str) -> str:
     """First and last value of each run, for those who cannot see the picture."""
     found = []
     for curve in curves:
-        values = [row[number] for row in curve.rows if number in row]
+        values = [value for _, value in curve.points(number)]
         if values:
-            found.append(f"{curve.name}: {values[0]:.3f} to {values[-1]:.3f}")
-    return f"{what} against queries spent. {'; '.join(found) or 'No generation was recorded'}."
+            first, last = f"{values[0]:.3f}", f"{values[-1]:.3f}"
+            found.append(f"{curve.name}: {first}" + (f" to {last}" if len(values) > 1 else ""))
+    return f"{what} against queries spent. {'; '.join(found) or 'none'}."

@@ -15,6 +15,7 @@ from craft_tuner.client.purchases import PURCHASES, Purchases
 from craft_tuner.data.sources import title
 from craft_tuner.errors import RunError, UsageError
 from craft_tuner.report.model_card import Facts, model_card
+from craft_tuner.report.verdict import verdict_of
 from craft_tuner.runs.run import TASK, Run
 
 README = "README.md"
@@ -71,4 +72,5 @@ def facts(run: Run) -> Facts:
         plan=run.saved_plan(),
         result=run.result(),
         spent=Purchases(run.path / PURCHASES).by_purpose(),
+        verdict=verdict_of(run.path),
     )

@@ -106,6 +106,8 @@ class Facts:
     result: Mapping[str, Any] | None
     """Content of result.json; None: the run is unfinished."""
     spent: Mapping[Purpose, Counters]
+    verdict: str | None = None
+    """What the run came to, in a sentence."""
 
 
 def model_card(facts: Facts) -> str:
@@ -113,6 +115,7 @@ def model_card(facts: Facts) -> str:
     card = facts.adapter.card
     parts = [
         f"# {plain(card.method)} adapter for {plain(card.model)}",
+        *([f"**{plain(facts.verdict)}**"] if facts.verdict else []),
         _summary(facts),
         "## Classes",
         _classes(facts),

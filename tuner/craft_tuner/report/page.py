@@ -1,14 +1,19 @@
 """The page: one HTML file that needs nothing else, of one run or of several side by side.
 
-Owns what goes into the template. It has no script, its pictures are inlined, and its own security
-policy forbids it to fetch anything. Changes nothing in a run but report.html and the two curves.
+Owns what goes into the template. Its pictures are inlined, its one script sorts tables and is named
+in its security policy, which forbids it to fetch anything. What a run has not measured is left out.
+Changes nothing in a run but report.html, report.md, report.json and the two curves.
 """
 
+import base64
+import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
@@ -16,13 +21,17 @@ from markupsafe import Markup
 from craft_tuner import files
 from craft_tuner.data.pictures import Picture
 from craft_tuner.errors import UsageError, printable
-from craft_tuner.report import class_tables, comparison, curves
-from craft_tuner.report.curves import Curve
-from craft_tuner.report.read import RunRecord, read_runs
-from craft_tuner.report.table import count, percent, points
+from craft_tuner.report import class_tables, comparison, curves, price, summary
+from craft_tuner.report.calibration import calibration, diagram
+from craft_tuner.report.command import command
+from craft_tuner.report.curves import Curve, Panel
+from craft_tuner.report.read import FILES, RunRecord, read_runs
+from craft_tuner.report.table import WAYS, count, percent, points
+from craft_tuner.report.verdict import images_in_words, verdict
 from craft_tuner.runs.run import Run
 
 REPORT = "report.html"
+REPORT_TEXT, REPORT_JSON = "report.md", "report.json"
 CURVES = "curves"
 
 Runs = Sequence[RunRecord]
@@ -32,16 +41,21 @@ _FOREIGN = re.compile(r"<defs>\s*<style.*?</style>\s*</defs>|<metadata>.*?</meta
 
 
 def write_report(run: Run) -> Path:
-    """Draw the curves and write the page of a run, finished or not, into its directory.
+    """Draw the curves and write the reports of a run, finished or not, into its directory.
 
     Returns:
         The path of the page.
     """
     [record] = read_runs([run.path])
-    figure = curves.draw(_curve(record))
-    for kind in ("png", "svg"):
-        files.replace(run.path / f"{CURVES}.{kind}", curves.render(figure, kind), shared=True)
-    return _write(run.path / REPORT, page([record]))
+    if figure := curves.draw(_curve(record)):
+        for kind in ("png", "svg"):
+            files.replace(run.path / f"{CURVES}.{kind}", curves.render(figure, kind), shared=True)
+    written = {REPORT_TEXT, REPORT_JSON}
+    names = (name for name in FILES if name in written or (run.path / name).exists())
+    record = replace(record, files=tuple(names))
+    _write(run.path / REPORT_TEXT, summary.as_markdown(record, _title([record])))
+    _write(run.path / REPORT_JSON, summary.as_json(record))
+    return _write(run.path / REPORT, page([record], folder=run.path))
 
 
 def compare(
@@ -65,13 +79,21 @@ def compare(
         UsageError: a run is given twice, or the page cannot be written.
     """
     runs = read_runs(paths)
-    usual = paths[0] / REPORT if len(paths) == 1 else Path(REPORT)
-    return _write(out or usual, page(runs, pictures or {}))
+    file = out or (paths[0] / REPORT if len(paths) == 1 else Path(REPORT))
+    return _write(file, page(runs, pictures or {}, folder=file.parent))
 
 
-def page(runs: Runs, pictures: Mapping[str, Picture] | None = None) -> str:
-    """The page as text; the same runs give the same text."""
-    folder = resources.files("craft_tuner.report")
+def page(
+    runs: Runs, pictures: Mapping[str, Picture] | None = None, *, folder: Path | None = None
+) -> str:
+    """The page as text; the same runs give the same text.
+
+    Args:
+        runs: one or more.
+        pictures: test images by name, for examples of which a run has no thumbnail.
+        folder: where the page will lie: it links to files of runs in there.
+    """
+    ours = resources.files("craft_tuner.report")
     environment = Environment(
         autoescape=True,
         undefined=StrictUndefined,
@@ -80,25 +102,38 @@ def page(runs: Runs, pictures: Mapping[str, Picture] | None = None) -> str:
         finalize=_shown,
     )
     environment.filters.update(count=count, percent=percent, points=points)
-    template = environment.from_string(folder.joinpath("page.html").read_text(encoding="utf-8"))
-    css = folder.joinpath("page.css").read_text(encoding="utf-8")
+    source, css, script = (
+        ours.joinpath(f"page.{kind}").read_text(encoding="utf-8") for kind in ("html", "css", "js")
+    )
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    template = environment.from_string(source)
     turned = [class_tables.turned(run, pictures or {}) for run in runs]
+    only = runs[0] if len(runs) == 1 else None
     return template.render(
         css=Markup(css),  # noqa: S704 - a file of this package
+        script=Markup(script),  # noqa: S704 - a file of this package
+        script_hash=f"sha256-{digest}",
         title=_title(runs),
+        ways=WAYS,
         about=_about(runs),
         runs=runs,
         summary=comparison.summary(runs),
         panels=list(_panels(runs)),
         styles=[curves.style_of(index) for index in range(len(runs))],
-        gains=class_tables.gains(runs),
+        verdicts=[(run, verdict(run)) for run in runs],
+        numbers=comparison.numbers(only) if only else None,
+        by_class=class_tables.by_class(only) if only else None,
+        gains=[] if only else class_tables.gains(runs),
         turned=[each for each in turned if each is not None],
         disagreements=class_tables.disagreements(runs),
         confusions=[(run.name, each) for run in runs if (each := class_tables.confusion(run))],
-        costs=[(run.name, comparison.costs(run)) for run in runs],
+        calibrated=_calibrated(runs),
+        prices=[(run.name, each) for run in runs if (each := price.table(run))],
+        costs=[(run.name, each) for run in runs if (each := comparison.costs(run)).rows],
+        commands=[(run.name, line) for run in runs if (line := command(run))],
+        files=[(run.name, links) for run in runs if (links := _links(run, folder))],
         settings=comparison.settings(runs),
         made_with=comparison.made_with(runs),
-        state=comparison.state,
     )
 
 
@@ -124,7 +159,7 @@ def _about(runs: Runs) -> str:
     images = {run.result["images"]["test"] for run in runs if "images" in run.result}
     said = [*models] if len(models) == 1 else []
     if len(images) == 1:
-        said.append(f"{count(images.pop())} test images")
+        said.append(images_in_words(images.pop()))
     return ", ".join(said)
 
 
@@ -135,13 +170,38 @@ def _curve(run: RunRecord) -> Curve:
         zero_shot=run.accuracy("zero_shot"),
         final=run.accuracy(run.final),
         queries=run.result.get("spent_total", {}).get("queries"),
+        data=run.data,
+        test_set=run.test_set,
     )
+
+
+def _links(run: RunRecord, folder: Path | None) -> list[tuple[str, str | None]]:
+    """Names of a run's files, and their addresses where they lie below the page's folder."""
+    here, there = folder and folder.resolve(), run.path.resolve()
+    if here is None or not there.is_relative_to(here):
+        return [(name, None) for name in run.files]
+    base = there.relative_to(here)
+    return [(name, f"./{quote(bytes(base / name))}") for name in run.files]
 
 
 def _panels(runs: Runs) -> Iterator[dict[str, Any]]:
     for index, panel in enumerate(curves.panels([_curve(run) for run in runs])):
-        svg = _inlined(curves.render(panel.figure, "svg").decode(), f"c{index}")
-        yield {"title": panel.title, "words": panel.words, "svg": Markup(svg)}  # noqa: S704 - ours
+        yield _drawn(panel, f"c{index}")
+
+
+def _calibrated(runs: Runs) -> dict[str, Any] | None:
+    """What each run's probabilities are worth, and one diagram; None where none are kept."""
+    each = [(index, run.name, calibration(run)) for index, run in enumerate(runs)]
+    kept = [(index, name, found) for index, name, found in each if found]
+    if not kept:
+        return None
+    said = [(name, found.sentence) for _, name, found in kept]
+    return {"said": said, "panel": _drawn(diagram(kept), "r")}
+
+
+def _drawn(panel: Panel, prefix: str) -> dict[str, Any]:
+    svg = _inlined(curves.render(panel.figure, "svg").decode(), prefix)
+    return {"title": panel.title, "words": panel.words, "svg": Markup(svg)}  # noqa: S704 - ours
 
 
 def _inlined(svg: str, prefix: str) -> str:

@@ -9,9 +9,13 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from craft_shared.messages import Counters
+from craft_tuner.adapter.adapter import CARD_FILE
+from craft_tuner.client.purchases import PURCHASES
 from craft_tuner.data.sources import title
 from craft_tuner.errors import RunError, UsageError, disk_errors_as
 from craft_tuner.runs import predictions
@@ -21,6 +25,20 @@ from craft_tuner.runs.diagnostics import Diagnostics
 from craft_tuner.runs.journal import METRICS, Metrics
 from craft_tuner.runs.predictions import Predicted
 from craft_tuner.runs.thumbnails import Thumbnails
+
+FILES = (
+    "predictions.csv",
+    "report.md",
+    "report.json",
+    "result.json",
+    "plan.json",
+    "metrics.jsonl",
+    "adapter.safetensors",
+    "adapter.json",
+    "curves.png",
+    "curves.svg",
+)
+"""What of a run directory a page names."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +56,14 @@ class RunRecord:
     metrics: tuple[Metrics, ...]
     predictions: tuple[Predicted, ...]
     thumbnails: Thumbnails
+    setup: Mapping[str, Any]
+    """What its maker needs to go on (`setup` of config.json)."""
+    card: Mapping[str, Any]
+    """adapter.json."""
+    spent: Mapping[str, Mapping[str, int | None]]
+    """Counters by purpose, of a run at work too."""
+    files: tuple[str, ...]
+    """Names of what it has to show, of `FILES`."""
 
     @property
     def finished(self) -> bool:
@@ -53,6 +79,12 @@ class RunRecord:
         """The `craft_tuner.inference.evaluate.Score` of one way; None if it was not measured."""
         return (self.result.get("evaluation") or {}).get(way)
 
+    @cached_property
+    def test_set(self) -> tuple[Any, ...]:
+        """Equal for runs whose accuracies compare: the same dataset, classes and test images."""
+        images = tuple((line.name, line.label) for line in self.predictions)
+        return self.data, self.class_names, images or self.result.get("images", {}).get("test")
+
     @property
     def final(self) -> str | None:
         """The last way that was measured: what the run's adapter is worth."""
@@ -63,6 +95,12 @@ class RunRecord:
         """In [0, 1]; None if it was not measured."""
         scored = self.score(way) if way else None
         return None if scored is None else float(scored["accuracy"])
+
+    @property
+    def held_out(self) -> float | None:
+        """The last accuracy on held-out shots, in [0, 1]; None if it was not measured."""
+        found = (row.get("heldout_accuracy", math.nan) for row in reversed(self.metrics))
+        return next((value for value in found if math.isfinite(value)), None)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -106,17 +144,22 @@ def _read_run(path: Path) -> RunRecord:
     identity = _read(path / runs.CONFIG)
     if not identity:
         raise RunError(f"{path} holds no run (no {runs.CONFIG}); give the directory of a fit")
-    source = identity.get("setup", {}).get("data")
+    setup, result = identity.get("setup", {}), _read(path / runs.RESULT)
+    source = setup.get("data")
     return RunRecord(
         path=path,
         name=path.resolve().name,
         config=identity.get("config", {}),
         data=title(source) if source else None,
         plan=_read(path / runs.PLAN),
-        result=_read(path / runs.RESULT),
+        result=result,
         metrics=_metrics(path / METRICS),
         predictions=tuple(predictions.read(path)),
         thumbnails=examples.load(path),
+        setup=setup,
+        card=_read(path / CARD_FILE),
+        spent=result.get("spent") or _purchases(path / PURCHASES),
+        files=tuple(name for name in FILES if (path / name).exists()),
     )
 
 
@@ -139,12 +182,26 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _metrics(file: Path) -> tuple[Metrics, ...]:
+    return tuple(
+        {name: math.nan if value is None else value for name, value in row.items()}
+        for row in _lines(file)
+    )
+
+
+def _purchases(file: Path) -> dict[str, dict[str, int]]:
+    """What was bought so far, by purpose."""
+    spent: dict[str, dict[str, int]] = {}
+    for line in {line["key"]: line for line in _lines(file)}.values():
+        mine = spent.setdefault(line["purpose"], dict.fromkeys(Counters.model_fields, 0))
+        for counter in mine:
+            mine[counter] += line["cost"].get(counter, 0)
+    return spent
+
+
+def _lines(file: Path) -> list[dict[str, Any]]:
     """Whole lines only: the last one may be half written."""
     lines = file.read_bytes().splitlines(keepends=True) if file.exists() else []
     try:
-        rows = [json.loads(line) for line in lines if line.endswith(b"\n")]
+        return [json.loads(line) for line in lines if line.endswith(b"\n")]
     except ValueError as error:
         raise RunError(f"{file} is damaged: {error}; start a new run") from error
-    return tuple(
-        {name: math.nan if value is None else value for name, value in row.items()} for row in rows
-    )

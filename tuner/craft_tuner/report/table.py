@@ -1,7 +1,6 @@
 """What a table of the page is made of, and how numbers are written."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -9,6 +8,9 @@ from typing import Any
 
 NONE = "\N{EN DASH}"
 """Stands for what was not measured."""
+
+WAYS = {"zero_shot": "zero-shot", "prompt_only": "prompt only", "adapted": "adapted"}
+"""What each way of answering is called, in the order in which they are tested."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,23 @@ def turned(table: Table) -> Table:
     return Table(table.caption, (corner, *(row.head for row in table.rows)), rows)
 
 
+def filled(table: Table) -> Table:
+    """The table without rows and columns that say nothing."""
+    rows = tuple(row for row in table.rows if any(map(_says, row.cells)))
+    kept = [
+        index
+        for index in range(len(table.head) - 1)
+        if any(_says(row.cells[index]) for row in rows)
+    ]
+    head = (table.head[0], *(table.head[1 + index] for index in kept))
+    short = (Row(r.head, tuple(r.cells[index] for index in kept), r.kind) for r in rows)
+    return Table(table.caption, head, tuple(short))
+
+
+def _says(cell: Cell) -> bool:
+    return cell.text not in ("", NONE)
+
+
 def count(value: int | None) -> str:
     """1,234."""
     return NONE if value is None else f"{value:,}"
@@ -89,10 +108,3 @@ def plain(value: Any) -> str:
     if value is None:
         return "none"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-
-
-def half_width(accuracy: float, images: int) -> float:
-    """Half the width of Wilson's 95 % interval of an accuracy measured on so many images."""
-    z = 1.96
-    spread = accuracy * (1 - accuracy) / images + z**2 / (4 * images**2)
-    return z * math.sqrt(spread) / (1 + z**2 / images)

@@ -1,8 +1,8 @@
-"""Test images that adapting gained or lost, and small copies of them for the page of a run.
+"""Test images that adapting gained, lost or left wrong, and small copies for the page of a run.
 
-Gained: the zero-shot answer is wrong, the adapter's right; lost: the other way round. Owns which
-few are shown, and thumbnails.json in a run (its bytes are bounded), so that a page needs neither
-the data nor a server.
+Gained: the zero-shot answer is wrong, the adapter's right; lost: the other way round; wrong: no
+answer is right. Owns which few are shown, and thumbnails.json in a run (its bytes are bounded), so
+that a page needs neither the data nor a server.
 """
 
 import base64
@@ -25,7 +25,7 @@ from craft_tuner.runs.predictions import Predicted
 
 THUMBNAILS = "thumbnails.json"
 SHOWN = 12
-"""Of gained and of lost images, at most."""
+"""Of gained, of lost and of wrong images, at most."""
 EDGE = 96
 """Longest side of a thumbnail in pixels."""
 
@@ -43,22 +43,24 @@ class Changed:
 
     gained: tuple[Predicted, ...]
     lost: tuple[Predicted, ...]
+    wrong: tuple[Predicted, ...]
+    """Wrong in zero-shot and adapter, or in the one of them that was asked."""
 
     @property
     def shown(self) -> tuple[Predicted, ...]:
         """Those that a page has pictures of."""
-        return (*examples(self.gained), *examples(self.lost))
+        return (*examples(self.gained), *examples(self.lost), *examples(self.wrong))
 
 
-def changed(lines: Iterable[Predicted]) -> Changed | None:
-    """What adapting gained and lost; None where zero-shot or the adapter was not asked."""
-    asked = [line for line in lines if line.zero_shot and line.adapted]
-    if not asked:
-        return None
-    turned = [line for line in asked if (line.zero_shot == line.label) != _right(line)]
+def changed(lines: Iterable[Predicted]) -> Changed:
+    """What adapting gained, lost and left wrong."""
+    asked = [line for line in lines if line.zero_shot or line.adapted]
+    both = [line for line in asked if line.zero_shot and line.adapted]
+    turned = [line for line in both if (line.zero_shot == line.label) != _right(line)]
     return Changed(
         gained=tuple(line for line in turned if _right(line)),
         lost=tuple(line for line in turned if not _right(line)),
+        wrong=tuple(line for line in asked if line.label not in (line.zero_shot, line.adapted)),
     )
 
 
@@ -105,9 +107,8 @@ def thumbnail(picture: Picture) -> str:
 
 
 def save(directory: Path, pictures: Mapping[str, Picture], lines: Iterable[Predicted]) -> None:
-    """Write thumbnails.json of what adapting gained and lost into a run."""
-    found = changed(lines)
-    made = thumbnails(pictures, found.shown) if found else {}
+    """Write thumbnails.json of what adapting gained, lost and left wrong into a run."""
+    made = thumbnails(pictures, changed(lines).shown)
     content = json.dumps(made, indent=0, ensure_ascii=False) + "\n"
     durable.replace(directory / THUMBNAILS, content.encode())
 

@@ -17,6 +17,7 @@ from craft_shared.messages import Budgets, Counters, ModelCard
 from craft_tuner import methods
 from craft_tuner.adapter.adapter import TENSORS_FILE, Adapter
 from craft_tuner.client.account import fetch_key
+from craft_tuner.client.batching import images_per_set
 from craft_tuner.client.client import Client
 from craft_tuner.client.purchases import PURCHASES, Purchases, subtract
 from craft_tuner.client.transport import Transport
@@ -229,6 +230,7 @@ def _result(
         "spent": {purpose: cost.model_dump() for purpose, cost in spent.items()},
         "spent_total": client.purchases.total.model_dump(),
         "prompts_per_image_at_inference": adapter.prompts_per_image,
+        "images_per_set": images_per_set(len(adapter.asked.class_names), client.card.limits),
         "adapter_bytes": (run.path / TENSORS_FILE).stat().st_size,
         "versions": versions(),
         "machine": machine(),
