@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from craft_tuner.errors import json_printable
 from craft_tuner.plan import LIMITS, words
 from craft_tuner.report import price
 from craft_tuner.report.calibration import Calibration, calibration
@@ -59,7 +60,7 @@ def as_json(run: RunRecord) -> str:
         "warnings": run.warnings,
         "files": run.files,
     }
-    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    return json_printable(json.dumps(content, indent=2, ensure_ascii=False)) + "\n"
 
 
 def as_markdown(run: RunRecord, title: str) -> str:

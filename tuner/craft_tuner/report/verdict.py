@@ -163,8 +163,8 @@ def _alone(run: RunRecord, found: Verdict) -> str:
 def _untested(run: RunRecord) -> Verdict:
     held_out = run.held_out
     hint = (
-        f" On held-out shots {percent(held_out, 1)} were right; the head was chosen on them, so "
-        "this may be too high."
+        f" On held-out shots {percent(held_out, 1)} were right; the fit made choices by them, "
+        "so this may be too high."
         if held_out is not None
         else ""
     )
