@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from craft_tuner import files
 from craft_tuner.data.sources import title
 from craft_tuner.errors import RunError, UsageError, disk_errors_as
 from craft_tuner.runs import predictions
@@ -110,7 +111,7 @@ def _read_run(path: Path) -> RunRecord:
     return RunRecord(
         path=path,
         name=path.resolve().name,
-        config=identity.get("config", {}),
+        config=files.handed_on(identity.get("config", {})),
         data=title(source) if source else None,
         plan=_read(path / runs.PLAN),
         result=_read(path / runs.RESULT),
