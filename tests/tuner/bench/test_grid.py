@@ -45,6 +45,17 @@ def test_every_combination_is_a_cell_with_settings_of_its_own():
     assert (config.shots, config.seed, config.budget, config.population) == (1, 2, 200, 8)
 
 
+def test_validation_is_for_the_methods_that_choose_by_it():
+    grid = a_grid(methods=methods.names(), shots=(1,), settings={"validation": 0.4})
+    validated = {method: methods.get(method).validated for method in methods.names()}
+    assert {*validated.values()} == {True, False}
+    for planned in plan_grid(grid, model_card()):
+        assert planned.plan is not None, planned.refusal
+        chooses = validated[planned.cell.config.method]
+        assert planned.cell.config.validation == ("0.4" if chooses else "none")
+        assert planned.plan.validation == (2 if chooses else 0)
+
+
 def test_auto_takes_the_preset_of_the_datasets_name():
     def preset(**changes):
         return next(a_grid(**changes).cells("coop:dtd@/data", "bbt")).config.preset

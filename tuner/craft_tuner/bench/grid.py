@@ -72,7 +72,8 @@ class Grid:
     preset: str = AUTO
     """`auto` takes the preset of the dataset's name, where there is one."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """Settings of every cell, as `craft-tuner fit --set` has them."""
+    """Settings of every cell, as `craft-tuner fit --set` has them; `validation` is for the methods
+    that choose by it."""
 
     def __post_init__(self) -> None:
         for axis in ("data", "shots", "seeds", "methods", "budgets"):
@@ -124,7 +125,10 @@ class Grid:
         auto = official.preset_of(title(data))
         preset = auto if self.preset == AUTO else self.preset
         axes = {"method": method, "shots": shots, "seed": seed, "budget": budget}
-        return configuration.build({"preset": preset} if preset else {}, self.settings, axes)
+        settings = dict(self.settings)
+        if "validation" in settings and not methods.get(method).validated:
+            del settings["validation"]
+        return configuration.build({"preset": preset} if preset else {}, settings, axes)
 
 
 def parse_methods(text: str) -> tuple[str, ...]:
