@@ -507,7 +507,7 @@ def test_choices_are_made_on_validation_images(server, shades, parameters, apart
         ({"X_val": "some", "y_val": ["cat"] * 2}, {}, "X_val has 3 images and y_val 2 labels"),
         ({"X_val": "some", "y_val": ["cat", "gnu", "ox"]}, {}, "the label 'gnu', which y has not"),
         ({"X_val": "some", "y_val": ["cat", "ox", "ox"]}, {}, "no image of 'sea lion'"),
-        ({}, {"validation": 1.5}, "between 0 and 1"),
+        ({}, {"validation": 1.5}, "above 0 and below 1"),
         ({}, {"validation": 0.2, "method": "bbt"}, "--method bbt chooses nothing"),
     ],
 )

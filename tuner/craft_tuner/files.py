@@ -7,8 +7,18 @@ Owns the order of write, flush and rename, and who may read: what is made here i
 import errno
 import os
 import re
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
+
+
+def handed_on(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a fit for an adapter or a page: of a folder or file, its name alone."""
+    named = settings.get("validation")
+    if not (isinstance(named, str) and Path(named).is_absolute()):
+        return dict(settings)
+    return {**settings, "validation": Path(named).name}
 
 
 def private(path: str, flags: int) -> int:

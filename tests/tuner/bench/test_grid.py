@@ -60,6 +60,17 @@ def test_auto_takes_the_preset_of_a_dataset_of_the_paper_and_of_no_folder(data, 
     assert next(a_grid(preset=asked).cells(data, "bbt")).config.preset == preset
 
 
+def test_validation_is_for_the_methods_that_choose_by_it():
+    grid = a_grid(methods=methods.names(), shots=(1,), settings={"validation": 0.4})
+    validated = {method: methods.get(method).validated for method in methods.names()}
+    assert {*validated.values()} == {True, False}
+    for planned in plan_grid(grid, Terms(model_card())):
+        assert planned.plan is not None, planned.refusal
+        chooses = validated[planned.cell.config.method]
+        assert planned.cell.config.validation == ("0.4" if chooses else "none")
+        assert planned.plan.validation == (2 if chooses else 0)
+
+
 def test_a_folder_that_is_called_digits_is_a_folder(tmp_path):
     (tmp_path / "zoo").rename(tmp_path / "digits")
     [first, *_] = plan_grid(a_grid(data=("digits",)), Terms(model_card()))

@@ -18,6 +18,8 @@ from craft_shared.messages import Counters
 from craft_tuner.commands import fit as commands
 from craft_tuner.config.fit_config import FitConfig
 from craft_tuner.data.pictures import encode_png
+from craft_tuner.report.comparison import summary
+from craft_tuner.report.read import read_runs
 from craft_tuner.runs.run import Run
 from tests.support.tuner_commands import build_zoo, typing_to
 from tests.support.tuner_server import KEY, FakeServer, refuses
@@ -244,6 +246,8 @@ def test_validation_is_said_as_any_setting_is_and_described_the_same_by_all(
     assert tuner("export", "chosen", "--out", card)[0] == 0
     assert "| choices made on | 3 validation images |" in (card / "README.md").read_text()
     assert json.loads(Path("chosen/plan.json").read_text())["validation"] == 3
+    [record] = read_runs([Path("chosen")])
+    assert "3 validation images" in str(summary([record]))
     Path("chosen/result.json").unlink()
     assert tuner("fit", "--resume", "chosen")[0] == 0
 

@@ -13,6 +13,7 @@ from craft_tuner.errors import RunError, WrongModel
 from craft_tuner.heads.leverage import fit_gate
 from craft_tuner.report.export import export
 from craft_tuner.report.model_card import SNIPPET
+from craft_tuner.report.read import read_runs
 from craft_tuner.runs.run import Run
 from tests.support.tuner_adapters import an_adapter
 from tests.support.tuner_commands import build_zoo
@@ -28,6 +29,22 @@ FIT = (
 def tuner(tuner, tmp_path):
     build_zoo(tmp_path / "zoo")
     return tuner
+
+
+@pytest.mark.parametrize("budget", ["60", "3"])
+def test_a_folder_that_was_chosen_on_is_named_without_its_place(tuner, tmp_path, budget):
+    build_zoo(tmp_path / "secret")
+    for image in (tmp_path / "secret" / "train").rglob("*.png"):
+        image.write_bytes(image.read_bytes() + b" ")
+    choice = ("--validation", tmp_path / "secret" / "train", "--budget", budget)
+    small = ("--shots", "2", "--views", "1", "--bank-prompts", "2", "--run", "run")
+    assert tuner("fit", "--data", "zoo", *choice, *small)[0] == 0
+    assert tuner("export", "run", "--out", "made")[0] == 0
+    for made in (tmp_path / "made").iterdir():
+        assert str(tmp_path).encode() not in made.read_bytes()
+    assert "| validation | `train` |" in (tmp_path / "made/README.md").read_text()
+    [record] = read_runs([tmp_path / "run"])
+    assert record.config["validation"] == "train"
 
 
 def test_a_finished_run_becomes_a_folder_to_hand_on(tuner, server, tmp_path):

@@ -312,7 +312,7 @@ def test_a_value_is_read_as_people_write_it(value, is_read):
 
 @pytest.mark.parametrize("value", [0, 1, 2, -0.1, 1.0, "100%", "0%", "", "nan", "inf", True, [0.2]])
 def test_a_value_that_is_none_of_these_is_refused(value):
-    with pytest.raises(UsageError, match=r"between 0 and 1 such as 0\.2 or 20%, or a folder"):
+    with pytest.raises(UsageError, match=r"above 0 and below 1; .*0\.2, 20%\), or a folder"):
         build({"validation": value})
 
 

@@ -26,6 +26,7 @@ from craft_shared.messages import ModelCard, OutputKind
 from craft_tuner.adapter.head import DeployedHead, Layer, LeverageGate
 from craft_tuner.blackbox import BlackBox, FloatArray, Images, IntArray, Purpose, Texts, Wording
 from craft_tuner.errors import UsageError, WrongModel
+from craft_tuner.files import handed_on
 
 __all__ = ["CARD_FILE", "FORMAT", "TENSORS_FILE", "Adapter", "AdapterCard", "Layer", "describe"]
 
@@ -302,6 +303,6 @@ def describe(
         class_names=texts.class_names,
         context=texts.context,
         suffix=texts.suffix,
-        config=config,
+        config=handed_on(config),
         training=training,
     )

@@ -76,7 +76,8 @@ class Grid:
     preset: str = AUTO
     """`auto` takes that of the dataset that `coop:NAME@ROOT` or `digits` names, if there is one."""
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """Settings of every cell, as `craft-tuner fit --set` has them."""
+    """Settings of every cell, as `craft-tuner fit --set` has them; `validation` is for the methods
+    that choose by it."""
 
     def __post_init__(self) -> None:
         for axis in ("data", "shots", "seeds", "methods", "budgets"):
@@ -127,7 +128,10 @@ class Grid:
     ) -> FitConfig:
         preset = _preset_of(data) if self.preset == AUTO else self.preset
         axes = {"method": method, "shots": shots, "seed": seed, "budget": budget}
-        return configuration.build({"preset": preset} if preset else {}, self.settings, axes)
+        settings = dict(self.settings)
+        if "validation" in settings and not methods.get(method).validated:
+            del settings["validation"]
+        return configuration.build({"preset": preset} if preset else {}, settings, axes)
 
 
 def _preset_of(data: str) -> str | None:

@@ -84,8 +84,8 @@ class FitConfig(BaseModel):
     )
     validation: Validation = Field(
         NONE,
-        description="images that choices are made on, by methods that choose: none, split (the "
-        "source's own), a share of the training images (0.2, 20%), or a folder or table",
+        description="images that choices are made on: none, split (the source's own), a share of "
+        "the training images (0.2, 20%), or a folder or table",
     )
 
     budget: int | None = Field(

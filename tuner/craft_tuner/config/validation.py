@@ -31,10 +31,7 @@ def _read(value: object) -> str:
         number = (number or 0) / (100 if words.endswith("%") else 1)
         if 0 < number < 1:
             return str(number)
-    raise ValueError(
-        "needed: none, split, a share of the training images between 0 and 1 such as 0.2 or 20%, "
-        "or a folder or table"
-    )
+    raise ValueError("a share has to be above 0 and below 1; a folder of such a name is ./NAME")
 
 
 Validation = Annotated[str, BeforeValidator(_read)]

@@ -43,7 +43,7 @@ _LOSSES = {
     "head_loss": ("loss of the head", COLOURS[1], "-"),
 }
 _ACCURACIES = {
-    "heldout_accuracy": ("held-out shots (fold heads)", COLOURS[0], "-"),
+    "heldout_accuracy": ("held-out shots (fold heads) or validation images", COLOURS[0], "-"),
     "head_accuracy": ("shots, with head", COLOURS[1], "--"),
     "prompt_accuracy": ("shots, prompt alone", GREY, ":"),
 }

@@ -12,6 +12,7 @@ from craft_tuner.adapter.adapter import Adapter
 from craft_tuner.blackbox import Purpose
 from craft_tuner.client.purchases import add
 from craft_tuner.config.fit_config import FitConfig, fields
+from craft_tuner.files import handed_on
 from craft_tuner.plan import Plan
 from craft_tuner.report.markdown import code, plain
 
@@ -250,7 +251,7 @@ def _making(facts: Facts) -> str:
     known = fields(config.method)
     other = [
         (plain(name), code(str(value)))
-        for name, value in config.model_dump().items()
+        for name, value in handed_on(config.model_dump()).items()
         if value != known[name].default and name not in {"method", "shots"}
     ]
     settings = _table(("setting", "value"), other) if other else "All settings are the defaults."

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from craft_shared.messages import Counters
+from craft_tuner import files
 from craft_tuner.adapter.adapter import CARD_FILE
 from craft_tuner.client.purchases import PURCHASES
 from craft_tuner.data.sources import title
@@ -149,7 +150,7 @@ def _read_run(path: Path) -> RunRecord:
     return RunRecord(
         path=path,
         name=path.resolve().name,
-        config=identity.get("config", {}),
+        config=files.handed_on(identity.get("config", {})),
         data=title(source) if source else None,
         plan=_read(path / runs.PLAN),
         result=result,
