@@ -87,7 +87,7 @@ def fit_generations(training: Training, recorder: Recorder, on_progress: OnProgr
         training.restore(past)
     watch = Diagnostics(past.metrics)
     generations = doing(
-        "fitting", total=recorder.plan.generations, unit="generations", done=training.generation
+        "training", total=recorder.plan.generations, unit="generations", done=training.generation
     )
     with generations as work:
         return _train(training, recorder, watch, on_progress=on_progress, work=work)

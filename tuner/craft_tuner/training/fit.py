@@ -160,7 +160,8 @@ def fit(
     clock.add("fit", sum(row["seconds"] for row in run.restore().metrics))
     method = methods.get(run.config.method)
     run.bind(task, card)
-    adapter = method.fit(client, task, recorder=run, on_progress=watcher.generation)
+    with doing(f"fitting with {method.name}"):
+        adapter = method.fit(client, task, recorder=run, on_progress=watcher.generation)
     if not (isinstance(adapter, Adapter) and (run.path / TENSORS_FILE).exists()):
         raise RunError(
             f"method {method.name!r} ended without an adapter: it has to save one and return it; "
