@@ -3,6 +3,7 @@
 import contextlib
 import subprocess
 import sys
+from unittest.mock import Mock
 
 import pytest
 
@@ -48,10 +49,12 @@ def test_a_program_that_loads_slowly_says_so(monkeypatch):
     monkeypatch.setattr(sys, "meta_path", [SlowDisk(heard), *sys.meta_path])
     monkeypatch.setattr(sys, "argv", ["craft-tuner", "--version"])
     monkeypatch.setattr(entry.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(entry.gc, "freeze", frozen := Mock())
     monkeypatch.delitem(sys.modules, "craft_tuner.cli.main")
     with contextlib.redirect_stderr(heard), pytest.raises(SystemExit) as exit_:
         entry.main()
     assert exit_.value.code == 0
+    assert frozen.called
     assert heard.waits["craft_tuner.cli.main"] == "still loading the program\n"
 
 

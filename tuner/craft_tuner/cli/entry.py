@@ -3,6 +3,7 @@
 Imports nothing that takes time before it is ready for that.
 """
 
+import gc
 import os
 import signal
 import sys
@@ -30,6 +31,7 @@ def main() -> None:
         raise SystemExit(INTERRUPTED) from None
     finally:
         signal.signal(signal.SIGINT, _leave)
+        gc.freeze()  # else the interpreter looks through all of torch for cycles before it ends
 
 
 @contextmanager
