@@ -1,6 +1,7 @@
 """`--validation`: which images choices are made on, what that costs, and who may have it."""
 
 import csv
+import hashlib
 import json
 
 import pytest
@@ -166,6 +167,11 @@ def test_the_ledger_has_what_the_plan_said(tmp_path, method, named):
         assert run.restore().metrics[-1]["heldout_accuracy"] * 6 % 1 < 1e-6
     assert result["images"] == {"shots": 6, "validation": 6, "test": 6}
     assert len(server.images) <= prepared.traffic.pictures == 30
+    apart = [
+        hashlib.sha256(item.picture.read()).hexdigest() for item in prepared.samples.validation
+    ]
+    together = [ids[6:12] for ids in server.sets.values() if len(ids) == 24]
+    assert together == ([] if method == "head_only" else [apart])
     assert len(server.calls("/v1/logits")) == prepared.traffic.requests
     for phase in prepared.plan.phases:
         spent = Counters(**result["spent"][phase.purpose])
