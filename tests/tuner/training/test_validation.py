@@ -1,6 +1,7 @@
 """`--validation`: which images choices are made on, what that costs, and who may have it."""
 
 import csv
+import hashlib
 import json
 
 import pytest
@@ -10,7 +11,7 @@ from craft_tuner import method_registry, methods
 from craft_tuner.config.fit_config import build
 from craft_tuner.data.dataset import labels_of
 from craft_tuner.data.sources import read_dataset
-from craft_tuner.errors import CraftTunerError, DataError, UsageError
+from craft_tuner.errors import CraftTunerError, DataError, RunError, UsageError
 from craft_tuner.runs.run import Run
 from craft_tuner.training import fit as fitting
 from craft_tuner.training.prepare import gather
@@ -166,6 +167,11 @@ def test_the_ledger_has_what_the_plan_said(tmp_path, method, named):
         assert run.restore().metrics[-1]["heldout_accuracy"] * 6 % 1 < 1e-6
     assert result["images"] == {"shots": 6, "validation": 6, "test": 6}
     assert len(server.images) <= prepared.traffic.pictures == 30
+    apart = [
+        hashlib.sha256(item.picture.read()).hexdigest() for item in prepared.samples.validation
+    ]
+    together = [ids[6:12] for ids in server.sets.values() if len(ids) == 24]
+    assert together == ([] if method == "head_only" else [apart])
     assert len(server.calls("/v1/logits")) == prepared.traffic.requests
     for phase in prepared.plan.phases:
         spent = Counters(**result["spent"][phase.purpose])
@@ -276,6 +282,13 @@ def test_what_cannot_be_chosen_on_is_refused_by_name(tmp_path, make, said):
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize("path", ["x" * 5000, "a\0b", "\udcff", "~nobody/val", "hf:me/zoo", "-1%x"])
+def test_a_path_of_any_text_is_looked_for_and_refused_in_a_sentence(tmp_path, path):
+    with pytest.raises(DataError, match="there is nothing at ") as caught:
+        samples(without(tmp_path, "val"), validation=path)
+    caught.value.message.encode()
+
+
 @pytest.mark.parametrize(("split", "other"), [("train", "training"), ("test", "validation")])
 def test_an_image_that_is_in_another_split_too_is_refused_before_a_query(tmp_path, split, other):
     where, _ = of_folders(tmp_path)
@@ -333,3 +346,27 @@ def test_no_refusal_is_anything_but_a_sentence(tmp_path):
     with pytest.raises(CraftTunerError) as caught:
         samples(without(tmp_path, "val"), validation="split", method="craft")
     assert "\n" not in caught.value.message
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["bank", "head_only"])
+def test_a_run_goes_on_with_its_own_validation_images_alone(tmp_path, method):
+    where, _ = of_folders(tmp_path)
+    config = build(SMALL, {"method": method, "validation": "split"})
+    server = FakeServer()
+    transport, card = transport_to(server), server.cards[0]
+
+    def go_on(run):
+        dataset = read_dataset(str(where))
+        prepared = fitting.prepare(config, dataset, transport, card=card, run=run)
+        fitting.fit(run, prepared, transport, card=card)
+
+    with Run.create(tmp_path / "run", config) as run:
+        go_on(run)
+    (where / "val/yak/0.png").unlink()
+    paint(where / "val/yak/9.png")
+    with (
+        Run.resume(tmp_path / "run") as run,
+        pytest.raises(RunError, match=r"was started with other .*validation"),
+    ):
+        go_on(run)
