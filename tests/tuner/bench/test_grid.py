@@ -189,6 +189,15 @@ def test_a_cell_that_the_key_cannot_pay_ends_the_bench():
     check_each({})
 
 
+def test_a_cell_that_neither_key_nor_settings_allow_has_the_reason_that_fit_gives():
+    grid = a_grid(shots=(1,), seeds=(1,), budgets=(3,))
+    [settled] = plan_grid(grid, Terms(model_card()))
+    assert "a budget of 3 queries does not cover" in settled.refusal
+    [one] = plan_grid(grid, Terms(model_card(), budgets=some_budgets(0)))
+    assert (one.plan, one.unpaid) == (None, "")
+    assert "needs at least 42 queries and the key has 0 left" in one.refusal
+
+
 def test_data_that_cannot_be_read_stops_all(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError):

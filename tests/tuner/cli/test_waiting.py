@@ -32,7 +32,7 @@ pytestmark = pytest.mark.slow
 BANK = ("--method", "bank", "--bank-prompts", "2", "--bank-names", "0", "--views", "1")
 CRAFT = ("--method", "craft", "--budget", "26", "--population", "4", "--views", "1")
 
-READING = ("training.prepare.recognise", "client.uploads.check_whole", "data.sources.list_source")
+READING = ("data.conversion.recognise", "client.uploads.check_whole", "data.sources.list_source")
 FITTING = ("training.fit.plan_fit", *READING, "runs.thumbnails.save", "report.curves.render")
 CHOOSING = ("methods.bank.informative", "heads.candidates.gda", "heads.selection.fit_gate")
 
@@ -43,7 +43,7 @@ COMMANDS = {
     "dry run": (("fit", *BANK, "--shots", "3", "--dry-run"), ("training.fit.plan_fit",)),
     "evaluate": (
         ("evaluate", "RUN"),
-        ("commands.fit.read_dataset", "commands.fit.recognise", "client.uploads.check_whole"),
+        ("commands.fit.read_dataset", "data.conversion.recognise", "client.uploads.check_whole"),
     ),
     "predict": (
         ("predict", "RUN", "DATA/test"),

@@ -105,9 +105,9 @@ def test_what_fewer_prompts_give_costs_one_candidate_for_each_count(
 ) -> None:
     seen: list[int] = []
 
-    def counted(shots, spec, *, seed):
+    def counted(shots, spec, **rest):
         seen.append(shots.x.shape[1] // shots.names)
-        return judge(shots, spec, seed=seed)
+        return judge(shots, spec, **rest)
 
     monkeypatch.setattr(bank, "judge", counted)
     monkeypatch.setattr(bank, "choose", once := Mock(wraps=bank.choose))

@@ -1,18 +1,23 @@
 """A fit is planned in one place: check, dry run, fit and bench say the same, and the ledger too."""
 
+import contextlib
 import csv
+import io
+import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import SecretStr
 
-from craft_shared.messages import Counters
-from craft_tuner import methods
+from craft_shared.messages import Counters, Output, Policy
+from craft_tuner import CraftClassifier, methods
 from craft_tuner.bench.grid import Grid
 from craft_tuner.bench.plans import plan_grid
+from craft_tuner.client.account import fetch_key
+from craft_tuner.commands import fit as commands
 from craft_tuner.commands.check_data import look
 from craft_tuner.config.fit_config import build
 from craft_tuner.config.settings import Settings
@@ -25,14 +30,20 @@ from craft_tuner.training import fit as fitting
 from craft_tuner.training.estimate import CARD
 from craft_tuner.training.foresight import Terms, plan_fit
 from tests.support.coop_layouts import paint
-from tests.support.tuner_server import KEY, FakeServer, listening, transport_to
+from tests.support.tuner_server import (
+    KEY,
+    FakeServer,
+    listening,
+    model_card,
+    transport_to,
+)
 
 SMALL = {"views": 2, "population": 4, "intrinsic_dim": 8, "sigma": 0.5, "head_epochs": 3}
 PLENTY = 10**9
 
 layouts = st.fixed_dictionaries(
     {
-        "name": st.sampled_from(["caltech101", "dtd", "digits-2", "zoo"]),
+        "name": st.sampled_from(["caltech101", "dtd", "digits", "zoo"]),
         "form": st.sampled_from(["folders", "table"]),
         "train": st.lists(st.integers(1, 5), min_size=2, max_size=4),
         "test": st.integers(0, 2),
@@ -40,32 +51,45 @@ layouts = st.fixed_dictionaries(
     }
 )
 choices = st.fixed_dictionaries(
-    {"method": st.sampled_from([None, *methods.names()]), "shots": st.integers(1, 4)},
+    {
+        "method": st.sampled_from(["auto", *methods.names()]),
+        "shots": st.sampled_from([1, 2, 3, 4, "all", "up to 3"]),
+        "budget": st.integers(1, 60),
+    },
     optional={
         "seed": st.integers(1, 3),
-        "budget": st.integers(1, 60),
         "sampling": st.sampled_from(["names", "coop", "craft"]),
         "views": st.integers(1, 3),
         "preset": st.sampled_from(["caltech101", "imagenet"]),
         "bank_prompts": st.sampled_from([1, 2, 4]),
         "validation": st.sampled_from(["none", "split", "0.4"]),
+        "fitness_view": st.just("augmented"),
+        "dtype": st.just("float16"),
     },
 )
 keys = st.fixed_dictionaries(
-    {},
+    {
+        "output": st.sampled_from(
+            [{"kind": "logits"}, {"kind": "top_k", "k": 2}, {"kind": "label"}]
+        ),
+        "kinds": st.sampled_from([["soft", "text"], ["text"]]),
+        "images": st.sampled_from([2000, 2000, 7]),
+    },
     optional={
-        "queries": st.integers(0, 70),
+        "queries": st.integers(0, 90),
         "texts": st.integers(0, 2000),
-        "logit_vectors": st.integers(0, 500),
+        "logit_vectors": st.integers(0, 900),
     },
 )
 
 
-@pytest.fixture(scope="module")
-def server():
-    server = FakeServer()
-    with listening(server) as server.url:
-        yield server
+def a_server(*, output, kinds, images, **left):
+    """A server whose key has so much left, of what it is limited in."""
+    told = {"output": output["kind"], "prompt_kinds": kinds}
+    card = model_card(images=images).model_copy(update=told)
+    server = FakeServer(**{"queries": PLENTY} | left, cards=[card])
+    server.policy = Policy(output=Output(**output))
+    return server
 
 
 def laid_out(folder, *, name, form, train, test, val=0):
@@ -98,56 +122,108 @@ def planned(config, source, server):
     return found.plan, found.traffic
 
 
-def checked(given, source, server):
+def checked(given, source, connection):
     """The same as `data check` says it."""
-    connection = Settings(server=server.url, key=SecretStr(KEY))
     looked = look(str(source), [given], connection=connection, class_names=None, opened=False)
     assert looked.report.usable
     assert looked.usable == (looked.needs is not None)
     return looked.refusal or (looked.needs.plan, looked.needs.traffic)
 
 
-def benched(given, source, server):
+def rehearsed(config, source, connection):
+    """What a dry run shows, or the sentence that refuses it."""
+    said = io.StringIO()
+    with contextlib.redirect_stderr(said):
+        try:
+            commands.foresee(config, connection, data=str(source))
+        except CraftTunerError as error:
+            return error.message
+    return said.getvalue()
+
+
+def benched(given, config, source, server):
     """A bench of one cell, planned."""
-    names = {"sampling", "views", "bank_prompts", "validation"}
-    own = {name: given[name] for name in given.keys() & names}
-    grid = Grid(
-        data=(str(source),),
-        shots=(given["shots"],),
-        seeds=(given.get("seed", 1),),
-        methods=(given.get("method", "auto"),),
-        budgets=(given["budget"],) if "budget" in given else (),
-        preset=given.get("preset", ""),
-        settings=own,
-    )
-    [cell] = plan_grid(grid, Terms(server.cards[0], server.policy))
+    axes = {"shots": "shots", "seed": "seeds", "method": "methods", "budget": "budgets"}
+    asked = {name: (getattr(config, setting),) for setting, name in axes.items()}
+    own = {name: value for name, value in given.items() if name not in {*axes, "preset"}}
+    preset = given.get("preset", "auto")
+    grid = Grid(data=(str(source),), preset=preset, settings=own, **asked)
+    [cell] = plan_grid(grid, Terms.of(server.cards[0], fetch_key(transport_to(server))))
     return cell
 
 
 @pytest.mark.slow
-@settings(
-    max_examples=15,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@settings(max_examples=12, deadline=None)
 @given(layout=layouts, given_=choices, key=keys)
-def test_check_fit_and_bench_have_one_plan(server, layout, given_, key):
-    given_ = {name: value for name, value in given_.items() if value is not None}
-    server.queries, server.limits = key.get("queries", PLENTY), key.copy()
-    server.limits.pop("queries", None)
-    with TemporaryDirectory() as folder:
-        source = laid_out(Path(folder), **layout)
-        try:
-            config = build(given_)
-        except CraftTunerError:
-            return
+def test_all_have_one_plan_and_the_ledger_has_it(layout, given_, key):
+    given_ = {**SMALL, **given_}
+    try:
+        config = build(given_)
+    except CraftTunerError:
+        return
+    server = a_server(**key)
+    with TemporaryDirectory() as folder, listening(server) as url:
+        source, connection = laid_out(Path(folder), **layout), Settings(server=url, key=KEY)
         fit = planned(config, source, server)
-        assert checked(given_, source, server) == fit
-        if not key:
-            cell = benched(given_, source, server)
-            fit = planned(cell.cell.config, source, server)
-            assert (cell.refusal or cell.plan) == (fit if isinstance(fit, str) else fit[0])
-    assert server.spent.queries == 0
+        assert checked(given_, source, connection) == fit
+        said = rehearsed(config, source, connection)
+        assert said == fit if isinstance(fit, str) else fit[0].table() in said
+        cell = benched(given_, config, source, server)
+        passed_on = {} if methods.get(config.method).validated else {"validation": "none"}
+        assert cell.cell.alone or cell.cell.config == config.model_copy(update=passed_on)
+        alike = planned(cell.cell.config, source, server)
+        assert cell.refusal or cell.unpaid or cell.plan == (alike[0] if cell.plan else alike)
+        assert not (cell.refusal or cell.unpaid) or (cell.refusal or cell.unpaid) == alike
+        assert server.spent.queries == 0
+        if not isinstance(fit, str):
+            carried_out(config, given_, source, server, fit, url=url)
+
+
+def carried_out(config, given_, source, server, foreseen, *, url):
+    """Do it, by `CraftClassifier` where it has all images; plan, ledger, line are as foreseen."""
+    plan, traffic = foreseen
+    dataset = read_dataset(str(source))
+    if dataset.test or plan.validation:
+        transport, card = transport_to(server), server.cards[0]
+        prepared = fitting.prepare(config, dataset, transport, card=card, run=None)
+        with Run.create(source.with_name("run"), config) as run:
+            result = fitting.fit(run, prepared, transport, card=card)
+    else:
+        own = ("method", "shots", "seed", "budget", "preset")
+        parameters = {name: given_[name] for name in own if name in given_}
+        rest = {name: value for name, value in given_.items() if name not in own}
+        fitted = CraftClassifier(server=url, key=KEY, settings=rest, **parameters)
+        files = [item.picture.path for item in dataset.train]
+        fitted.fit(files, [dataset.class_names[item.label] for item in dataset.train])
+        assert fitted.plan_ == plan
+        result = fitted.result_
+    agree(server, plan, traffic, result)
+
+
+def agree(server, plan, traffic, result):
+    """The ledger and the line have what was foreseen."""
+    assert server.spent.model_dump() == result["spent_total"]
+    plainly = False
+    for phase in plan.phases:
+        spent = Counters(**result["spent"].get(phase.purpose, {}))
+        short = phase.purpose == "test" and spent.texts < phase.cost.texts
+        assert spent == phase.cost or short  # zero-shot was the best head
+        plainly |= short
+    sets = [len(json.loads(asked.body)["images"]) for asked in server.calls("/v1/image-sets")]
+    bundled = sum(sets) - traffic.pictures
+    alike = result["images"]["shots"] + plan.validation
+    assert bundled == (alike if plan.method in BUNDLED else 0)
+    assert (result["images"]["shots"] > 0) == (plan.fit.queries > 0)
+    if plainly:
+        return
+    sizes = [np.load(io.BytesIO(body)).size for _, body in server.bought.values()]
+    item = 2 if traffic.dtype == "float16" else 4
+    assert traffic.logit_bytes == item * sum(sizes) + 700 * traffic.requests
+    assert len(server.calls("/v1/logits")) == traffic.requests == len(sizes)
+
+
+BUNDLED = ("bank", "craft_plus")
+"""Methods whose shots are in a set of their own and in the bundle."""
 
 
 @pytest.mark.slow
@@ -171,15 +247,7 @@ def test_the_ledger_has_what_the_plan_said(tmp_path, method, key, tested):
     prepared = fitting.prepare(config, read_dataset(str(source)), transport, card=card, run=None)
     with Run.create(tmp_path / "run", config) as run:
         result = fitting.fit(run, prepared, transport, card=card)
-    assert server.spent.model_dump() == result["spent_total"]
-    for phase in prepared.plan.phases:
-        spent = Counters(**result["spent"][phase.purpose])
-        answers_plainly = spent.queries == 1 and phase.purpose == "test"
-        assert spent == phase.cost or answers_plainly  # zero-shot was the best head
-    assert len(server.calls("/v1/logits")) == prepared.traffic.requests
-    assert prepared.traffic.pictures >= len(server.images)
-    sent_shots = len(server.images) > 3 * 2 * tested
-    assert sent_shots == (prepared.plan.fit.queries > 0)
+    agree(server, prepared.plan, prepared.traffic, result)
 
 
 @pytest.mark.parametrize(

@@ -86,20 +86,27 @@ def _plan_method(
 def _plan_cell(
     dataset: Dataset, check: Callable[[Foreseen], None], cell: Cell, terms: Terms
 ) -> Planned:
-    free = replace(terms, budgets=None)
     try:
-        try:
-            foreseen = plan_fit(cell.config, dataset, terms)
-        except BudgetExhausted as error:
-            return Planned(cell, plan_fit(cell.config, dataset, free).plan, unpaid=error.message)
+        foreseen = plan_fit(cell.config, dataset, terms)
         check(foreseen)
         plan = foreseen.plan
-        smaller = _may_be_smaller(plan, cell.config) and (
-            plan.total != plan_fit(cell.config, dataset, free).plan.total
-        )
-        return Planned(cell, plan, smaller=smaller)
+        free = _free(dataset, cell, terms) if _may_be_smaller(plan, cell.config) else plan
+    except BudgetExhausted as error:
+        free = _free(dataset, cell, terms)
+        if free is None:
+            return Planned(cell, None, error.message)
+        return Planned(cell, free, unpaid=error.message)
     except CraftTunerError as error:
         return Planned(cell, None, error.message)
+    return Planned(cell, plan, smaller=free is not None and plan.total != free.total)
+
+
+def _free(dataset: Dataset, cell: Cell, terms: Terms) -> Plan | None:
+    """The plan for a key without limits; None where the settings allow none."""
+    try:
+        return plan_fit(cell.config, dataset, replace(terms, budgets=None)).plan
+    except BudgetExhausted:
+        return None
 
 
 def _may_be_smaller(plan: Plan, config: FitConfig) -> bool:
@@ -150,7 +157,8 @@ def _check(bills: Sequence[Bill], left: int, what: str, count: Callable[[Counter
     )
     raise BudgetExhausted(
         f"the cells need {need:,} {what} and the key has {left:,} left, {need - left:,} too few; "
-        f"leave some out, or ask the server's owner for more. Their shares:{shares}"
+        "leave some out, give each less (--budgets), or ask the server's owner for more. "
+        f"Their shares:{shares}"
     )
 
 
