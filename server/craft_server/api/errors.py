@@ -30,7 +30,7 @@ async def on_error(request: Request, error: Exception) -> JSONResponse:
     """Answer with the problem document of an error, and count and log it."""
     refusal = _as_refusal(error)
     _report(refusal, services_of(request.app).metrics)
-    headers = {}
+    headers = dict(getattr(error, "headers", None) or {})  # Allow, of a method that is refused
     if refusal.retry_after_s is not None:
         headers["Retry-After"] = str(refusal.retry_after_s)
     if refusal.code is Code.INVALID_KEY:

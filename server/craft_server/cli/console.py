@@ -1,7 +1,7 @@
 """What the command line shows: rows of facts on standard output, sentences on standard error.
 
-Rows are a table on a terminal, tab-separated lines under a line of names elsewhere, and CSV or JSON
-for other programs if asked for.
+Rows are a table on a terminal, or blocks of lines where it is too narrow for one; elsewhere
+tab-separated lines under a line of names, and CSV or JSON for other programs if asked for.
 """
 
 import csv
@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
+from typer.core import TyperGroup
+
 from craft_shared.csv_cells import spreadsheet_safe
 
 Row = dict[str, Any]
@@ -18,6 +20,17 @@ Row = dict[str, Any]
 
 Form = Literal["csv", "json", "ndjson"]
 """CSV under a line of names, one JSON document, or a JSON document for each row."""
+
+
+class Commands(TyperGroup):
+    """Commands, each listed with its whole first sentence, on as many lines as it takes."""
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """As typer does, without a limit on their length."""
+        named = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        rows = [(name, one.get_short_help_str(limit=1000)) for name, one in named if one]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
 
 
 def say(sentence: str) -> None:
@@ -77,13 +90,23 @@ def _lines(rows: Iterable[Row], file: TextIO, *, delimiter: str) -> None:
 
 
 def _table(rows: list[Row]) -> None:
+    """A table, or for each row a line of every cell where a table is too wide."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
+    console = Console(markup=False)
     table = Table(*(rows[0] if rows else ("nothing yet",)), box=None, pad_edge=False)
     for row in rows:
         table.add_row(*_cells(row))
-    Console(markup=False).print(table)
+    unbounded = console.options.update(max_width=sys.maxsize)
+    if console.measure(table, options=unbounded).maximum <= console.width:
+        console.print(table)
+        return
+    for row in rows:
+        block = Table.grid("", Column(overflow="fold"), padding=(0, 2, 0, 0))
+        for name, cell in zip(row, _cells(row), strict=True):
+            block.add_row(name, cell)
+        console.print(block, "")
 
 
 def _safe(row: Row) -> Row:

@@ -5,13 +5,15 @@ from contextlib import closing
 import typer
 
 from craft_server.cli import examples as cli_examples
-from craft_server.cli.console import say, show, show_json
+from craft_server.cli.console import Commands, say, show, show_json
 from craft_server.cli.options import AsJson, DatabaseUrl, DataDir, settings_of
 from craft_server.db.look import looking
 from craft_server.db.schema import HEAD, pending, revision
 from craft_server.db.store import Store
 
-app = typer.Typer(help="The schema of the database.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    cls=Commands, help="The schema of the database.", no_args_is_help=True, rich_markup_mode=None
+)
 
 
 @app.command(epilog=cli_examples.DB_STATUS)

@@ -11,7 +11,7 @@ from craft_server.accounts.identity import UNLIMITED, Scope
 from craft_server.accounts.keys import account
 from craft_server.admin import Administration
 from craft_server.cli import examples as cli_examples
-from craft_server.cli.console import Row, say, show, show_json
+from craft_server.cli.console import Commands, Row, say, show, show_json
 from craft_server.cli.options import (
     AsJson,
     DatabaseUrl,
@@ -31,7 +31,9 @@ from craft_shared.admin import (
 )
 from craft_shared.messages import Budgets
 
-app = typer.Typer(help="Who may ask, and how much.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    cls=Commands, help="Who may ask, and how much.", no_args_is_help=True, rich_markup_mode=None
+)
 
 _OR = "NUMBER|unlimited"
 

@@ -1,7 +1,6 @@
 """The command line: `craft-server serve | check | keys | usage | db`.
 
 Thin: reads options, calls the part that knows, shows what comes back. Only `serve` loads a model.
-Exit codes: 0 done, 1 it failed, 2 it was asked wrongly.
 """
 
 import importlib.metadata
@@ -14,7 +13,7 @@ from craft_server.cli import db as cli_db
 from craft_server.cli import examples as cli_examples
 from craft_server.cli import keys as cli_keys
 from craft_server.cli.check import check
-from craft_server.cli.console import say
+from craft_server.cli.console import Commands, say
 from craft_server.cli.options import (
     DatabaseUrl,
     DataDir,
@@ -33,7 +32,17 @@ from craft_server.db.store import StoreDown
 from craft_server.settings import ModelError
 from craft_shared.errors import Refusal
 
+_EXIT_CODES = """\b
+Exit codes:
+  0 done
+  1 it failed; of check: something would keep a server from serving
+  2 options, settings or what was asked cannot be meant
+  3 nothing can listen there, or the server could not start
+"""
+
 app = typer.Typer(
+    cls=Commands,
+    epilog=_EXIT_CODES,
     help="A metered CLIP server: prompts in, logits out, every query counted.",
     no_args_is_help=True,
     add_completion=False,

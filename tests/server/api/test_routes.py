@@ -461,7 +461,8 @@ def test_the_probes_need_no_key_and_tell_nothing(anonymous):
 
 def test_unknown_addresses_and_methods_are_problem_documents(anonymous):
     assert code_of(anonymous.get("/v1/weights")) == "not_found"
-    assert code_of(anonymous.get("/v1/logits")) == "method_not_allowed"
+    refused = anonymous.get("/v1/logits")
+    assert (code_of(refused), refused.headers["allow"]) == ("method_not_allowed", "POST")
 
 
 def test_more_texts_than_the_card_allows_are_refused(client, box):

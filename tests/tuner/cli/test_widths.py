@@ -29,6 +29,7 @@ COMMANDS = {
     "export": ("export", "--help"),
     "bench": ("bench", "--help"),
     "report": ("report", "--help"),
+    "data": ("data", "--help"),
     "check": ("data", "check", "--help"),
     "demo": ("demo", "--help"),
     "settings": ("settings",),

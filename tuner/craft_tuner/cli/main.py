@@ -287,7 +287,7 @@ app.command(epilog=cli_predict.EXAMPLES)(cli_predict.predict)
 app.command(epilog=cli_export.EXAMPLES)(cli_export.export)
 app.command(epilog=cli_bench.EXAMPLES)(cli_bench.bench)
 app.command(epilog=cli_report.EXAMPLES)(cli_report.report)
-app.add_typer(cli_data.app, name="data")
+app.add_typer(cli_data.app, name="data", cls=_Commands)
 app.command(
     epilog=cli_doctor.EXAMPLES,
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},

@@ -88,7 +88,7 @@ class _Reader(pickle.Unpickler):
 
 
 def _rebuilt(stored: Tensor, offset: int, size: Any, stride: Any, *_rest: Any) -> Tensor:
-    return stored.as_strided(tuple(size), tuple(stride), offset).clone()
+    return stored.as_strided(tuple(size), tuple(stride), offset)
 
 
 def _tensors(holder: Any, prefix: str) -> Iterator[tuple[str, Tensor]]:

@@ -33,6 +33,8 @@ _PREFIXES = ("module.", "_orig_mod.", "model.")
 """What data-parallel training, `torch.compile` and trainers put before every name."""
 _NO_WEIGHTS = ("input_resolution", "context_length", "vocab_size", "n_averaged")
 """Tensors that say how a model was made or trained."""
+_CODE_BYTES = 2**25
+"""More than the code of a TorchScript archive has."""
 _POSITION_IDS = "text.transformer.embeddings.position_ids"
 
 
@@ -52,6 +54,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise _refused(path, "it cannot be read: it is damaged, or no file of weights") from error
     if not found:
         raise _refused(path, "it has no tensors by name, as a state_dict has")
+    if odd := [name for name, value in found.items() if not _is_plain(value)]:
+        why = "are sparse, quantized, complex, or larger than what is stored of them"
+        raise _refused(path, f"{len(odd)} tensors {why}, as {odd[0][:40]!r}")
     return found
 
 
@@ -103,8 +108,11 @@ def _read(path: Path) -> Any:
         raise _refused(path, trouble)
     if head[8:9] == b"{":
         return load_file(str(path))
-    if zipfile.is_zipfile(path) and is_script_archive(path):
-        return read_script_archive(path)
+    if zipfile.is_zipfile(path):
+        if _unfolds(path):
+            raise _refused(path, "it is a compressed archive, which weights are not; unpack it")
+        if is_script_archive(path):
+            return read_script_archive(path)
     with warnings.catch_warnings(), path.open("rb") as file:  # torch goes by a path's ending
         warnings.simplefilter("ignore")  # of old ways to store tensors
         return torch.load(file, map_location="cpu", weights_only=True)
@@ -142,6 +150,21 @@ def _unwrapped(found: Any) -> dict[str, Tensor]:
     while prefix := next((each for each in _PREFIXES if _all_begin(weights, each)), ""):
         weights = {name.removeprefix(prefix): value for name, value in weights.items()}
     return weights
+
+
+def _unfolds(path: Path) -> bool:
+    """Does a zip file become much larger when read? torch compresses its code alone."""
+    with zipfile.ZipFile(path) as archive:
+        read = sum(each.file_size for each in archive.infolist())
+    return read > 2 * path.stat().st_size + _CODE_BYTES
+
+
+def _is_plain(value: Tensor) -> bool:
+    """Is a tensor made of real numbers that a file has, one for each element?"""
+    if value.layout is not torch.strided or value.is_meta or value.is_quantized:
+        return False
+    stored = value.untyped_storage().nbytes()
+    return not value.is_complex() and value.numel() * value.element_size() <= stored
 
 
 def _all_begin(weights: dict[str, Tensor], prefix: str) -> bool:

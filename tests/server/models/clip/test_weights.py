@@ -72,6 +72,36 @@ def test_a_file_without_weights_is_said_to_be_so(tmp_path, content, says, name):
     assert "\n" not in sentence
 
 
+ONE = torch.ones(1, 1)
+ODD = {
+    "complex": ONE.to(torch.complex64),
+    "meta": ONE.to("meta"),
+    "sparse": ONE.to_sparse(),
+    "expanded": ONE.expand(2**20, 2**20),
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # torch warns of half of these kinds
+@pytest.mark.parametrize("kind", ODD)
+def test_tensors_that_are_no_plain_numbers_are_refused(tmp_path, kind):
+    path = tmp_path / "weights.pt"
+    path.write_bytes(saved(TENSORS | {kind: ODD[kind]}))
+    with pytest.raises(ModelError, match=f"^checkpoint weights.pt: 1 tensors are .*'{kind}'$"):
+        read_weights(path)
+
+
+@pytest.mark.parametrize("name", ["a__code__x", "a__version"])
+@pytest.mark.parametrize("big", ["a__data.pkl", "a__data__0"])
+def test_an_archive_that_unfolds_is_refused_before_it_does(tmp_path, name, big):
+    path, file = tmp_path / "weights.pt", io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name.replace("__", "/"), b"x")
+        archive.writestr(big.replace("__", "/"), b"0" * 2**26)
+    path.write_bytes(file.getvalue())
+    with pytest.raises(ModelError, match="it is a compressed archive, which weights are not"):
+        read_weights(path)
+
+
 @pytest.mark.parametrize(
     "value",
     [
