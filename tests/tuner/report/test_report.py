@@ -390,7 +390,7 @@ def test_a_run_without_a_generation_has_no_curves():
 def test_a_bank_shows_what_fewer_prompts_per_image_would_give():
     rows = [{"queries": 8.0, f"{BY_PROMPTS}8": 0.94, f"{BY_PROMPTS}1": 0.9}]
     *_, panel = curves.panels([Curve("a", rows), Curve("b", [])])
-    assert panel.title == "Held-out accuracy against prompts per image"
+    assert panel.title == "Accuracy on held-out shots against prompts per image"
     assert panel.words.endswith("a: 90.0% with 1, 94.0% with 8.")
 
 

@@ -1,16 +1,18 @@
 """The verdict claims no more than the test images show, and says the same everywhere."""
 
 import json
+import re
 import shlex
 from itertools import cycle
 from math import comb
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from craft_tuner.commands import fit as commands
 from craft_tuner.config.fit_config import build
-from craft_tuner.report import intervals, verdict_of
+from craft_tuner.report import compare, intervals, verdict_of
 from craft_tuner.report.calibration import BINS, calibration
 from craft_tuner.report.command import command
 from craft_tuner.report.price import prices
@@ -254,6 +256,10 @@ SETTINGS = [
     {"method": "bank", "bank_prompts": 4, "crop_scale": (0.5, 0.9)},
     {"method": "bbt", "suffix": " "},
     {"method": "text_search", "budget": 77, "context": "true", "suffix": "none"},
+    {"validation": "split"},
+    {"validation": 0.2, "shots": "all"},
+    {"method": "head_only", "validation": "/else where/it's $HOME"},
+    {"method": "craft_plus", "validation": Path("split").absolute()},
 ]
 
 
@@ -282,6 +288,26 @@ def test_a_run_of_another_program_has_no_command(tmp_path):
     identity = json.loads((path / "config.json").read_text())
     write(path / "config.json", identity | {"setup": {}})
     assert command(read_run(path)) is None
+
+
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize(
+    ("plan", "told", "other"),
+    [
+        ({}, "held-out shots", "validation"),
+        ({"validation": 0}, "held-out shots", "validation"),
+        ({"validation": 8}, "validation images", "held-out"),
+    ],
+)
+def test_what_choices_were_made_on_is_called_what_it_is(tmp_path, plan, told, other, finished):
+    path = a_run(tmp_path / "run", tested=False, finished=finished)
+    write(path / "plan.json", json.loads((path / "plan.json").read_text()) | plan)
+    page = compare([path], tmp_path / "page.html").read_text(encoding="utf-8")
+    run = read_run(path)
+    pages = [page, as_markdown(run, "zoo"), verdict_of(path)]
+    for text in pages:
+        assert f"On {told} " in text
+        assert other not in re.sub("(?s)<table.*?</table>|validation_folds", "", text)
 
 
 # --- the same words everywhere -------------------------------------------------------------------

@@ -5,12 +5,15 @@ import hashlib
 import json
 
 import pytest
+from PIL import Image
 
 from craft_shared.messages import Counters
 from craft_tuner import method_registry, methods
+from craft_tuner.commands.check_data import set_apart
 from craft_tuner.config.fit_config import build
+from craft_tuner.data.check import check, to_read
 from craft_tuner.data.dataset import labels_of
-from craft_tuner.data.sources import read_dataset
+from craft_tuner.data.sources import list_source, read_dataset
 from craft_tuner.errors import CraftTunerError, DataError, RunError, UsageError
 from craft_tuner.runs.run import Run
 from craft_tuner.training import fit as fitting
@@ -289,20 +292,80 @@ def test_a_path_of_any_text_is_looked_for_and_refused_in_a_sentence(tmp_path, pa
     caught.value.message.encode()
 
 
-@pytest.mark.parametrize(("split", "other"), [("train", "training"), ("test", "validation")])
-def test_an_image_that_is_in_another_split_too_is_refused_before_a_query(tmp_path, split, other):
+def copied_from(split):
+    def copy(root):
+        (root / "val/yak/0.png").write_bytes((root / split / "yak/1.png").read_bytes())
+        return "split"
+
+    return copy
+
+
+def doubled(root):
+    for index in range(1, 4):
+        (root / f"train/yak/{index}.png").write_bytes((root / "train/yak/0.png").read_bytes())
+    return "0.5"
+
+
+def saved_in(first, second, named):
+    """The same picture in two formats that are converted."""
+
+    def save(root):
+        with Image.open(root / "train/yak/0.png") as image:
+            for place, kind in (first, second):
+                image.save((root / place).with_suffix(f".{kind}"), kind)
+                (root / place).unlink(missing_ok=True)
+        return named
+
+    return save
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (copied_from("train"), "validation image .* is the training image"),
+        (copied_from("test"), "test image .* is the validation image"),
+        (doubled, "validation image .* is the training image"),
+        (
+            saved_in(("train/yak/1.png", "bmp"), ("test/yak/1.png", "tiff"), "none"),
+            "test image .* is the training image",
+        ),
+        (
+            saved_in(("train/yak/1.png", "gif"), ("val/yak/1.png", "bmp"), "split"),
+            "validation image .* is the training image",
+        ),
+        (
+            saved_in(("train/yak/1.png", "bmp"), ("train/lynx/1.png", "tiff"), "none"),
+            "the same image under two classes",
+        ),
+    ],
+)
+def test_an_image_that_is_there_twice_is_refused_before_any_leaves(tmp_path, spoil, said):
     where, _ = of_folders(tmp_path)
-    (where / "val/yak/0.png").write_bytes((where / split / "yak/1.png").read_bytes())
+    named = spoil(where)
     server = FakeServer()
     transport, card = transport_to(server), server.cards[0]
-    config = build(SMALL, {"validation": "split", "shots": "all"})
+    config = build(SMALL, {"validation": named, "shots": "all"})
+    listing = list_source(str(where))
+    assert not check(listing, validation=set_apart(config, listing)).usable
     prepared = fitting.prepare(config, read_dataset(str(where)), transport, card=card, run=None)
     with (
         Run.create(tmp_path / "run", config) as run,
-        pytest.raises(DataError, match=rf"is the {other} image .*yak/\d\.png; remove one"),
+        pytest.raises(DataError, match=rf"{said}.*; (remove|keep) one"),
     ):
         fitting.fit(run, prepared, transport, card=card)
     assert server.spent.queries == 0
+    assert not server.images
+
+
+@pytest.mark.parametrize("named", ["0.2", "50%"])
+def test_a_share_that_has_no_double_is_no_problem(tmp_path, named):
+    where, _ = of_folders(tmp_path)
+    listing = list_source(str(where))
+    apart = set_apart(build(SMALL, {"validation": named}), listing)
+    read = to_read(listing, apart)
+    assert apart
+    assert len(read["train"]) + len(read["validation"]) == len(listing.train)
+    assert check(listing, validation=apart).usable
 
 
 @pytest.mark.parametrize(

@@ -105,13 +105,13 @@ class Client:
         """What the key has left, as the server counts it."""
         return self.key().budgets
 
-    def look(self, pictures: Sequence[Picture]) -> None:
-        """Decode what the server lacks of pictures; none of them leaves.
+    def look(self, pictures: Sequence[Picture]) -> tuple[str, ...]:
+        """Decode what the server lacks of pictures; none of them leaves. The id of each.
 
         Raises:
             DataError: a picture cannot be read or decoded, or is too large.
         """
-        look(self._transport, pictures, limits=self._card.limits, known=self._known)
+        return look(self._transport, pictures, limits=self._card.limits, known=self._known)
 
     def upload(
         self,

@@ -131,7 +131,7 @@ def upload(
 
 def look(
     transport: Transport, pictures: Sequence[Picture], *, limits: CardLimits, known: Known
-) -> None:
+) -> tuple[str, ...]:
     """Decode what the server lacks to the end, a batch at a time; no picture leaves.
 
     Args:
@@ -139,6 +139,9 @@ def look(
         pictures: read a batch at a time.
         limits: of the model card.
         known: gets what is found out.
+
+    Returns:
+        The id of each picture.
 
     Raises:
         PictureError: one cannot be read, is too large, or is damaged.
@@ -154,6 +157,7 @@ def look(
         for batch in _batches(files(), limits):
             _missing(transport, batch, known)
             work.advance(len(batch))
+    return tuple(known.ids[id(each)][1] for each in pictures)
 
 
 def _batches(files: Iterable[_File], limits: CardLimits) -> Iterator[list[_File]]:

@@ -4,7 +4,7 @@ Owns how both are shown.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,11 +20,11 @@ from craft_tuner.config import fit_config as configuration
 from craft_tuner.config import presets as official
 from craft_tuner.config.settings import Settings
 from craft_tuner.config.validation import NONE, SPLIT, share
-from craft_tuner.data.check import SHOWN, Finding, Report, check
+from craft_tuner.data.check import SHOWN, Finding, Report, check, to_read
 from craft_tuner.data.listing import Listing, Pair
 from craft_tuner.data.sources import benchmark_of, list_source, title
-from craft_tuner.data.validation import list_validation
-from craft_tuner.errors import CraftTunerError, ServerUnreachable
+from craft_tuner.data.validation import list_validation, take_share
+from craft_tuner.errors import CraftTunerError, DataError, ServerUnreachable
 from craft_tuner.training.estimate import Estimate, estimate
 from craft_tuner.training.foresight import Foreseen, Terms
 
@@ -133,7 +133,7 @@ def look(
     config = configuration.build(*layers)  # before the long part
     with open_screen() as screen:
         apart = set_apart(config, listing)
-        pictures = len(listing.train) + len(listing.test) + len(apart) if opened else 0
+        pictures = sum(map(len, to_read(listing, apart).values())) if opened else 0
         report = check(listing, opened=opened, validation=apart, on_read=screen.reading(pictures))
     benchmark = benchmark_of(source)
     preset = official.preset_of(title(source)) if benchmark else None
@@ -158,12 +158,20 @@ def look(
 
 
 def set_apart(config: configuration.FitConfig, listing: Listing) -> tuple[Pair, ...]:
-    """The pictures that choices would be made on and that are not to train on."""
+    """The pictures that choices would be made on; none where they cannot be found."""
     named = config.validation
+    if named == NONE:
+        return ()
     if named == SPLIT:
         return listing.validation.pairs
-    of_train = named == NONE or share(named) is not None
-    return () if of_train else list_validation(named, listing.outside).pairs
+    part = share(named)
+    if part is None:
+        return list_validation(named, listing.outside).pairs
+    with suppress(DataError):
+        dataset = listing.dataset()
+        _, drawn = take_share(dataset, part, seed=config.seed)
+        return tuple((dataset.labels[item.label], item.picture) for item in drawn)
+    return ()
 
 
 class _Served(NamedTuple):

@@ -284,7 +284,7 @@ def _note(progress: Progress) -> str:
         parts.append(f"loss {progress.metrics['fitness_lowest']:.4f}")
     heldout = progress.metrics.get("heldout_accuracy")
     if heldout is not None:
-        parts.append(f"held-out {heldout:.1%}")
+        parts.append(f"{'validation' if progress.validated else 'held-out'} {heldout:.1%}")
     left = progress.queries_planned - progress.queries
     parts.append(f"queries {progress.queries:,} spent, {left:,} left")
     return "  ".join(parts)

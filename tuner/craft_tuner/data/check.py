@@ -14,7 +14,7 @@ from craft_tuner.data.class_names import no_words
 from craft_tuner.data.dataset import Dataset
 from craft_tuner.data.formats import SERVED
 from craft_tuner.data.listing import Listing, Pair
-from craft_tuner.data.pictures import BytesPicture, Picture, decode, recognise
+from craft_tuner.data.pictures import BytesPicture, Picture, as_png, decode, recognise
 from craft_tuner.errors import DataError, PackageMissing
 
 SHOWN = 20
@@ -62,7 +62,7 @@ def check(
 ) -> Report:
     """Look at a listing and, unless `opened` is false, at every picture of it.
 
-    `validation` are the pictures that choices would be made on, where they are not to train on.
+    `validation` are the pictures that choices would be made on, which are not trained on.
     """
     found = [*_faults(listing), *_classes(listing)]
     size: int | None = None
@@ -96,7 +96,7 @@ class Contents:
         self._converted: list[str] = []
         self._flat: list[str] = []
         self._seen: dict[bytes, tuple[str, str, str]] = {}
-        """Split, label and name of the first picture with these bytes."""
+        """Split, label and name of the first picture of which these bytes are sent."""
         self._doubles: dict[str, list[str]] = defaultdict(list)
 
     def read(
@@ -104,8 +104,7 @@ class Contents:
     ) -> None:
         """Read every picture that the reader has found."""
         missing = {fault.name for fault in listing.faults if fault.kind == "missing file"}
-        splits = (("train", listing.train), ("test", listing.test), ("validation", validation))
-        for split, pairs in splits:
+        for split, pairs in to_read(listing, validation).items():
             for label, picture in pairs:
                 if picture.name not in missing:
                     self._look(split, label, picture)
@@ -134,15 +133,24 @@ class Contents:
         except DataError:
             self._damaged.append(picture.name)
             return
+        sent = data
         if kind not in SERVED:
             self._converted.append(picture.name)
+            sent = as_png(data, picture.name)
         if shown.getcolors(1):
             self._flat.append(picture.name)
         self.bytes += len(data)
         this = (split, label, picture.name)
-        first = self._seen.setdefault(hashlib.sha256(data).digest(), this)
+        first = self._seen.setdefault(hashlib.sha256(sent).digest(), this)
         if first is not this:
             self._doubles[_double(first, this)].append(f"{picture.name} = {first[2]}")
+
+
+def to_read(listing: Listing, validation: Sequence[Pair]) -> dict[str, Sequence[Pair]]:
+    """The pictures of each split; what is drawn for validation is not in train."""
+    drawn = {id(picture) for _, picture in validation}
+    train = [pair for pair in listing.train if id(pair[1]) not in drawn]
+    return {"train": train, "test": listing.test, "validation": validation}
 
 
 def _double(first: tuple[str, str, str], this: tuple[str, str, str]) -> str:

@@ -39,6 +39,8 @@ class Progress:
     """The generation's line of metrics.jsonl (names: see `craft_tuner.runs.diagnostics`)."""
     warnings: tuple[str, ...] = ()
     """Sentences for the user, each given once in a run."""
+    validated: bool = False
+    """Whether choices are made on validation images."""
 
 
 OnProgress = Callable[[Progress], None]

@@ -163,6 +163,7 @@ def _progress(plan: Plan, metrics: Metrics, warnings: tuple[str, ...]) -> Progre
         queries_planned=plan.fit.queries,
         metrics=metrics,
         warnings=warnings,
+        validated=plan.validation > 0,
     )
 
 

@@ -12,12 +12,14 @@ from typing import Any
 
 from craft_tuner.config.fit_config import build
 from craft_tuner.config.settings import parse_assignments
+from craft_tuner.config.validation import NONE
 from craft_tuner.data.sources import COOP, DIGITS, HUB
 from craft_tuner.errors import UsageError
 from craft_tuner.report.read import RunRecord
 
 _BASE = ("preset", "paper_exact", "method")
-_FIRST = (*_BASE, "shots", "seed", "budget")
+_FIRST = (*_BASE, "shots", "seed", "budget", "validation")
+"""Options of their own, whose values are no TOML."""
 
 
 def command(run: RunRecord) -> str | None:
@@ -32,7 +34,7 @@ def command(run: RunRecord) -> str | None:
         words += ["--model", shlex.quote(str(model))]
     for folder in run.setup.get("allow_outside", ()):
         words += ["--allow-outside", _path(str(folder))]
-    for name, value in _said(run.config).items():
+    for name, value in _said({**run.config, "validation": run.validation or NONE}).items():
         words += _flag(name, value)
     place = _path(str(run.path.resolve()))
     words += ["--run", run.name if place.startswith(("/", "~", "'/")) else place]
@@ -43,7 +45,7 @@ def _said(config: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that have to be given, the usual ones first."""
     base = {name: config[name] for name in _BASE if config.get(name)}
     try:
-        usual = build(base).model_dump(mode="json")
+        usual = {"validation": NONE, **build(base).model_dump(mode="json")}
     except UsageError:  # a method or a preset of a package that is not here
         usual = {}
     differing = {
@@ -62,6 +64,9 @@ def _flag(name: str, value: Any) -> list[str]:
         return ["--paper-exact"]
     if value is None and name in _FIRST:
         return []
+    if name == "validation" and Path(value).is_absolute():
+        place = _path(value)
+        return ["--validation", place if place.startswith(("/", "~", "'/")) else f"./{place}"]
     said = "none" if value is None else str(value) if name in _FIRST else _typed(value)
     return [f"--{name.replace('_', '-')}", shlex.quote(said)]
 

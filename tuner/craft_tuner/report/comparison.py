@@ -159,7 +159,7 @@ def _columns(runs: Runs) -> dict[str, Column]:
         **({"data": lambda run: run.data or NONE} if len({run.data for run in runs}) > 1 else {}),
         "method": _method,
         **{name: _configured(name) for name in ("shots", "seed")},
-        **({"chosen on": _chosen_on} if any(map(_validation, runs)) else {}),
+        **({"chosen on": _chosen_on} if any(run.validation_images for run in runs) else {}),
         **({} if all(run.finished for run in runs) else {"state": state}),
         **({t: _accuracy(way, best) for way, t in WAYS.items()} if len(runs) > 1 else {}),
         **{title: _counter(name) for name, title in _COUNTERS.items()},
@@ -189,14 +189,8 @@ def _method(run: RunRecord) -> str:
     return f"{asked}: {taken}" if run.plan.get("why") else asked
 
 
-def _validation(run: RunRecord) -> int:
-    """How many images choices are made on; plans of before have none."""
-    images: int = run.plan.get("validation", 0)
-    return images
-
-
 def _chosen_on(run: RunRecord) -> str:
-    images = _validation(run)
+    images = run.validation_images
     return f"{images:,} validation images" if images else NONE
 
 

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from craft_tuner.runs.diagnostics import BY_PROMPTS
+from craft_tuner.runs.diagnostics import BY_PROMPTS, HELD_OUT
 
 INK = "#5b6470"
 """Lines and letters of the axes; a page replaces it by the reader's colour."""
@@ -43,11 +43,11 @@ _LOSSES = {
     "head_loss": ("loss of the head", COLOURS[1], "-"),
 }
 _ACCURACIES = {
-    "heldout_accuracy": ("held-out shots (fold heads) or validation images", COLOURS[0], "-"),
+    "heldout_accuracy": ("", COLOURS[0], "-"),
     "head_accuracy": ("shots, with head", COLOURS[1], "--"),
     "prompt_accuracy": ("shots, prompt alone", GREY, ":"),
 }
-"""Label, colour and style of each number drawn."""
+"""Label, colour and style of each number drawn; without a label, that of the curve."""
 
 _STYLE: Any = {
     "axes.edgecolor": INK,
@@ -88,6 +88,8 @@ class Curve:
     """What was tested, for people."""
     test_set: Hashable = None
     """Equal for runs whose test accuracies compare."""
+    chosen_on: str = HELD_OUT
+    """What `heldout_accuracy` was measured on."""
 
     @property
     def tested(self) -> bool:
@@ -108,7 +110,7 @@ class Curve:
 
     @property
     def by_prompts(self) -> list[tuple[int, float]]:
-        """Prompts per image and the held-out accuracy of a bank's head on so many."""
+        """Prompts per image and the accuracy of a bank's head on so many, where it chooses."""
         return sorted(
             (int(name.removeprefix(BY_PROMPTS)), value)
             for name, value in (self.rows[-1] if self.rows else {}).items()
@@ -148,8 +150,9 @@ def panels(curves: Sequence[Curve]) -> Iterator[Panel]:
     yield from _of_one(curves[0]) if len(curves) == 1 else _side_by_side(curves)
     spoken = [f"{curve.name}: {said}" for curve in curves if (said := _prompts_in_words(curve))]
     if spoken:
-        words = f"held-out accuracy by prompts per image. {'; '.join(spoken)}."
-        yield panel("Held-out accuracy against prompts per image", words, _prompts, curves)
+        what = _chosen_on(curves)
+        words = f"accuracy on {what} by prompts per image. {'; '.join(spoken)}."
+        yield panel(f"Accuracy on {what} against prompts per image", words, _prompts, curves)
 
 
 def _of_one(curve: Curve) -> Iterator[Panel]:
@@ -157,17 +160,27 @@ def _of_one(curve: Curve) -> Iterator[Panel]:
         words = _words([curve], "fitness_lowest", "lowest loss")
         yield panel("Loss", words, _losses, curve)
     if curve.has(*_ACCURACIES):
-        words = _words([curve], "heldout_accuracy", "held-out accuracy")
-        yield panel("Accuracy on the shots", words, _accuracies, curve)
+        what = _chosen_on([curve])
+        words = _words([curve], "heldout_accuracy", f"accuracy on {what}")
+        title = "Accuracy on the shots" if what == HELD_OUT else f"Accuracy on shots and {what}"
+        yield panel(title, words, _accuracies, curve)
+
+
+def _chosen_on(curves: Sequence[Curve]) -> str:
+    """What choices were made on, of curves that have points of it."""
+    return " or ".join(
+        dict.fromkeys(c.chosen_on for c in curves if c.has("heldout_accuracy") or c.by_prompts)
+    )
 
 
 def _side_by_side(curves: Sequence[Curve]) -> Iterator[Panel]:
-    for number, title, what in (
+    what = f"accuracy on {_chosen_on(curves)}"
+    for number, title, spoken in (
         ("fitness_lowest", "Loss, best so far", "lowest loss"),
-        ("heldout_accuracy", "Held-out accuracy on the shots", "held-out accuracy"),
+        ("heldout_accuracy", what.capitalize(), what),
     ):
         if any(curve.has(number) for curve in curves):
-            yield panel(title, _words(curves, number, what), _compared, curves, number)
+            yield panel(title, _words(curves, number, spoken), _compared, curves, number)
     groups = list(dict.fromkeys(curve.test_set for curve in curves if curve.tested))
     for group in groups:
         mine = [
@@ -265,7 +278,7 @@ def _numbers(axes: Axes, curve: Curve, styles: Mapping[str, tuple[str, str, str]
         if points := curve.points(name):
             mark = "o" if len(points) == 1 else ""
             x, y = zip(*points, strict=True)
-            axes.plot(x, y, dash, marker=mark, color=colour, label=label, lw=1.4)
+            axes.plot(x, y, dash, marker=mark, color=colour, label=label or curve.chosen_on, lw=1.4)
 
 
 def _finish(axes: Axes, y: str, *, share: bool = False, x: str = "queries spent") -> None:

@@ -172,6 +172,7 @@ def _curve(run: RunRecord) -> Curve:
         queries=run.result.get("spent_total", {}).get("queries"),
         data=run.data,
         test_set=run.test_set,
+        chosen_on=run.chosen_on,
     )
 
 

@@ -22,7 +22,7 @@ from craft_tuner.errors import RunError, UsageError, disk_errors_as
 from craft_tuner.runs import predictions
 from craft_tuner.runs import run as runs
 from craft_tuner.runs import thumbnails as examples
-from craft_tuner.runs.diagnostics import Diagnostics
+from craft_tuner.runs.diagnostics import HELD_OUT, VALIDATION, Diagnostics
 from craft_tuner.runs.journal import METRICS, Metrics
 from craft_tuner.runs.predictions import Predicted
 from craft_tuner.runs.thumbnails import Thumbnails
@@ -59,6 +59,8 @@ class RunRecord:
     thumbnails: Thumbnails
     setup: Mapping[str, Any]
     """What its maker needs to go on (`setup` of config.json)."""
+    validation: str | None
+    """The setting of that name with its whole path, which `config` has not."""
     card: Mapping[str, Any]
     """adapter.json."""
     spent: Mapping[str, Mapping[str, int | None]]
@@ -98,8 +100,19 @@ class RunRecord:
         return None if scored is None else float(scored["accuracy"])
 
     @property
+    def validation_images(self) -> int:
+        """How many images choices are made on; plans of before have none."""
+        images: int = self.plan.get("validation", 0)
+        return images
+
+    @property
+    def chosen_on(self) -> str:
+        """What `held_out` and metrics of that name were measured on, for people."""
+        return VALIDATION if self.validation_images else HELD_OUT
+
+    @property
     def held_out(self) -> float | None:
-        """The last accuracy on held-out shots, in [0, 1]; None if it was not measured."""
+        """The last accuracy on images that choices are made on, in [0, 1]; None: not measured."""
         found = (row.get("heldout_accuracy", math.nan) for row in reversed(self.metrics))
         return next((value for value in found if math.isfinite(value)), None)
 
@@ -146,11 +159,12 @@ def _read_run(path: Path) -> RunRecord:
     if not identity:
         raise RunError(f"{path} holds no run (no {runs.CONFIG}); give the directory of a fit")
     setup, result = identity.get("setup", {}), _read(path / runs.RESULT)
+    config = identity.get("config", {})
     source = setup.get("data")
     return RunRecord(
         path=path,
         name=path.resolve().name,
-        config=files.handed_on(identity.get("config", {})),
+        config=files.handed_on(config),
         data=title(source) if source else None,
         plan=_read(path / runs.PLAN),
         result=result,
@@ -158,6 +172,7 @@ def _read_run(path: Path) -> RunRecord:
         predictions=tuple(predictions.read(path)),
         thumbnails=examples.load(path),
         setup=setup,
+        validation=config.get("validation"),
         card=_read(path / CARD_FILE),
         spent=result.get("spent") or _purchases(path / PURCHASES),
         files=tuple(name for name in FILES if (path / name).exists()),

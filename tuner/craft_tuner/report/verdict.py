@@ -67,7 +67,9 @@ class Verdict:
     accuracy: float | None = None
     """Of the run's last way."""
     held_out: float | None = None
-    """Accuracy on shots that were held out, by which a head is chosen."""
+    """Accuracy on images that choices are made on."""
+    seen: str | None = None
+    """What that is worth, in a sentence."""
     difference: Difference | None = None
     """The last way against zero-shot."""
     prompt_alone: str | None = None
@@ -95,6 +97,7 @@ def verdict(run: RunRecord) -> Verdict:
         zero_shot=run.accuracy("zero_shot"),
         accuracy=run.accuracy(run.final),
         held_out=run.held_out,
+        seen=_seen(run),
         prompt_alone=_prompt_alone(run),
     )
     change = difference(run, "zero_shot", "adapted")
@@ -161,18 +164,22 @@ def _alone(run: RunRecord, found: Verdict) -> str:
 
 
 def _untested(run: RunRecord) -> Verdict:
-    held_out = run.held_out
-    hint = (
-        f" On held-out shots {percent(held_out, 1)} were right; the fit made choices by them, "
-        "so this may be too high."
-        if held_out is not None
-        else ""
-    )
+    held_out, seen = run.held_out, _seen(run)
+    hint = f" {seen}" if seen else ""
     if run.finished:
         said = f"Cannot be told: there are no test images, so nothing was measured.{hint}"
-        return Verdict("not_tested", said, held_out=held_out)
+        return Verdict("not_tested", said, held_out=held_out, seen=seen)
     said = f"Not finished: {state(run)}; nothing is tested yet.{hint}"
-    return Verdict("not_finished", said, held_out=held_out)
+    return Verdict("not_finished", said, held_out=held_out, seen=seen)
+
+
+def _seen(run: RunRecord) -> str | None:
+    if run.held_out is None:
+        return None
+    return (
+        f"On {run.chosen_on} {percent(run.held_out, 1)} were right; the fit made choices by them, "
+        "so this may be too high."
+    )
 
 
 def _prompt_alone(run: RunRecord) -> str | None:

@@ -39,6 +39,9 @@ METRICS = {
 BY_PROMPTS = "heldout_accuracy_prompts_"
 """With a number P behind it: held-out accuracy of a bank's head on P prompts an image."""
 
+HELD_OUT, VALIDATION = "held-out shots", "validation images"
+"""What `heldout_accuracy` is measured on; validation images where there are some."""
+
 PLATEAU_GENERATIONS = 50
 PLATEAU_GAIN = 1e-3
 DIVERGED_RATIO = 2.0

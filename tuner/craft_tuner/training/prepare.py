@@ -209,7 +209,7 @@ def send(
     """Upload test images, shots, views and validation images; the task, and the test images apart.
 
     Looks at every picture first, the heads of all and then what the server lacks to the end: with
-    one that is damaged, nothing leaves.
+    one that is damaged, or is in two splits, nothing leaves.
 
     Raises:
         DataError: a picture cannot be used, or one is a shot, a test or a validation image at once.
@@ -221,10 +221,11 @@ def send(
             return client.upload(pictures, name=name, classes=classes, on_uploaded=on_uploaded)
 
     with _pointed_out():
-        everything = pictures_of((*samples.test, *samples.shots, *samples.validation))
+        everything = pictures_of((*samples.shots, *samples.validation, *samples.test))
         for sentence in conversions(everything):
             say(sentence)
-        client.look(everything)
+        ids = client.look(everything)
+    _check_apart(ids, samples)
     test = upload(pictures_of(samples.test), "test") if samples.test else None
     texts = Texts(samples.class_names, config.context, config.suffix)
     labels = labels_of(samples.shots)
@@ -233,7 +234,6 @@ def send(
     originals, others = pictures_of(samples.shots), pictures_of(samples.validation)
     shots = upload(originals, "shots")
     apart = upload(others, "validation") if others else None
-    _check_apart(shots, test, apart, samples)
     validation = Validation(apart.images, labels_of(samples.validation)) if apart else None
     task = Task(texts, shots.images, (), labels, validation=validation)
     augmented = [
@@ -256,32 +256,27 @@ def _pointed_out() -> Iterator[None]:
         raise DataError(f"{error}; `craft-tuner data check` names and counts all") from error
 
 
-def _check_apart(
-    shots: Upload, test: Upload | None, validation: Upload | None, samples: Samples
-) -> None:
-    """No image may be in two of shots, validation and test, and none may have two labels."""
-    seen: dict[str, Item] = {}
+def _check_apart(ids: Sequence[str], samples: Samples) -> None:
+    """No image may be in two of shots, validation and test, and no shot may have two labels.
+
+    `ids` are those of shots, validation and test images, in this order.
+    """
+    kinds = {"training": samples.shots, "validation": samples.validation, "test": samples.test}
+    items = [(kind, item) for kind, mine in kinds.items() for item in mine]
+    known: dict[str, tuple[str, Item]] = {}
     faults: list[str] = []
-    for identity, item in zip(shots.ids, samples.shots, strict=True):
-        other = seen.setdefault(identity, item)
-        if other.label != item.label:
+    for identity, (kind, item) in zip(ids, items, strict=True):
+        what, other = known.setdefault(identity, (kind, item))
+        if what != kind:
+            faults.append(
+                f"the {kind} image {item.picture.name} is the {what} image "
+                f"{other.picture.name}; remove one of them"
+            )
+        elif kind == "training" and other.label != item.label:
             faults.append(
                 f"{other.picture.name} and {item.picture.name} are the same image under two "
                 "classes; keep one"
             )
-    known = {identity: ("training", item) for identity, item in seen.items()}
-    for kind, ids, items in (
-        ("validation", validation.ids if validation else (), samples.validation),
-        ("test", test.ids if test else (), samples.test),
-    ):
-        for identity, item in zip(ids, items, strict=True):
-            what, other = known.get(identity, (kind, item))
-            if what != kind:
-                faults.append(
-                    f"the {kind} image {item.picture.name} is the {what} image "
-                    f"{other.picture.name}; remove one of them"
-                )
-            known.setdefault(identity, (kind, item))
     if faults:
         more = f" (and {len(faults) - 1:,} more like it)" if faults[1:] else ""
         raise DataError(faults[0] + more)

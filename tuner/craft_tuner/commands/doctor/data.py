@@ -12,7 +12,7 @@ from craft_tuner.commands.check_data import sentence, set_apart
 from craft_tuner.commands.doctor.sheet import Sheet
 from craft_tuner.commands.progress import Screen, times
 from craft_tuner.config.fit_config import FitConfig
-from craft_tuner.data.check import Finding, check
+from craft_tuner.data.check import Finding, check, to_read
 from craft_tuner.data.dataset import Dataset
 from craft_tuner.data.places import OUTSIDE
 from craft_tuner.data.sources import list_source
@@ -23,6 +23,7 @@ from craft_tuner.training.traffic import Link, Traffic
 _REMEDIES: Mapping[str, str] = {
     "damaged or not an image": "replace them, or take them out of the dataset",
     "the same image in train and test": "remove one of each pair",
+    "the same image for validation and elsewhere": "remove one of each pair",
     "the same image under two classes": "keep the one that is right",
     "class without training images": "give it some, or take it out of the test images too",
     "class without test images": "give it some, or take it out of the training images too",
@@ -59,7 +60,7 @@ def check_data(
         listing = list_source(source, class_names=class_names, outside=outside)
         with screen if opened else nullcontext():
             apart = set_apart(config, listing) if config else ()
-            pictures = len(listing.train) + len(listing.test) + len(apart)
+            pictures = sum(map(len, to_read(listing, apart).values()))
             on_read = screen.reading(pictures) if opened else lambda: None
             report = check(listing, opened=opened, validation=apart, on_read=on_read)
         size = "" if report.bytes is None else f" of {decimal(report.bytes)}"
