@@ -8,6 +8,7 @@ from PIL import Image
 
 from craft_server.app import card_limits
 from craft_server.settings import Settings
+from craft_tuner.client.client import Client
 from craft_tuner.commands.check_data import look
 from craft_tuner.config.fit_config import build as configure
 from craft_tuner.config.settings import Settings as Connection
@@ -16,10 +17,13 @@ from craft_tuner.data.check import SHOWN, check
 from craft_tuner.data.dataset import Dataset, Item
 from craft_tuner.data.pictures import BytesPicture
 from craft_tuner.data.sources import list_source
+from craft_tuner.errors import PictureError
 from craft_tuner.training import estimate as estimating
+from craft_tuner.training.estimate import CARD
 from craft_tuner.training.prepare import Samples
 from tests.support.coop_layouts import build, paint, split_rows, write_split
 from tests.support.paths import ROOT
+from tests.support.tuner_server import FakeServer, model_card, transport_to
 
 
 @pytest.fixture
@@ -246,6 +250,58 @@ def test_imagenet_sized_tests_need_one_query_per_image_set():
     assert needs.plan.total.queries == 2
     assert needs.traffic.pictures == 50_001
     assert needs.traffic.requests == 2
+
+
+def noise(path, kind, width=40):
+    pixels = np.random.default_rng(1).integers(0, 256, (40, width, 3), np.uint8)
+    Image.fromarray(pixels).save(path.with_suffix(f".{kind}"), kind)
+
+
+@pytest.mark.parametrize("split", ["train", "test", "val"])
+@pytest.mark.parametrize(
+    ("kind", "width", "limits", "large"),
+    [
+        ("png", 40, {"image_bytes": 4000}, True),
+        ("png", 40, {"image_bytes": 6000}, False),
+        ("png", 40, {"body_bytes": 5000}, True),
+        ("jpeg", 40, {"image_bytes": 4000}, False),
+        ("bmp", 40, {"image_bytes": 4000}, True),
+        ("png", 40, {"image_pixels": 1599}, True),
+        ("webp", 40, {"image_pixels": 1600}, False),
+        ("tiff", 41, {"image_pixels": 1600}, True),
+    ],
+)
+def test_what_is_larger_than_the_server_takes_is_named_as_the_upload_does(
+    zoo, split, kind, width, limits, large
+):
+    for label in ("ox", "yak"):
+        paint(zoo / "val" / label / "0.png")
+    noise(zoo / split / "yak" / "z", kind, width)
+    server = FakeServer(cards=[model_card(**limits)])
+    transport, card = transport_to(server), server.cards[0]
+    listing = list_source(str(zoo))
+    apart = listing.validation.pairs
+    report = check(listing, validation=apart, limits=card.limits)
+    found = {each.what: each.names for each in report.findings if each.problem}
+    assert bool(found) == large
+    pictures = [picture for _, picture in (*listing.train, *listing.test, *apart)]
+    client = Client(transport, card, run_id="r")
+    if large:
+        [(what, names)] = found.items()
+        assert what.startswith("larger than the server takes: ")
+        assert names == (f"{split}/yak/z.{kind}",)
+        with pytest.raises(PictureError, match=rf"z\.{kind} has .*the server takes"):
+            client.look(pictures)
+    else:
+        client.look(pictures)
+
+
+def test_without_a_key_the_limits_are_those_of_a_server_by_default(zoo):
+    assert CARD.limits == card_limits(Settings())
+    Image.new("L", (8001, 4000)).save(zoo / "train/ox/z.png")
+    assert "problem: larger than the server takes: 8,388,608 bytes or 32,000,000 pixels (1): " in (
+        peek(zoo).text()
+    )
 
 
 # --- both together ------------------------------------------------------------------------------

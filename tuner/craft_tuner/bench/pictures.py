@@ -2,8 +2,8 @@
 
 A point is the test accuracy that a run reached with all its queries, mean over seeds with its
 deviation; points of a method at several budgets are joined. The thin line is what the runs could
-see on their way: held-out accuracy on shots where the method holds shots out, else accuracy on the
-shots themselves.
+see on their way: accuracy on validation images or on shots that are held out, else on the shots
+themselves.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ Histories = Mapping[str, Sequence[Mapping[str, float]]]
 SEEN = ("heldout_accuracy", "prompt_accuracy")
 """What the thin line shows: the first of these that a run has."""
 
-_CAPTION = "points: test accuracy at the end of runs; thin: accuracy on shots along the way"
+_CAPTION = "points: test accuracy at the end; thin: on shots or validation images on the way"
 
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#8f8f8f")
 """Okabe and Ito's palette, but for its yellow, and a grey; markers tell methods beyond it apart."""

@@ -35,7 +35,14 @@ from craft_tuner.client.responses import message
 from craft_tuner.client.transport import Call, Transport
 from craft_tuner.client.upload_rate import LARGEST_BYTES, UploadRate
 from craft_tuner.data.formats import SERVED
-from craft_tuner.data.pictures import Picture, as_png, check_head, check_whole
+from craft_tuner.data.pictures import (
+    PART_BYTES,
+    Picture,
+    as_png,
+    check_head,
+    check_whole,
+    most_bytes,
+)
 from craft_tuner.errors import NoAnswer, PictureError, ServerUnreachable, UsageError
 
 BATCH_IMAGES = 256
@@ -43,9 +50,6 @@ BATCH_IMAGES = 256
 
 _ATTEMPTS = 3
 """How often a piece is sent before it is taken to be too large for the way to the server."""
-
-_PART_BYTES = 512
-"""What a part of a multipart body takes beside the file: headers and boundary, rounded up."""
 
 _REPLY_BYTES = 4096
 """What a reply about images takes beside its list."""
@@ -78,7 +82,7 @@ class _File:
     @property
     def part(self) -> int:
         """Bytes in a multipart body."""
-        return len(self.data) + _PART_BYTES
+        return len(self.data) + PART_BYTES
 
 
 def upload(
@@ -184,7 +188,7 @@ def _read(picture: Picture, limits: CardLimits) -> _File:
     kind = check_head(data, name, most_pixels=limits.image_pixels)
     if kind not in SERVED:
         data = as_png(data, name)
-    allowed = min(limits.image_bytes, limits.body_bytes - _PART_BYTES)
+    allowed = most_bytes(limits)
     if len(data) > allowed:
         as_what = "" if kind in SERVED else " as PNG"
         raise PictureError(

@@ -4,13 +4,14 @@ Owns how both are shown.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 from rich.filesize import decimal
 
+from craft_shared.messages import CardLimits
 from craft_tuner.activity import doing
 from craft_tuner.client.account import choose_model, fetch_key
 from craft_tuner.client.texts import TextCheck
@@ -25,7 +26,7 @@ from craft_tuner.data.listing import Listing, Pair
 from craft_tuner.data.sources import benchmark_of, list_source, title
 from craft_tuner.data.validation import list_validation, take_share
 from craft_tuner.errors import CraftTunerError, DataError, ServerUnreachable
-from craft_tuner.training.estimate import Estimate, estimate
+from craft_tuner.training.estimate import CARD, Estimate, estimate
 from craft_tuner.training.foresight import Foreseen, Terms
 
 
@@ -131,30 +132,42 @@ def look(
     with doing("listing the dataset"):
         listing = list_source(source, class_names=class_names, outside=connection.allow_outside)
     config = configuration.build(*layers)  # before the long part
-    with open_screen() as screen:
-        apart = set_apart(config, listing)
-        pictures = sum(map(len, to_read(listing, apart).values())) if opened else 0
-        report = check(listing, opened=opened, validation=apart, on_read=screen.reading(pictures))
+    served, needs, refusal = _Served(), None, None
+    with ExitStack() as held:
+        try:
+            served = held.enter_context(_served(connection))
+        except CraftTunerError as error:
+            refusal = error.message
+        limits = served.terms.card.limits if served.terms else CARD.limits
+        report = _report(config, listing, limits, opened=opened)
+        try:
+            if report.usable and refusal is None:
+                with doing("planning"):
+                    needs = estimate(config, listing.dataset(), served.terms, check=served.check)
+        except CraftTunerError as error:
+            refusal = error.message
     benchmark = benchmark_of(source)
     preset = official.preset_of(title(source)) if benchmark else None
-    server, needs, refusal = None, None, None
-    try:
-        with _served(connection) as served, doing("planning"):
-            server = served.url
-            if report.usable:
-                needs = estimate(config, listing.dataset(), served.terms, check=served.check)
-    except CraftTunerError as error:
-        refusal = error.message
     return Look(
         source=source,
         template=benchmark.template if benchmark else None,
         preset=None if config.preset else preset,
-        server=server,
+        server=served.url,
         report=report,
         config=config,
         needs=needs,
         refusal=refusal,
     )
+
+
+def _report(
+    config: configuration.FitConfig, listing: Listing, limits: CardLimits, *, opened: bool
+) -> Report:
+    with open_screen() as screen:
+        apart = set_apart(config, listing)
+        pictures = sum(map(len, to_read(listing, apart).values())) if opened else 0
+        on_read = screen.reading(pictures)
+        return check(listing, opened=opened, validation=apart, limits=limits, on_read=on_read)
 
 
 def set_apart(config: configuration.FitConfig, listing: Listing) -> tuple[Pair, ...]:

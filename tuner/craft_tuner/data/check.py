@@ -10,11 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 
 from pydantic import BaseModel, ConfigDict
 
+from craft_shared.messages import CardLimits
 from craft_tuner.data.class_names import no_words
 from craft_tuner.data.dataset import Dataset
 from craft_tuner.data.formats import SERVED
 from craft_tuner.data.listing import Listing, Pair
-from craft_tuner.data.pictures import BytesPicture, Picture, as_png, decode, recognise
+from craft_tuner.data.pictures import BytesPicture, Picture, as_png, decode, most_bytes, recognise
 from craft_tuner.errors import DataError, PackageMissing
 
 SHOWN = 20
@@ -30,6 +31,10 @@ class Finding(BaseModel):
     problem: bool
     count: int
     names: tuple[str, ...]
+
+
+LARGE = "larger than the server"
+"""How that finding begins."""
 
 
 class Report(BaseModel):
@@ -58,16 +63,18 @@ def check(
     *,
     opened: bool = True,
     validation: Sequence[Pair] = (),
+    limits: CardLimits | None = None,
     on_read: Callable[[], None] = lambda: None,
 ) -> Report:
     """Look at a listing and, unless `opened` is false, at every picture of it.
 
-    `validation` are the pictures that choices would be made on, which are not trained on.
+    `validation` are the pictures that choices would be made on, which are not trained on;
+    `limits` those of the server's model, as far as one is known.
     """
     found = [*_faults(listing), *_classes(listing)]
     size: int | None = None
     if opened:
-        contents = Contents()
+        contents = Contents(limits)
         contents.read(listing, validation, on_read)
         found += contents.findings()
         size = contents.bytes
@@ -88,8 +95,10 @@ def check(
 class Contents:
     """The bytes of a dataset's pictures: which are damaged, and which are there twice."""
 
-    def __init__(self) -> None:
+    def __init__(self, limits: CardLimits | None = None) -> None:
         self.bytes = 0
+        self._limits = limits
+        self._large: list[str] = []
         self._damaged: list[str] = []
         self._unread: dict[str, list[str]] = defaultdict(list)
         """By what they need that is not installed."""
@@ -115,6 +124,9 @@ class Contents:
         yield finding("damaged or not an image", self._damaged)
         for needed, names in self._unread.items():
             yield finding(f"image that is {needed}", names)
+        if self._limits is not None:
+            most = f"{most_bytes(self._limits):,} bytes or {self._limits.image_pixels:,} pixels"
+            yield finding(f"{LARGE} takes: {most}", self._large)
         yield finding("of one colour", self._flat, problem=False)
         yield finding("converted to PNG before the upload", self._converted, problem=False)
         yield finding("the same image in train and test", self._doubles["splits"])
@@ -137,6 +149,11 @@ class Contents:
         if kind not in SERVED:
             self._converted.append(picture.name)
             sent = as_png(data, picture.name)
+        if self._limits is not None and (
+            len(sent) > most_bytes(self._limits)
+            or shown.width * shown.height > self._limits.image_pixels
+        ):
+            self._large.append(picture.name)
         if shown.getcolors(1):
             self._flat.append(picture.name)
         self.bytes += len(data)

@@ -12,6 +12,7 @@ from typing import BinaryIO, Protocol, runtime_checkable
 
 from PIL import Image
 
+from craft_shared.messages import CardLimits
 from craft_shared.pictures import UnshowableError, to_rgb
 from craft_tuner.data.formats import opened
 from craft_tuner.data.places import Places, open_file
@@ -19,6 +20,14 @@ from craft_tuner.errors import PictureError
 
 LARGEST_BYTES = 2**28
 """Of one image file, far above what servers take: a file without end must not fill the memory."""
+
+PART_BYTES = 512
+"""What a part of a multipart body takes beside the file: headers and boundary, rounded up."""
+
+
+def most_bytes(limits: CardLimits) -> int:
+    """The largest file that a server of these limits takes."""
+    return min(limits.image_bytes, limits.body_bytes - PART_BYTES)
 
 
 class Picture(Protocol):

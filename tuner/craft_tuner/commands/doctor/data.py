@@ -7,12 +7,12 @@ from pathlib import Path
 
 from rich.filesize import decimal
 
-from craft_shared.messages import Policy
+from craft_shared.messages import CardLimits, Policy
 from craft_tuner.commands.check_data import sentence, set_apart
 from craft_tuner.commands.doctor.sheet import Sheet
 from craft_tuner.commands.progress import Screen, times
 from craft_tuner.config.fit_config import FitConfig
-from craft_tuner.data.check import Finding, check, to_read
+from craft_tuner.data.check import LARGE, Finding, check, to_read
 from craft_tuner.data.dataset import Dataset
 from craft_tuner.data.places import OUTSIDE
 from craft_tuner.data.sources import list_source
@@ -50,6 +50,7 @@ def check_data(
     class_names: Path | None,
     outside: tuple[Path, ...],
     opened: bool,
+    limits: CardLimits | None,
     screen: Screen,
 ) -> Dataset | None:
     """All that `data check` finds; the dataset if a fit can use it.
@@ -62,7 +63,7 @@ def check_data(
             apart = set_apart(config, listing) if config else ()
             pictures = sum(map(len, to_read(listing, apart).values()))
             on_read = screen.reading(pictures) if opened else lambda: None
-            report = check(listing, opened=opened, validation=apart, on_read=on_read)
+            report = check(listing, opened=opened, validation=apart, limits=limits, on_read=on_read)
         size = "" if report.bytes is None else f" of {decimal(report.bytes)}"
         sheet.add(
             "ok",
@@ -138,4 +139,6 @@ def _remedy(finding: Finding) -> str:
         return ""
     if "which needs" in finding.what:
         return "install that, or convert them to PNG or JPEG"
+    if finding.what.startswith(LARGE):
+        return "make them smaller, or take them out of the dataset"
     return _REMEDIES.get(finding.what, "mend it, see docs/data.md")

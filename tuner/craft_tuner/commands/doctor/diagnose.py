@@ -23,6 +23,7 @@ from craft_tuner.config.explain import origins, sentences
 from craft_tuner.config.fit_config import FitConfig
 from craft_tuner.config.settings import Sources, gather, misspellings
 from craft_tuner.training import tracking
+from craft_tuner.training.estimate import CARD
 from craft_tuner.training.foresight import Foreseen, Terms
 from craft_tuner.training.traffic import Link
 
@@ -171,6 +172,7 @@ def _fit(
             class_names=asked.class_names,
             outside=sources.settings.allow_outside if sources else (),
             opened=asked.opened,
+            limits=offer.terms.card.limits if offer.terms else CARD.limits,
             screen=screen,
         )
         if dataset is None or config is None:
