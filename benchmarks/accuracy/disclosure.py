@@ -48,6 +48,7 @@ class Policy(NamedTuple):
 POLICIES = (
     Policy("logits"),
     Policy("logits sent as float16", flags=("--dtype", "float16")),
+    Policy("logits sent as int16", flags=("--dtype", "int16")),
     *(Policy(f"rounded to {step:g}", {"kind": "rounded", "step": step}) for step in (0.01, 0.1, 1)),
     Policy("log-probabilities", {"kind": "log_probabilities"}),
     Policy("top 3", {"kind": "top_k", "k": 3}),

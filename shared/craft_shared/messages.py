@@ -34,6 +34,7 @@ Many = Annotated[list[Each], Field(fail_fast=True)]
 Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1, le=10**15)]
 PromptKind = Literal["soft", "text"]
+ReplyDtype = Literal["float32", "float16", "int16"]
 OutputKind = Literal["logits", "rounded", "log_probabilities", "top_k", "label"]
 
 
@@ -120,6 +121,11 @@ class ModelCard(Reply):
     dtype: str = Field(description="arithmetic of the text and image towers")
     text_path: str = Field(description="how texts are encoded: exact paths only")
     limits: CardLimits
+    reply_dtypes: Many[Tag] = Field(
+        ["float32", "float16"],
+        max_length=100,
+        description="what `dtype` of a request for logits may be",
+    )
 
 
 class ModelList(Reply):
@@ -228,7 +234,11 @@ class LogitsRequest(Request):
     image_set: ImageSetId
     class_names: Many[ClassName] = Field(min_length=1)
     prompts: Annotated[SoftPrompts | TextPrompts, Field(discriminator="kind")]
-    dtype: Literal["float32", "float16"] = "float32"
+    dtype: ReplyDtype = Field(
+        "float32",
+        description="of the reply's tensor; int16 has a scale and an offset per row, and in JSON "
+        "is float32",
+    )
     tag: Tag = Field(default="", description="what the call is for; copied to the ledger")
     run: Tag = Field(default="", description="which run it belongs to; copied to the ledger")
 

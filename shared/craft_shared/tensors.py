@@ -24,7 +24,11 @@ from craft_shared.limits import MAX_HEADER_COMMAS, MAX_TENSOR_HEADER_BYTES
 
 TENSOR_MEDIA_TYPE = "application/x-safetensors"
 
-DTYPES: dict[str, np.dtype[Any]] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2")}
+DTYPES: dict[str, np.dtype[Any]] = {
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "I16": np.dtype("<i2"),
+}
 """Number formats that may cross the boundary, by their safetensors names."""
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -43,7 +47,7 @@ def encode(tensors: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> 
     """Frame tensors and metadata as one safetensors body.
 
     Args:
-        tensors: arrays of dtype float32 or float16, any shape.
+        tensors: arrays of dtype float32, float16 or int16, any shape.
         metadata: strings for the header's `__metadata__`.
 
     Returns:
@@ -73,7 +77,9 @@ def begin(
     for name, (dtype, shape) in sorted(specs.items()):
         little = dtype.newbyteorder("<")
         if little not in _NAMES:
-            raise MalformedTensors(f"tensor {name!r}: dtype {dtype}, allowed: float32, float16")
+            raise MalformedTensors(
+                f"tensor {name!r}: dtype {dtype}, allowed: float32, float16, int16"
+            )
         start, end = end, end + math.prod(shape) * little.itemsize
         header[name] = {
             "dtype": _NAMES[little],

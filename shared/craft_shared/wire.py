@@ -2,6 +2,7 @@
 
     request   __metadata__ {"request": LogitsRequest as JSON}, tensor "offsets" (P, n_ctx, width)
     reply     __metadata__ {"reply": LogitsReply as JSON},     tensor "logits"  (P, N, K)
+              of dtype int16: beside it tensors "offset" and "scale", float32 (P, N)
 
 Text prompts need no tensor; their request has metadata alone.
 """
@@ -13,19 +14,23 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
-from craft_shared import tensors
+from craft_shared import int16_rows, tensors
 from craft_shared.errors import Code, Refusal
+from craft_shared.int16_rows import Int16Rows
 from craft_shared.limits import (
     MAX_COLONS,
     MAX_JSON_BRACKETS,
     MAX_JSON_COMMAS,
     MAX_JSON_QUOTES,
 )
-from craft_shared.messages import LogitsReply, LogitsRequest, SoftPrompts
+from craft_shared.messages import LogitsReply, LogitsRequest, ReplyDtype, SoftPrompts
 from craft_shared.tensors import MalformedTensors
 
 FloatArray = NDArray[np.float32]
 M = TypeVar("M", bound=BaseModel)
+
+INT16_ROW_BYTES = 8
+"""What a row of int16 takes beside its logits: offset and scale, float32 each."""
 
 _MARKS = {
     b":": (MAX_COLONS, "colons", "there are more fields than any message has"),
@@ -105,31 +110,68 @@ def check_offsets(array: NDArray[np.generic]) -> FloatArray:
     return array.astype(np.float32, copy=False)
 
 
-def encode_reply(reply: LogitsReply, logits: NDArray[np.floating]) -> bytes:
-    """Body of a reply; `logits` float32 or float16 of shape (P, N, K)."""
-    return tensors.encode({"logits": logits}, {"reply": reply.model_dump_json(exclude_none=True)})
+def encode_reply(reply: LogitsReply, logits: NDArray[np.floating] | Int16Rows) -> bytes:
+    """Body of a reply; `logits` float32, float16 or int16 rows of shape (P, N, K)."""
+    body: dict[str, NDArray[Any]] = (
+        {"logits": logits}
+        if isinstance(logits, np.ndarray)
+        else {
+            "logits": logits.values,
+            "offset": logits.offset,
+            "scale": logits.scale,
+        }
+    )
+    return tensors.encode(body, {"reply": reply.model_dump_json(exclude_none=True)})
 
 
-def begin_reply(reply: LogitsReply, dtype: np.dtype[Any], shape: tuple[int, int, int]) -> bytes:
-    """What stands before the logits (P, N, K) in a reply's body, for logits sent as they come."""
+def begin_reply(reply: LogitsReply, dtype: ReplyDtype, shape: tuple[int, int, int]) -> bytes:
+    """What stands before the logits (P, N, K) in a reply's body, for logits sent as they come.
+
+    Behind int16 logits come all offsets, then all scales.
+    """
     metadata = {"reply": reply.model_dump_json(exclude_none=True)}
-    return tensors.begin({"logits": (dtype, shape)}, metadata)
+    specs: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {"logits": (np.dtype(dtype), shape)}
+    if dtype == "int16":
+        specs |= {name: (np.dtype(np.float32), shape[:2]) for name in ("offset", "scale")}
+    return tensors.begin(specs, metadata)
+
+
+def logits_bytes(dtype: ReplyDtype, *, rows: int, classes: int) -> int:
+    """Bytes of a reply's tensors for so many rows (prompts x images) of so many classes."""
+    row = INT16_ROW_BYTES if dtype == "int16" else 0
+    return rows * (classes * np.dtype(dtype).itemsize + row)
 
 
 def decode_reply(body: bytes) -> tuple[LogitsReply, NDArray[np.floating]]:
-    """Read a reply.
+    """Read a reply; int16 rows are float32 from here on.
 
     Raises:
         MalformedTensors: the body is not a reply of this protocol, or is shorter than it says.
     """
     arrays, metadata = tensors.decode(body)
-    if set(arrays) != {"logits"} or arrays["logits"].ndim != 3:
-        raise MalformedTensors(f"a reply has one tensor, logits (P, N, K); got {sorted(arrays)}")
+    logits = _reply_logits(arrays)
     try:
         reply = LogitsReply.model_validate_json(metadata.get("reply", ""))
     except ValidationError as error:
         raise MalformedTensors(f"reply metadata: {error}") from error
-    return reply, arrays["logits"]
+    return reply, logits
+
+
+def _reply_logits(arrays: tensors.Tensors) -> NDArray[np.floating]:
+    logits = arrays.get("logits")
+    whole = logits is not None and logits.dtype == np.int16
+    wanted = {"logits", "offset", "scale"} if whole else {"logits"}
+    if logits is None or set(arrays) != wanted or logits.ndim != 3:
+        raise MalformedTensors(
+            "a reply has one tensor, logits (P, N, K), and beside int16 logits offset and scale "
+            f"(P, N); got {sorted(arrays)}"
+        )
+    if not whole:
+        return logits
+    try:
+        return int16_rows.decode(Int16Rows(logits, arrays["offset"], arrays["scale"]))
+    except ValueError as error:
+        raise MalformedTensors(f"int16 rows: {error}") from error
 
 
 def parse(model: type[M], text: str | bytes) -> M:

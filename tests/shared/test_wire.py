@@ -221,6 +221,7 @@ def test_a_reply_without_the_newer_counters_and_limits_is_read():
 def test_a_card_and_an_event_without_the_newer_fields_are_read():
     card = wire.parse(ModelCard, OLD_CARD)
     assert (card.class_names, card.limits.min_classes, card.output) == (None, 1, "logits")
+    assert card.reply_dtypes == ["float32", "float16"]
     assert wire.parse(UsageEvent, OLD_EVENT).logits == 0
 
 

@@ -22,9 +22,10 @@ import httpx
 import numpy as np
 from PIL import Image
 
-from craft_shared import wire
+from craft_shared import int16_rows, wire
 from craft_shared.admin import CLIENT_SCOPES
 from craft_shared.errors import PROBLEM_MEDIA_TYPE, Code, Refusal
+from craft_shared.int16_rows import Int16Rows
 from craft_shared.messages import (
     Budget,
     Budgets,
@@ -41,6 +42,7 @@ from craft_shared.messages import (
     ModelList,
     Policy,
     RefusedText,
+    ReplyDtype,
     SoftPrompts,
     StoredImage,
     TextPrompts,
@@ -124,6 +126,7 @@ def model_card(model: str = "fake::1", **changes: int) -> ModelCard:
         dtype="float32",
         text_path="none",
         limits=limits(**changes),
+        reply_dtypes=["float32", "float16", "int16"],
     )
 
 
@@ -328,8 +331,12 @@ class FakeServer:
             budgets=self._budgets(),
             replayed=replayed,
         )
-        body = wire.encode_reply(reply, found.astype(request.dtype))
+        body = wire.encode_reply(reply, _as_asked(found, request.dtype))
         return Answer(body=body, media_type=TENSOR_MEDIA_TYPE)
+
+
+def _as_asked(logits: np.ndarray, dtype: ReplyDtype) -> np.ndarray | Int16Rows:
+    return int16_rows.encode(logits) if dtype == "int16" else logits.astype(dtype)
 
 
 def logits_of(request: LogitsRequest, offsets: np.ndarray | None, images: list[str]) -> np.ndarray:
@@ -385,7 +392,9 @@ def changes(**fields: Any) -> Mischief:
         honest = server.honest(asked)
         reply, logits = wire.decode_reply(honest.body)
         logits = fields.pop("logits", lambda same: same)(logits)
-        body = wire.encode_reply(reply.model_copy(update=fields), logits)
+        request, _ = wire.decode_request(asked.body)
+        answer = _as_asked(logits, request.dtype)
+        body = wire.encode_reply(reply.model_copy(update=fields), answer)
         return Answer(body=body, media_type=TENSOR_MEDIA_TYPE)
 
     return change

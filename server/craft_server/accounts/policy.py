@@ -5,13 +5,14 @@ respects cards never meets a policy.
 """
 
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import NoReturn, get_args
 
 from craft_shared.errors import Code, Refusal
 from craft_shared.messages import (
     LogitsRequest,
     ModelCard,
     Policy,
+    ReplyDtype,
     TextsRequest,
     different_names,
 )
@@ -23,7 +24,7 @@ def may_use(card: ModelCard, policy: Policy) -> bool:
 
 
 def as_seen(card: ModelCard, policy: Policy) -> ModelCard:
-    """The card with what the policy allows."""
+    """The card with what the policy allows, and what this server can answer."""
     kinds, names = policy.prompt_kinds, policy.class_names
     classes = _least(card.limits.classes, policy.max_classes)
     limits = card.limits.model_copy(
@@ -39,6 +40,7 @@ def as_seen(card: ModelCard, policy: Policy) -> ModelCard:
             "output": policy.output.kind,
             "class_names": names,
             "limits": limits,
+            "reply_dtypes": list(get_args(ReplyDtype)),
         }
     )
 

@@ -12,7 +12,9 @@ import logging
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from itertools import islice
+from typing import Any
 
+from numpy.typing import NDArray
 from pydantic import TypeAdapter
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -21,9 +23,10 @@ from craft_server.accounts.shares import Caller
 from craft_server.api.bodies import JSON_MEDIA_TYPE
 from craft_server.api.turns import Turns
 from craft_server.logits.results import Logits, Reply
-from craft_shared.messages import LogitsReply
-from craft_shared.tensors import TENSOR_MEDIA_TYPE
-from craft_shared.wire import begin_reply, encode_reply
+from craft_shared.int16_rows import Int16Rows, encode
+from craft_shared.messages import LogitsReply, ReplyDtype
+from craft_shared.tensors import TENSOR_MEDIA_TYPE, little_endian
+from craft_shared.wire import begin_reply, encode_reply, logits_bytes
 
 _LOG = logging.getLogger(__name__)
 
@@ -61,7 +64,8 @@ class Writer:
             parts = _tensor_parts(reply) if tensors else self._json_parts(reply)
             return _StreamedResponse(reply, parts, headers, media, deadline_s=self._deadline_s)
         if tensors:
-            body = encode_reply(reply.message, reply.logits)
+            logits = await _as_asked(reply.logits, reply.dtype)
+            body = encode_reply(reply.message, logits)
             return Response(body, headers=headers, media_type=TENSOR_MEDIA_TYPE)
         body = await self._json(reply.message, reply.logits)
         return Response(body, headers=headers, media_type=JSON_MEDIA_TYPE)
@@ -137,13 +141,30 @@ async def disconnected(receive: Receive) -> None:
 def _size(reply: Reply) -> int:
     prompts, images, classes = reply.shape
     begin = begin_reply(reply.message, reply.dtype, reply.shape)
-    return len(begin) + prompts * images * classes * reply.dtype.itemsize
+    return len(begin) + logits_bytes(reply.dtype, rows=prompts * images, classes=classes)
 
 
 async def _tensor_parts(reply: Reply) -> AsyncIterator[bytes]:
     yield begin_reply(reply.message, reply.dtype, reply.shape)
+    offsets: list[bytes] = []
+    scales: list[bytes] = []
     async for block in reply.blocks():
-        yield block.tobytes()
+        part = await _as_asked(block, reply.dtype)
+        if isinstance(part, Int16Rows):
+            offsets.append(little_endian(part.offset).tobytes())
+            scales.append(little_endian(part.scale).tobytes())
+        yield little_endian(_values(part)).tobytes()
+    for each in (*offsets, *scales):
+        yield each
+
+
+def _values(logits: Logits | Int16Rows) -> NDArray[Any]:
+    return logits.values if isinstance(logits, Int16Rows) else logits
+
+
+async def _as_asked(logits: Logits, dtype: ReplyDtype) -> Logits | Int16Rows:
+    """Logits in the form in which they leave as tensors."""
+    return await asyncio.to_thread(encode, logits) if dtype == "int16" else logits
 
 
 def _head(message: LogitsReply) -> str:

@@ -14,15 +14,22 @@ from numpy.typing import NDArray
 
 from craft_server.engine.blackbox import FloatArray
 from craft_server.logits.pricing import PricedRequest
-from craft_shared.messages import LogitsReply, LogitsRequest
+from craft_shared.messages import LogitsReply, LogitsRequest, ReplyDtype
 
 Logits = NDArray[np.floating]
 
-_DTYPES: dict[str, np.dtype[Any]] = {"float32": np.dtype("<f4"), "float16": np.dtype("<f2")}
+_DTYPES: dict[str, np.dtype[Any]] = {
+    "float32": np.dtype("<f4"),
+    "float16": np.dtype("<f2"),
+    "int16": np.dtype("<f4"),
+}
 
 
 def dtype_of(request: LogitsRequest) -> np.dtype[Any]:
-    """The number format a client asked for, little-endian."""
+    """The number format that logits are computed and kept in, little-endian.
+
+    It is the one asked for, but for int16: its rows are made of float32 as they leave.
+    """
     return _DTYPES[request.dtype]
 
 
@@ -63,7 +70,7 @@ class Reply:
     Attributes:
         message: the message.
         shape: of the logits, (P, N, K).
-        dtype: of the logits, little-endian.
+        dtype: of the logits, if they leave as tensors.
         logits: all of them, if the reply is small.
         seconds: where the time went.
     """
@@ -71,7 +78,7 @@ class Reply:
     def __init__(self, message: LogitsReply, priced: PricedRequest, result: Result) -> None:
         self.message = message
         self.shape = priced.shape
-        self.dtype = dtype_of(priced.request)
+        self.dtype: ReplyDtype = priced.request.dtype
         self.logits = result.logits if isinstance(result, WholeResult) else None
         self.seconds = result.seconds
         self._result = result

@@ -10,7 +10,7 @@ import pytest
 
 from craft_server.accounts.identity import Scope
 from craft_server.api.services import services_of
-from craft_shared import wire
+from craft_shared import tensors, wire
 from craft_shared.errors import CODES, PROBLEM_MEDIA_TYPE, Code
 from craft_shared.tensors import TENSOR_MEDIA_TYPE
 from craft_shared.testing import attacks
@@ -99,6 +99,32 @@ def test_float16_halves_the_reply_and_costs_the_same(client):
     assert half.dtype == np.float16
     assert np.abs(single - half).max() < 0.05
     assert client.get("/v1/key").json()["budgets"]["queries"]["used"] == 2
+
+
+def test_int16_rows_cost_the_same_are_replayed_and_leave_json_as_it_is(client):
+    offsets = np.random.default_rng(1).normal(size=(2, 4, 16)).astype(np.float32)
+    set_id = image_set(client)
+
+    def buy(dtype, name):
+        body = soft_body(set_id, offsets, dtype=dtype, class_names=list("abcdefgh"))
+        return client.post("/v1/logits", content=body, headers=tensor_headers(name))
+
+    whole, rows, again = buy("float32", "a"), buy("int16", "b"), buy("int16", "b")
+    (_, single), (message, found) = (wire.decode_reply(each.content) for each in (whole, rows))
+    step = np.ptp(single, axis=-1, keepdims=True) / 65_534
+    assert (np.abs(single - found) <= step * 0.51).all()
+    assert set(tensors.decode(rows.content)[0]) == {"logits", "offset", "scale"}
+    assert (message.cost.queries, message.cost.logits) == (2, single.size)
+    assert again.headers["idempotent-replayed"] == "true"
+    np.testing.assert_array_equal(wire.decode_reply(again.content)[1], found)
+    assert client.get("/v1/key").json()["budgets"]["queries"]["used"] == 4
+    refused = buy("float32", "b")
+    assert refused.json()["code"] == "idempotency_key_reused"
+    plain, asked = (
+        ask(client, text_request(set_id) | {"dtype": dtype}, f"json-{dtype}").json()["logits"]
+        for dtype in ("float32", "int16")
+    )
+    assert plain == asked
 
 
 def test_the_same_idempotency_key_is_served_again_and_charged_once(client):
@@ -319,8 +345,9 @@ def test_images_of_another_owner_do_not_exist(client, mint_key):
 
 
 def test_the_card_is_listed_and_found(client, box):
-    assert client.get("/v1/models").json()["models"] == [box.card.model_dump()]
-    assert client.get("/v1/models/stub::0").json() == box.card.model_dump()
+    card = box.card.model_copy(update={"reply_dtypes": ["float32", "float16", "int16"]})
+    assert client.get("/v1/models").json()["models"] == [card.model_dump()]
+    assert client.get("/v1/models/stub::0").json() == card.model_dump()
     assert code_of(client.get("/v1/models/other")) == "unknown_model"
 
 

@@ -87,7 +87,7 @@ def spent(client):
     return budget["used"], budget["held"]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int16"])
 def test_tensors_in_blocks_are_the_whole_replys(client, small_blocks, dtype):
     set_id = image_set(client, 3)
     _, whole = decode_reply(buy(client, set_id, "whole", dtype=dtype).content)
@@ -95,6 +95,7 @@ def test_tensors_in_blocks_are_the_whole_replys(client, small_blocks, dtype):
     reply = buy(client, set_id, "blocks", dtype=dtype)
     message, logits = decode_reply(reply.content)
     assert int(reply.headers["content-length"]) == len(reply.content)
+    assert logits.any()
     assert (message.cost.queries, reply.headers["x-query-cost"]) == (5, "5")
     np.testing.assert_array_equal(logits, whole)
     assert spent(client) == (10, 0)

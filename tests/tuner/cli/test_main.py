@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from craft_shared import wire
 from craft_shared.errors import Code
 from craft_shared.messages import Counters
 from craft_tuner.commands import fit as commands
@@ -22,7 +24,7 @@ from craft_tuner.report.comparison import summary
 from craft_tuner.report.read import read_runs
 from craft_tuner.runs.run import Run
 from tests.support.tuner_commands import build_zoo, typing_to
-from tests.support.tuner_server import KEY, FakeServer, refuses
+from tests.support.tuner_server import KEY, FakeServer, model_card, refuses
 
 pytestmark = pytest.mark.slow
 
@@ -136,10 +138,58 @@ def test_a_fit_as_in_the_paper_says_what_differs_and_refuses_what_contradicts(
     assert (code, "means views 100 and not 8" in error) == (2, True)
 
 
-def test_a_fit_may_have_its_logits_in_half_precision(tuner, zoo, server):
-    assert tuner("fit", "--data", zoo, "--dtype", "float16", *FIT)[0] == 0
-    bodies_of = [asked.body for asked in server.calls("/v1/logits")]
-    assert all(b'\\"dtype\\":\\"float16\\"' in body for body in bodies_of)
+def dtypes_asked(server):
+    bodies = [asked.body for asked in server.calls("/v1/logits")]
+    return {wire.decode_request(body)[0].dtype for body in bodies}
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int16"])
+def test_a_fit_may_have_its_logits_in_half_the_bytes(tuner, zoo, server, dtype):
+    assert tuner("fit", "--data", zoo, "--dtype", dtype, *FIT)[0] == 0
+    assert dtypes_asked(server) == {dtype}
+
+
+BANK = ("--method", "bank", "--shots", "2", "--views", "2")
+
+
+@pytest.fixture
+def line(monkeypatch):
+    """A line that is measured for any fit; its bytes per second, to be changed."""
+    rates = [1.0]
+    monkeypatch.setattr("craft_tuner.training.foresight.WORTH_MEASURING_BYTES", 0)
+    monkeypatch.setattr("craft_tuner.training.fit.measure", lambda *_: rates[0])
+    return rates
+
+
+def test_a_slow_line_has_int16_rows_and_a_run_keeps_what_it_began_with(tuner, zoo, server, line):
+    server.mischief = [lambda *_: None, refuses(Code.INVALID_REQUEST)]
+    code, _, error = tuner("fit", "--data", zoo, "--run", "run", *BANK)
+    assert code != 0
+    assert "the line is slow: logits come as int16 rows" in error
+    assert re.search(r"to receive: logits of .* in int16\n", error)
+    line[0] = 1e9
+    assert tuner("fit", "--resume", "run")[0] == 0
+    assert len(server.calls("/v1/logits")) > 2
+    assert dtypes_asked(server) == {"int16"}
+
+
+def test_a_fast_line_has_float32_and_so_has_a_run_that_a_slow_one_resumes(tuner, zoo, server, line):
+    line[0] = 1e9
+    server.mischief = [lambda *_: None, refuses(Code.INVALID_REQUEST)]
+    assert tuner("fit", "--data", zoo, "--run", "run", *BANK)[0] != 0
+    line[0] = 1.0
+    assert tuner("fit", "--resume", "run")[0] == 0
+    assert dtypes_asked(server) == {"float32"}
+
+
+def test_an_older_server_is_not_asked_for_int16(tuner, zoo, server, line):
+    server.cards = [model_card().model_copy(update={"reply_dtypes": ["float32", "float16"]})]
+    code, _, error = tuner("fit", "--data", zoo, "--dtype", "int16", *FIT)
+    assert code == 2
+    assert "--dtype int16 is not what the server of fake::1 can answer in" in error
+    assert "it has: float32, float16" in error
+    assert tuner("fit", "--data", zoo, *BANK)[0] == 0
+    assert dtypes_asked(server) == {"float32"}
 
 
 def test_a_fit_says_how_long_the_line_takes_once_something_shows(tuner, zoo, monkeypatch):

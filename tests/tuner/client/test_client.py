@@ -170,11 +170,25 @@ def test_templates_are_asked_as_text():
     assert [request.prompts.templates for request in requests] == [[one] for one in templates]
 
 
-def test_half_precision_on_the_wire_comes_back_as_float32():
-    scene = a_scene(dtype="float16")
+@pytest.mark.parametrize(("dtype", "error"), [("float16", 2e-2), ("int16", 5e-4)])
+def test_half_the_bytes_on_the_wire_come_back_as_float32(dtype, error):
+    scene = a_scene(dtype=dtype)
     logits = scene.score(some_offsets())
     assert logits.dtype == np.float32
-    np.testing.assert_allclose(logits, a_scene().score(some_offsets()), atol=2e-2)
+    exact = a_scene().score(some_offsets())
+    np.testing.assert_allclose(logits, exact, rtol=0, atol=error)
+    assert not np.array_equal(logits, exact)
+    np.testing.assert_array_equal(scene.score(some_offsets()), logits)
+    assert scene.server.spent.queries == 5
+
+
+def test_labels_in_int16_are_labels():
+    scenes = []
+    for dtype in ("float32", "int16"):
+        card = model_card().model_copy(update={"output": "label"})
+        scenes.append(a_scene(server=FakeServer(cards=[card]), dtype=dtype))
+        scenes[-1].server.mischief = [changes(logits=hide_all_but_the_best)]
+    np.testing.assert_array_equal(*(scene.score(some_offsets()) for scene in scenes))
 
 
 def test_a_dataset_of_more_classes_than_the_server_takes_is_refused_unasked():

@@ -7,7 +7,9 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from craft_shared import int16_rows, wire
 from craft_shared.errors import PROBLEM_MEDIA_TYPE
+from craft_shared.int16_rows import HIDDEN
 from craft_shared.messages import KeyInfo, ManifestReply, ModelList
 from craft_shared.tensors import TENSOR_MEDIA_TYPE
 from craft_tuner.blackbox import Texts
@@ -224,15 +226,66 @@ def test_a_million_faults_in_a_reply_are_not_described_one_by_one(model, body):
     assert peak_of(ask) < 40 * MIB
 
 
-def test_logits_are_read_to_their_exact_size_and_no_further():
+@pytest.mark.parametrize(
+    ("dtype", "most"), [("float32", "8,446"), ("float16", "8,326"), ("int16", "8,566")]
+)  # 3 x 10 rows of 2 classes, and of int16 8 bytes a row
+def test_logits_are_read_to_their_exact_size_and_no_further(dtype, most):
     server = FakeServer(cards=[model_card(images=100)])
     server.mischief = [says(Answer(body=bytes(100_000), media_type=TENSOR_MEDIA_TYPE))]
     with transport_to(server) as transport:
-        client = Client(transport, choose_model(transport), run_id="run", dtype="float16")
+        client = Client(transport, choose_model(transport), run_id="run", dtype=dtype)
         pictures = [BytesPicture(an_image(str(index)), str(index)) for index in range(10)]
         images = client.upload(pictures, name="shots", classes=2).images
         offsets = np.zeros((3, N_CTX, WIDTH), np.float32)
-        with pytest.raises(ServerUnreachable, match=r"more than 8,326 bytes"):  # 3 x 10 x 2 x 2
+        with pytest.raises(ServerUnreachable, match=rf"more than {most} bytes"):
+            client.score(Texts(("a", "b")), offsets, images, purpose="test", step="test")
+
+
+def rows_with(**changes):
+    """Mischief: charge honestly, answer with int16 rows of which some tensors are others."""
+
+    def change(server, asked):
+        reply, logits = wire.decode_reply(server.honest(asked).body)
+        rows = int16_rows.encode(logits)
+        body = wire.encode_reply(reply, rows._replace(**changes))
+        return Answer(body=body, media_type=TENSOR_MEDIA_TYPE)
+
+    return change
+
+
+def rows_of(number, shape=(1, 3)):
+    return np.full(shape, number, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"scale": rows_of(np.nan)}, "a scale is negative or no finite number"),
+        ({"scale": rows_of(np.inf)}, "a scale is negative or no finite number"),
+        ({"scale": rows_of(-1)}, "a scale is negative or no finite number"),
+        ({"offset": rows_of(np.nan)}, "an offset is no finite number"),
+        ({"offset": rows_of(np.inf)}, "an offset is no finite number"),
+        ({"scale": rows_of(1, (1, 2))}, "a number for each row"),
+        ({"offset": rows_of(1, (3,))}, "a number for each row"),
+        ({"scale": np.ones((1, 3), np.float16)}, "needed: int16, float32, float32"),
+        ({"values": np.zeros((1, 3, 2), np.float32)}, "a reply has one tensor, logits"),
+        ({"values": np.full((1, 3, 2), HIDDEN, np.int16)}, "not finite numbers"),
+        (
+            {"values": np.zeros((2, 3, 2), np.int16)}
+            | {name: rows_of(1, (2, 3)) for name in ("offset", "scale")},
+            "logits of shape",
+        ),
+    ],
+)
+def test_int16_rows_that_are_none_are_refused(changes, says):
+    server = FakeServer()
+    server.mischief = [rows_with(**changes)] * 20
+    with transport_to(server) as transport:
+        client = Client(transport, choose_model(transport), run_id="run", dtype="int16")
+        pictures = [BytesPicture(an_image(str(index)), str(index)) for index in range(3)]
+        images = client.upload(pictures, name="shots", classes=2).images
+        offsets = np.zeros((1, N_CTX, WIDTH), np.float32)
+        with pytest.raises(ServerUnreachable, match=says):
             client.score(Texts(("a", "b")), offsets, images, purpose="test", step="test")
 
 

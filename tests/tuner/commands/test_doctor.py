@@ -282,7 +282,7 @@ def clock_that_is_wrong(scene):
     scene.patch.setattr(BaseHTTPRequestHandler, "date_time_string", lambda *_: NIGHT)
 
 
-@fault("warn", "line", ("the line is slow: ", "--dtype float16"))
+@fault("warn", "line", ("the line is slow: ", "--dtype int16"))
 def slow_line(scene):
     scene.patch.setattr(key, "SLOW_BYTES_PER_S", 10**12)
 

@@ -95,7 +95,8 @@ def test_presets_set_only_settings() -> None:
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_preset_is_its_official_configuration(name: str) -> None:
-    ours = {"head_context", "fitness_view", "sampling", "views"}  # decisions 0001, 0004, 0017, 0002
+    # decisions 0001, 0004, 0017, 0002, 0031
+    ours = {"head_context", "fitness_view", "sampling", "views", "dtype"}
     for shots in official.SHOTS:
         config = build({"preset": name, "shots": shots})
         for setting, value in official_settings(name, shots).items():

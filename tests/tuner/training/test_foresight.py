@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -25,10 +26,12 @@ from craft_tuner.data.dataset import Dataset, Item
 from craft_tuner.data.pictures import BytesPicture
 from craft_tuner.data.sources import read_dataset
 from craft_tuner.errors import CraftTunerError
+from craft_tuner.plan import Plan, Workload
 from craft_tuner.runs.run import Run
 from craft_tuner.training import fit as fitting
 from craft_tuner.training.estimate import CARD
-from craft_tuner.training.foresight import Terms, plan_fit
+from craft_tuner.training.foresight import Foreseen, Terms, plan_fit
+from craft_tuner.training.traffic import reply_bytes
 from tests.support.coop_layouts import paint
 from tests.support.tuner_server import (
     KEY,
@@ -265,3 +268,71 @@ def test_no_view_is_uploaded_that_the_plan_does_not_read(given_, views):
     items = [Item(BytesPicture(b"", f"{n}"), label) for label in range(2) for n in range(16)]
     found = plan_fit(build(given_), Dataset(("cat", "ox"), tuple(items)), Terms(CARD))
     assert (found.samples.views, found.samples.pictures) == (views, 32 * (1 + views))
+
+
+# --- how logits travel --------------------------------------------------------------------------
+
+
+def a_bank(*, classes=10, test_images=5000, **fields):
+    """A bank on a large dataset."""
+    config = build({"method": "bank", **fields})
+    work = Workload(classes, 8, test_images=test_images, test_sets=1, bundle=72, set_size=10_000)
+    return Foreseen(config, None, methods.get("bank").plan(config, work), CARD)
+
+
+def asked_of(foreseen, rate):
+    """What is chosen on a line, and whether its rate was asked for."""
+    asked = []
+    settled = foreseen.for_line(lambda: asked.append(rate) or rate)
+    return settled.plan.dtype, bool(asked)
+
+
+def whole_of(foreseen):
+    return reply_bytes(foreseen.plan, "float32")
+
+
+@pytest.mark.parametrize(
+    ("share", "dtype"), [(0.5, "int16"), (0.99, "int16"), (1.0, "float32"), (9.0, "float32")]
+)
+def test_a_line_is_slow_that_takes_more_than_a_minute(share, dtype):
+    foreseen = a_bank()
+    assert asked_of(foreseen, share * whole_of(foreseen) / 60) == (dtype, True)
+
+
+def test_a_line_of_which_nobody_knows_the_rate_is_fast():
+    assert asked_of(a_bank(), None) == ("float32", True)
+
+
+@pytest.mark.parametrize(
+    "foreseen",
+    [
+        *(a_bank(dtype=dtype) for dtype in ("float32", "float16", "int16")),
+        a_bank(test_images=10),
+        replace(a_bank(), card=CARD.model_copy(update={"reply_dtypes": ["float32", "float16"]})),
+    ],
+    ids=["float32", "float16", "int16", "little to receive", "an older server"],
+)
+def test_a_line_is_not_measured_for_nothing(foreseen):
+    assert asked_of(foreseen, 1.0) == ("float32", False)
+
+
+@pytest.mark.parametrize(("names", "dtype"), [(2, "float32"), (4, "float32"), (5, "int16")])
+def test_int16_is_not_taken_where_it_is_no_smaller(monkeypatch, names, dtype):
+    monkeypatch.setattr("craft_tuner.training.foresight.WORTH_MEASURING_BYTES", 0)
+    plan = a_bank().plan
+    phases = [
+        phase.model_copy(update={"cost": replace_texts(phase.cost, names)}) for phase in plan.phases
+    ]
+    foreseen = replace(a_bank(), plan=plan.model_copy(update={"phases": tuple(phases)}))
+    assert asked_of(foreseen, 1.0) == (dtype, dtype == "int16")
+
+
+def replace_texts(cost, names):
+    return cost.model_copy(update={"texts": names * cost.queries})
+
+
+def test_plans_of_before_say_nothing_and_their_settings_do():
+    old = a_bank().plan.model_dump(mode="json", exclude={"dtype"})
+    for dtype in ("float32", "float16"):
+        assert Plan.model_validate(old).dtype_of(build({"dtype": dtype})) == dtype
+    assert Plan.model_validate(old).dtype_of(build({})) == "float32"

@@ -1,6 +1,7 @@
 """What a run moves is reported before it begins; the logits to the byte, the images by a sample."""
 
 import io
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
@@ -46,7 +47,9 @@ def reported(traffic, line):
     return text.getvalue()
 
 
-@pytest.mark.parametrize(("dtype", "size"), [("float32", 4), ("float16", 2)])
+@pytest.mark.parametrize(
+    ("dtype", "size"), [("auto", 4), ("float32", 4), ("float16", 2), ("int16", 2 + 8 / 2)]
+)
 def test_logits_are_counted_to_the_byte_and_prompts_by_their_offsets(dtype, size):
     config, card = FitConfig(dtype=dtype), a_card(width=6)
     found = foresee(a_plan(), config, card, class_names=["cat", "dog"], pictures=Load(7, 70))
@@ -104,6 +107,29 @@ def test_times_are_reported_once_the_rate_is_known():
     assert "round trip" not in text
 
 
-def test_half_precision_is_not_advised_to_who_has_it():
-    traffic = Traffic(1, 1, 1, 1, 1, dtype="float16")
-    assert "in float16\n" in reported(traffic, Link(0.1))
+@pytest.mark.parametrize("dtype", ["float16", "int16"])
+def test_half_the_bytes_are_not_advised_to_who_has_them(dtype):
+    traffic = Traffic(1, 1, 1, 1, 9, dtype=dtype, int16_bytes=5)
+    assert f"in {dtype}\n" in reported(traffic, Link(0.1))
+
+
+def test_int16_is_advised_where_the_server_has_it_and_it_is_smaller():
+    smaller = replace(TRAFFIC, int16_bytes=310_000_000)
+    assert "in float32; --dtype int16 makes that 310.0 MB\n" in reported(smaller, Link(0.1))
+    assert "in float32\n" in reported(replace(TRAFFIC, int16_bytes=700_000_000), Link(0.1))
+
+
+@pytest.mark.parametrize(("chosen", "size"), [("float32", 4), ("int16", 2)])
+def test_what_was_chosen_for_a_run_is_what_it_moves(chosen, size):
+    names = {"class_names": ["cat", "dog"], "pictures": Load(0, 0)}
+    plan, card = a_bank_plan().model_copy(update={"dtype": chosen}), a_card()
+    heads = plan.total.calls * 700 + (plan.total.logit_vectors * 8 if chosen == "int16" else 0)
+    found = foresee(plan, FitConfig(), card, **names)
+    assert (found.dtype, found.logit_bytes - heads) == (chosen, size * plan.total.logits)
+    said = foresee(plan, FitConfig(dtype="float16"), card, **names)
+    assert said.dtype == "float16"
+    rows = card.model_copy(update={"reply_dtypes": ["float32", "int16"]})
+    assert (found.int16_bytes, foresee(plan, FitConfig(), rows, **names).int16_bytes) == (
+        0,
+        plan.total.calls * 700 + plan.total.logit_vectors * 8 + 2 * plan.total.logits,
+    )

@@ -7,7 +7,6 @@ division into requests in batching.py, the belief of what was spent in purchases
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import httpx
 import numpy as np
@@ -21,6 +20,7 @@ from craft_shared.messages import (
     LogitsReply,
     LogitsRequest,
     ModelCard,
+    ReplyDtype,
     SoftPrompts,
     TextPrompts,
 )
@@ -46,8 +46,6 @@ from craft_tuner.client.uploads import OnUploaded, Upload, look, upload
 from craft_tuner.data.pictures import Picture
 from craft_tuner.errors import ServerUnreachable, WrongModel
 
-Dtype = Literal["float32", "float16"]
-
 _TEMPLATE_BYTES = 8 * 1024
 """At most what one template takes in a request's header: 1,024 characters, escaped."""
 
@@ -56,8 +54,6 @@ _FRAME_BYTES = 2048
 
 _REPLY_FRAME_BYTES = 8192
 """At most what stands before the logits of a reply, but for the model's id."""
-
-_ITEM_BYTES = {"float32": 4, "float16": 2}
 
 
 class Client:
@@ -69,7 +65,7 @@ class Client:
         run_id: names the purchases, to the server too: the same run asking for the same logits pays
             once, and the ledger adds up what the run spent.
         purchases: what this run bought so far; it is added to.
-        dtype: of the logits on the wire; float16 halves the traffic.
+        dtype: of the logits on the wire; the card lists those that the server has.
     """
 
     def __init__(
@@ -79,13 +75,13 @@ class Client:
         *,
         run_id: str,
         purchases: Purchases | None = None,
-        dtype: Dtype = "float32",
+        dtype: ReplyDtype = "float32",
     ) -> None:
         self._transport = transport
         self._url = transport.url
         self._card = card
         self._run_id = run_id
-        self._dtype: Dtype = dtype
+        self._dtype: ReplyDtype = dtype
         self._sizes: dict[str, int] = {}
         self._known = Known()
         self.upload_rate = UploadRate()
@@ -220,7 +216,7 @@ class Client:
             "Accept": TENSOR_MEDIA_TYPE,
             "Idempotency-Key": key,
         }
-        told = batch.count * batch.images.count * scoring.classes
+        rows = batch.count * batch.images.count
         call = Call(
             "POST",
             "/v1/logits",
@@ -228,7 +224,7 @@ class Client:
             content=request.body(),
             reply_bytes=_REPLY_FRAME_BYTES
             + 2 * len(self._card.id)
-            + told * _ITEM_BYTES[self._dtype],
+            + wire.logits_bytes(self._dtype, rows=rows, classes=scoring.classes),
         )
         reply, logits = self._transport.send(call, _read_logits)
         self.purchases.record(

@@ -257,12 +257,21 @@ def _amounts(traffic: Traffic, line: Link) -> Iterator[str]:
         f"to send: {traffic.pictures:,} images of about {decimal(traffic.picture_bytes)} (those "
         f"that the server lacks), prompts of {decimal(traffic.prompt_bytes)}"
     )
-    half = "; --dtype float16 halves that" if traffic.dtype == "float32" else ""
-    yield f"to receive: logits of {decimal(traffic.logit_bytes)} in {traffic.dtype}{half}"
+    smaller = _smaller(traffic) if traffic.dtype == "float32" else ""
+    yield f"to receive: logits of {decimal(traffic.logit_bytes)} in {traffic.dtype}{smaller}"
     yield (
         f"a round trip takes {line.round_trip_s * 1000:.0f} ms: {traffic.requests:,} calls wait "
         f"{wait} for the line"
     )
+
+
+def _smaller(traffic: Traffic) -> str:
+    """What makes replies smaller, after those of float32."""
+    if not traffic.int16_bytes:
+        return "; --dtype float16 halves that"
+    if traffic.int16_bytes >= traffic.logit_bytes:
+        return ""
+    return f"; --dtype int16 makes that {decimal(traffic.int16_bytes)}"
 
 
 def times(traffic: Traffic, rate: float) -> str:

@@ -148,10 +148,11 @@ class FitConfig(BaseModel):
         description="n: the head's KL term counts while evaluations <= budget // n",
     )
 
-    dtype: Literal["float32", "float16"] = Field(
-        "float32",
-        description="of logits on the line; float16 halves the replies and rounds logits of 16 to "
-        "32 by up to 0.008",
+    dtype: Literal["auto", "float32", "float16", "int16"] = Field(
+        "auto",
+        description="of logits on the line; int16 and float16 about halve the replies: int16 "
+        "rounds by 1/131068 of a row's range, float16 by up to 0.008 for logits of 16 to 32; "
+        "auto: int16 where float32 would take more than a minute of the line, else float32",
     )
 
     views: int = Field(8, ge=1, le=1024, description="augmented copies of each shot, made once")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict
 
-from craft_shared.messages import Budgets, Counters
+from craft_shared.messages import Budgets, Counters, ReplyDtype
 from craft_tuner.blackbox import Purpose
 from craft_tuner.config.fit_config import FitConfig
 from craft_tuner.plan.cost import LIMITS, Phase, price, sum_costs, words
@@ -35,6 +35,8 @@ class Plan(BaseModel):
     """The counter that allows no larger run; empty where none does."""
     short: str = ""
     """That the key is left too little for a batch of answers, and how little; else empty."""
+    dtype: ReplyDtype = "float32"
+    """How logits travel where the settings leave it to the line; chosen once for a run."""
     validation: int = 0
     """Validation images that choices are made on; 0: by cross-validation, or none are made."""
 
@@ -47,6 +49,10 @@ class Plan(BaseModel):
     def fit(self) -> Counters:
         """What `Method.fit` spends: all but the zero-shot and the final test."""
         return sum_costs(phase for phase in self.phases if phase.purpose not in _TESTS)
+
+    def dtype_of(self, config: FitConfig) -> ReplyDtype:
+        """How logits travel: as the settings say, or as was chosen."""
+        return self.dtype if config.dtype == "auto" else config.dtype
 
     @property
     def spending(self) -> str:

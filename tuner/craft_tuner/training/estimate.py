@@ -5,10 +5,11 @@ owner has changed no limit. A server with smaller limits sells the same vectors 
 """
 
 from collections.abc import Callable, Iterator
+from typing import get_args
 
 from pydantic import BaseModel, ConfigDict
 
-from craft_shared.messages import CardLimits, ModelCard
+from craft_shared.messages import CardLimits, ModelCard, ReplyDtype
 from craft_tuner import method_registry, methods
 from craft_tuner.config.fit_config import FitConfig, build
 from craft_tuner.data.dataset import Dataset
@@ -38,6 +39,7 @@ CARD = ModelCard(
         texts=2**18,
         logits=2**28,
     ),
+    reply_dtypes=list(get_args(ReplyDtype)),
 )
 """RN50's and ViT-B's shapes, and the limits of a server by default."""
 
@@ -64,11 +66,13 @@ def estimate(
     dataset: Dataset,
     terms: Terms | None = None,
     *,
+    bytes_per_s: float | None = None,
     check: Callable[[Foreseen], None] = lambda _: None,
 ) -> Estimate:
     """What a fit would need; a dataset of test images alone needs its evaluation.
 
-    `terms` are those of a key; None: `CARD`, and a key without limits. `check` may refuse the plan.
+    `terms` are those of a key; None: `CARD`, and a key without limits. `bytes_per_s` is the line's
+    rate, if it is known. `check` may refuse the plan.
 
     Raises:
         AccessDenied: the key may not do it.
@@ -77,6 +81,7 @@ def estimate(
     """
     terms = terms or Terms(CARD)
     found = (plan_fit if dataset.train else plan_evaluation)(config, dataset, terms)
+    found = found.for_line(lambda: bytes_per_s)
     check(found)
     return Estimate(plan=found.plan, traffic=found.traffic())
 

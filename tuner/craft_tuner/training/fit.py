@@ -18,6 +18,7 @@ from craft_tuner.adapter.adapter import TENSORS_FILE, Adapter
 from craft_tuner.client.account import fetch_key
 from craft_tuner.client.batching import images_per_set
 from craft_tuner.client.client import Client
+from craft_tuner.client.line import measure
 from craft_tuner.client.purchases import PURCHASES, Purchases, subtract
 from craft_tuner.client.texts import TextCheck
 from craft_tuner.client.transport import Transport
@@ -70,6 +71,10 @@ class Prepared:
 
     def show(self, watcher: Watcher) -> None:
         """What the fit will spend and move."""
+        if self.plan.dtype == "int16":
+            watcher.say(
+                "the line is slow: logits come as int16 rows (--dtype float32 for all their digits)"
+            )
         watcher.plan(self.plan, self.budgets, subtract(self.plan.total, self.bought))
         watcher.traffic(self.traffic, self.line)
 
@@ -101,6 +106,8 @@ def prepare(
     saved = run.saved_plan() if run else None
     with doing("planning"):
         foreseen = plan_fit(config, dataset, Terms.of(card, key), saved=saved)
+        if saved is None:
+            foreseen = foreseen.for_line(lambda: measure(transport, card.limits))
         TextCheck(transport, card).check(foreseen.wordings())
         return Prepared(
             samples=foreseen.samples,
@@ -148,7 +155,7 @@ def fit(
         card,
         run_id=run.id,
         purchases=Purchases(run.path / PURCHASES),
-        dtype=run.config.dtype,
+        dtype=prepared.plan.dtype_of(run.config),
     )
     samples = prepared.samples
     run.save_plan(prepared.plan)

@@ -7,11 +7,11 @@ are not sent.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from craft_shared.messages import Counters, ModelCard, PromptKind
+from craft_shared.messages import Counters, ModelCard, PromptKind, ReplyDtype
+from craft_shared.wire import logits_bytes
 from craft_tuner.config.fit_config import FitConfig
 from craft_tuner.plan import Plan
 
-_LOGIT_BYTES = {"float32": 4, "float16": 2}
 _HEADER_BYTES = 700
 """About what a request's and a reply's head and message take."""
 
@@ -32,6 +32,8 @@ class Traffic:
     prompt_bytes: int
     logit_bytes: int
     dtype: str
+    int16_bytes: int = 0
+    """What the logits would take as int16 rows; 0 where the server has none."""
 
 
 @dataclass(frozen=True)
@@ -73,14 +75,24 @@ def foresee(
     prompt = config.n_ctx * card.context_width * 4 if prompt_kind == "soft" else _TEMPLATE_BYTES
     name = sum(len(each.encode()) + 3 for each in class_names) / len(class_names)
     words = sum(phase.cost.calls * _names(phase.cost) for phase in plan.phases)
-    logits = sum(phase.cost.logit_vectors * _names(phase.cost) for phase in plan.phases)
+    dtype = plan.dtype_of(config)
     return Traffic(
         pictures=pictures.count,
         picture_bytes=pictures.bytes + pictures.count * _NAME_BYTES,
         requests=total.calls,
         prompt_bytes=plan.fit.queries * prompt + round(words * name) + total.calls * _HEADER_BYTES,
-        logit_bytes=logits * _LOGIT_BYTES[config.dtype] + total.calls * _HEADER_BYTES,
-        dtype=config.dtype,
+        logit_bytes=reply_bytes(plan, dtype),
+        dtype=dtype,
+        int16_bytes=reply_bytes(plan, "int16") if "int16" in card.reply_dtypes else 0,
+    )
+
+
+def reply_bytes(plan: Plan, dtype: ReplyDtype) -> int:
+    """Bytes of all replies of a plan, their heads included."""
+    heads = plan.total.calls * _HEADER_BYTES
+    return heads + sum(
+        logits_bytes(dtype, rows=phase.cost.logit_vectors, classes=_names(phase.cost))
+        for phase in plan.phases
     )
 
 

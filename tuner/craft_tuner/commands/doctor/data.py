@@ -93,7 +93,8 @@ def check_plan(
 ) -> Estimate | None:
     """The plan of the fit, for what the key may and has left, and whether the server takes it."""
     with sheet.trying("plan"):
-        found = estimate(config, dataset, terms, check=check_texts)
+        rate = link.bytes_per_s if link else None
+        found = estimate(config, dataset, terms, bytes_per_s=rate, check=check_texts)
         traffic = found.traffic
         key = "" if terms else ", planned for no key and a model of the paper's shapes"
         sheet.add(

@@ -1,14 +1,13 @@
 """What the key may and has, and how fast the line to its server is."""
 
-import secrets
 from datetime import UTC, datetime, timedelta
 
 from rich.filesize import decimal
 
 from craft_shared.admin import CLIENT_SCOPES
 from craft_shared.messages import CardLimits, KeyInfo
+from craft_tuner.client.line import measure, measured_bytes
 from craft_tuner.client.transport import Transport
-from craft_tuner.client.uploads import lacking
 from craft_tuner.commands.doctor.server import waiting
 from craft_tuner.commands.doctor.sheet import Sheet
 from craft_tuner.commands.progress import Screen
@@ -21,9 +20,6 @@ SLOW_BYTES_PER_S = 50_000
 """A line below this carries a usual fit in hours."""
 
 _SOON = timedelta(days=7)
-_IDS = 2000
-"""Ids of no image that are asked about to see how fast the line is."""
-_ID_BYTES = 67
 
 
 def check_key_info(sheet: Sheet, info: KeyInfo, *, origin: str, ahead_s: float) -> None:
@@ -45,20 +41,17 @@ def measure_line(
     sheet: Sheet, transport: Transport, limits: CardLimits, *, screen: Screen
 ) -> Link | None:
     """How fast the line is, by a question about images that nobody has; None: it was not asked."""
-    round_trip_s = transport.took_s
-    ids = [secrets.token_hex(32) for _ in range(min(_IDS, limits.body_bytes // (2 * _ID_BYTES)))]
-    moved = 2 * len(ids) * _ID_BYTES
+    round_trip_s, moved = transport.took_s, measured_bytes(limits)
     with sheet.trying("line"), waiting(screen, f"{decimal(moved)} over the line"):
-        lacking(transport, ids)
-        seconds = max(1e-3, transport.took_s - round_trip_s)
-        link = Link(round_trip_s, moved / seconds)
-        rate = f"takes {decimal(round(moved / seconds))}/s, measured with {decimal(moved)}"
-        if moved / seconds < SLOW_BYTES_PER_S:
+        bytes_per_s = measure(transport, limits)
+        link = Link(round_trip_s, bytes_per_s)
+        rate = f"takes {decimal(round(bytes_per_s))}/s, measured with {decimal(moved)}"
+        if bytes_per_s < SLOW_BYTES_PER_S:
             sheet.add(
                 "warn",
                 "line",
                 f"the line is slow: it {rate}",
-                "fewer --shots and --dtype float16 move less, or use another line",
+                "fewer --shots and --dtype int16 move less, or use another line",
             )
         else:
             sheet.add("ok", "line", f"the line {rate}")
