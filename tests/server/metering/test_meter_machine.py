@@ -339,7 +339,7 @@ TestPostgresMachine = PostgresMachine.TestCase
 TestPostgresMachine.settings = settings(max_examples=10, stateful_step_count=30, deadline=None)
 
 TestMeterMachine = MeterMachine.TestCase
-TestMeterMachine.settings = settings(max_examples=50, stateful_step_count=30, deadline=None)
+TestMeterMachine.settings = settings(max_examples=30, stateful_step_count=30, deadline=None)
 
 
 def run_long(machine: type[MeterMachine], name: str, steps: int) -> None:

@@ -153,7 +153,7 @@ def sold(meter: Meter, key_id: str) -> list[str]:
 @pytest.mark.parametrize(
     "tight",
     [
-        name if name in {"queries", "logits"} else pytest.param(name, marks=pytest.mark.long)
+        name if name == "queries" else pytest.param(name, marks=pytest.mark.long)
         for name in LIMITS
     ],
 )

@@ -75,7 +75,7 @@ def leave_one_image(zoo):
 TROUBLES = {
     damage: (
         "damaged or not an image (3): train/cat/4.png, train/ox/1.png, test/ox/0.png",
-        ("the image test/ox/0.png", "`craft-tuner data check` names and counts all"),
+        ("cannot decode the image train/", "`craft-tuner data check` names and counts all"),
     ),
     double_a_test_image: (
         (

@@ -86,6 +86,7 @@ def test_a_records_bits_do_not_depend_on_the_company_in_its_batch(box):
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_the_training_script_runs(tmp_path):
     command = [sys.executable, "-m", "scripts.train_embedded", "--smoke", "--out", tmp_path]
     subprocess.run(command, check=True, cwd=ROOT)

@@ -45,7 +45,7 @@ TOWERS = [
     for name in (*PACKED, SIGLIP)
 ]
 """Long are those whose text parts the others have as well."""
-EXAMPLES = {"embedded": 25, "ViT-B-32": 5, "ViT-B-16": 1}
+EXAMPLES = {"embedded": 12, "ViT-B-32": 5, "ViT-B-16": 1}
 FEW_EXAMPLES = 2
 CONTEXT, SUFFIX = "a photo of a", "."
 PICTURES = [
