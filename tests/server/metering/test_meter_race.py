@@ -152,10 +152,7 @@ def sold(meter: Meter, key_id: str) -> list[str]:
 
 @pytest.mark.parametrize(
     "tight",
-    [
-        name if name == "queries" else pytest.param(name, marks=pytest.mark.long)
-        for name in LIMITS
-    ],
+    [name if name == "queries" else pytest.param(name, marks=pytest.mark.long) for name in LIMITS],
 )
 def test_eight_processes_sell_the_whole_budget_and_nothing_more(
     tmp_path: Path, store: Store, database_url: str, tight: str
