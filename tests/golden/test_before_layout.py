@@ -108,7 +108,9 @@ def test_an_exported_adapter_is_the_run_s(old: Path) -> None:
     assert Adapter.load(old / "exported").to_bytes() == Adapter.load(old / "runs/craft").to_bytes()
 
 
-@pytest.mark.parametrize("name", ["bank", "craft", "text_search"])
+@pytest.mark.parametrize(
+    "name", ["bank", "craft", pytest.param("text_search", marks=pytest.mark.long)]
+)
 def test_predictions_are_replayed_for_nothing(
     served: tuple[Path, ServerProcess], name: str
 ) -> None:

@@ -74,13 +74,18 @@ def test_fitting_again_gives_the_same_classifier(server, shades):
     ("parameters", "flags"),
     [
         ({}, ()),
-        ({"budget": 9}, ("--budget", 9)),
         ({"budget": 3}, ("--budget", 3)),
-        ({"method": "craft_plus"}, ("--method", "craft_plus")),
-        ({"preset": "digits"}, ("--preset", "digits")),
-        ({"preset": "dtd", "method": "auto"}, ("--preset", "dtd", "--method", "auto")),
-        ({"settings": {"bank_prompts": 2}}, ("--bank-prompts", 2)),
         ({"settings__bank_names": 3, "seed": 2}, ("--bank-names", 3, "--seed", 2)),
+        *(
+            pytest.param(*case, marks=pytest.mark.long)
+            for case in (
+                ({"budget": 9}, ("--budget", 9)),
+                ({"method": "craft_plus"}, ("--method", "craft_plus")),
+                ({"preset": "digits"}, ("--preset", "digits")),
+                ({"preset": "dtd", "method": "auto"}, ("--preset", "dtd", "--method", "auto")),
+                ({"settings": {"bank_prompts": 2}}, ("--bank-prompts", 2)),
+            )
+        ),
     ],
 )
 def test_its_plan_is_that_of_the_command(tmp_path, parameters, flags):
