@@ -21,6 +21,9 @@ STEPS = 65_534
 HIDDEN = -32_768
 """The value of a class of which nothing is disclosed."""
 
+_AT_ONCE = 2**16
+"""Logits that are encoded together."""
+
 _MOST = STEPS // 2
 _LARGEST = np.finfo(np.float32).max
 
@@ -36,9 +39,24 @@ class Int16Rows(NamedTuple):
 def encode(logits: NDArray[np.float32]) -> Int16Rows:
     """The form of float32 logits (..., K), K >= 1; the same logits always give the same bytes.
 
+    Beside its result it needs some megabytes, however many rows there are.
+
     Raises:
         ValueError: a logit is NaN or +inf.
     """
+    *shape, classes = logits.shape
+    rows = logits.reshape(-1, classes)
+    values = np.empty(rows.shape, np.int16)
+    offset, scale = np.empty(len(rows), np.float32), np.empty(len(rows), np.float32)
+    step = max(1, _AT_ONCE // classes)
+    for start in range(0, len(rows), step):
+        some = slice(start, start + step)
+        values[some], offset[some], scale[some] = _encode(rows[some])
+    return Int16Rows(values.reshape(logits.shape), offset.reshape(shape), scale.reshape(shape))
+
+
+def _encode(logits: NDArray[np.float32]) -> Int16Rows:
+    """Of a few rows (N, K)."""
     hidden = np.isneginf(logits)
     if not (np.isfinite(logits) | hidden).all():
         raise ValueError("a logit is NaN or +inf; int16 rows hold finite numbers and -inf")
@@ -49,8 +67,8 @@ def encode(logits: NDArray[np.float32]) -> Int16Rows:
     offset = (least / 2 + most / 2).astype(np.float32)
     reach = np.maximum(most - offset, offset - least) / _MOST
     scale = _rounded_up(reach)
-    steps = np.where(hidden, 0, logits) - offset[..., np.newaxis].astype(np.float64)
-    steps /= np.where(scale > 0, scale, 1)[..., np.newaxis]
+    steps = np.where(hidden, 0, logits) - offset[:, np.newaxis].astype(np.float64)
+    steps /= np.where(scale > 0, scale, 1)[:, np.newaxis]
     values = np.where(hidden, HIDDEN, np.rint(steps)).astype(np.int16)
     return Int16Rows(values, offset, scale)
 

@@ -197,3 +197,14 @@ def test_huge_scales_give_finite_numbers():
     found = int16_rows.decode(Int16Rows(values, huge, huge))
     assert np.isfinite(found[0, :3]).all()
     assert np.isneginf(found[0, 3])
+
+
+@pytest.mark.parametrize("shape", [(1, 70_000, 1), (2, 5, 20_000), (3, 700, 100), (4, 3, 70_000)])
+def test_many_rows_are_what_each_is_alone(shape):
+    logits = np.random.default_rng(1).normal(size=shape).astype(np.float32)
+    together = int16_rows.encode(logits)
+    for place in [(0, 0), (shape[0] - 1, shape[1] - 1), (0, shape[1] // 2)]:
+        alone = int16_rows.encode(logits[place])
+        assert np.array_equal(together.values[place], alone.values)
+        assert together.offset[place] == alone.offset
+        assert together.scale[place] == alone.scale
