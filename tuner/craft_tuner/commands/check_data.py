@@ -139,7 +139,7 @@ def look(
         except CraftTunerError as error:
             refusal = error.message
         limits = served.terms.card.limits if served.terms else CARD.limits
-        report = _report(config, listing, limits, opened=opened)
+        report = report_on(listing, config, limits, opened=opened)
         try:
             if report.usable and refusal is None:
                 with doing("planning"):
@@ -160,11 +160,23 @@ def look(
     )
 
 
-def _report(
-    config: configuration.FitConfig, listing: Listing, limits: CardLimits, *, opened: bool
+def report_on(
+    listing: Listing,
+    config: configuration.FitConfig | None,
+    limits: CardLimits | None,
+    *,
+    opened: bool,
 ) -> Report:
+    """What is found in a listing, while it is shown how far the reading is.
+
+    Args:
+        listing: to look at.
+        config: says which pictures choices would be made on; None: on none.
+        limits: of the server that would take the pictures, if they are known.
+        opened: read and decode every picture.
+    """
     with open_screen() as screen:
-        apart = set_apart(config, listing)
+        apart = set_apart(config, listing) if config else ()
         pictures = sum(map(len, to_read(listing, apart).values())) if opened else 0
         on_read = screen.reading(pictures)
         return check(listing, opened=opened, validation=apart, limits=limits, on_read=on_read)

@@ -6,6 +6,7 @@ Nothing is asked: plans are tried, each within every limit of the key.
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 
 from craft_shared.messages import Budgets
 from craft_tuner import method_registry
@@ -40,10 +41,17 @@ def affordable(
 def _leaving_answers(
     method: Method, config: FitConfig, work: Workload, budgets: Budgets | None
 ) -> Plan:
+    make = partial(_planned, method)
+    found = with_answers(make, config, work, budgets)
+    return found or said_short(make(config, work, budgets), work, budgets)
+
+
+def _planned(method: Method, config: FitConfig, work: Workload, budgets: Budgets | None) -> Plan:
+    """What a method plans, which may be of another package."""
     plan: object = method.plan(config, work, budgets)
     if not isinstance(plan, Plan):
         raise UsageError(f"method {method.name!r} plans {plan!r}; needed: a Plan")
-    return with_answers(method.plan, config, work, budgets) or said_short(plan, work, budgets)
+    return plan
 
 
 def _less(

@@ -1,18 +1,17 @@
 """The data, and the fit that the settings would make of it."""
 
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
 
 from rich.filesize import decimal
 
 from craft_shared.messages import CardLimits, Policy
-from craft_tuner.commands.check_data import sentence, set_apart
+from craft_tuner.commands.check_data import report_on, sentence
 from craft_tuner.commands.doctor.sheet import Sheet
-from craft_tuner.commands.progress import Screen, times
+from craft_tuner.commands.progress import times
 from craft_tuner.config.fit_config import FitConfig
-from craft_tuner.data.check import LARGE, Finding, check, to_read
+from craft_tuner.data.check import LARGE, Finding
 from craft_tuner.data.dataset import Dataset
 from craft_tuner.data.places import OUTSIDE
 from craft_tuner.data.sources import list_source
@@ -51,7 +50,6 @@ def check_data(
     outside: tuple[Path, ...],
     opened: bool,
     limits: CardLimits | None,
-    screen: Screen,
 ) -> Dataset | None:
     """All that `data check` finds; the dataset if a fit can use it.
 
@@ -59,11 +57,7 @@ def check_data(
     """
     with sheet.trying("data"):
         listing = list_source(source, class_names=class_names, outside=outside)
-        with screen if opened else nullcontext():
-            apart = set_apart(config, listing) if config else ()
-            pictures = sum(map(len, to_read(listing, apart).values()))
-            on_read = screen.reading(pictures) if opened else lambda: None
-            report = check(listing, opened=opened, validation=apart, limits=limits, on_read=on_read)
+        report = report_on(listing, config, limits, opened=opened)
         size = "" if report.bytes is None else f" of {decimal(report.bytes)}"
         sheet.add(
             "ok",

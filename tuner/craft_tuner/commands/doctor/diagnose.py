@@ -59,7 +59,7 @@ class _Offer:
 
 def diagnose(asked: Asked, sheet: Sheet) -> None:
     """Try everything between a user and a fit; spends, uploads and writes nothing."""
-    screen = Screen(Console(stderr=True))  # live only while pictures are read: lines go elsewhere
+    screen = Screen(Console(stderr=True))
     here.check_packages(sheet)
     here.check_threads(sheet, asked.environ)
     for sentence in misspellings(asked.environ):
@@ -71,7 +71,7 @@ def diagnose(asked: Asked, sheet: Sheet) -> None:
     offer = _server(sources, sheet, screen) if sources else _Offer()
     if sources is None:
         sheet.skip("address", "connection", "key", needs="usable settings")
-    _fit(asked, sources, config, offer, sheet, screen)
+    _fit(asked, sources, config, offer, sheet)
 
 
 def _sources(asked: Asked, sheet: Sheet, *, file: Path | None) -> Sources | None:
@@ -159,7 +159,6 @@ def _fit(
     config: FitConfig | None,
     offer: _Offer,
     sheet: Sheet,
-    screen: Screen,
 ) -> None:
     dataset = None
     if asked.data is None:
@@ -173,7 +172,6 @@ def _fit(
             outside=sources.settings.allow_outside if sources else (),
             opened=asked.opened,
             limits=offer.terms.card.limits if offer.terms else CARD.limits,
-            screen=screen,
         )
         if dataset is None or config is None:
             sheet.skip("plan", needs="usable data" if config else "usable settings")
